@@ -1,0 +1,172 @@
+"""The budget state machine: one token at a time, pure Python, the oracle of every test.
+
+It is written to be read. The engine runs the same rules vectorised (`server.engine.forcing`), and tests
+hold the two together. Rule numbers refer to docs/budget.md.
+
+A forced exit needs a newline before the end marker. That newline stands before the marker, so it counts as
+a thinking token: it takes the last place of the budget, and a maximum is never exceeded by it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+
+from server.budget.markers import MarkerIds
+from server.budget.receipt import EngineReceipt
+from server.budget.spec import EffectiveBudget
+
+MAX_BLANK_ANSWER_TOKENS = 8
+"""After so many invisible tokens an answer may no longer begin with another (rule 5)."""
+
+
+class Phase(Enum):
+    OPENING = "opening"
+    THINKING = "thinking"
+    CLOSING = "closing"
+    ANSWER_START = "answer_start"
+    ANSWER = "answer"
+
+
+class BudgetMachine:
+    """The state of one choice. `forced` and `masked` say what the next token must or can't be."""
+
+    def __init__(
+        self, ids: MarkerIds, budget: EffectiveBudget, *, opened: bool, answer_prompt: bool = True
+    ) -> None:
+        """Start before the first output token.
+
+        Args:
+            opened: the prompt already ends inside thinking (rule 4).
+            answer_prompt: force the family's answer prompt after an early exit. Off where a grammar or a
+                tool call begins the answer; its white space is then left to it, too.
+        """
+        self.ids = ids
+        self.budget = budget
+        self.thinking_tokens = 0
+        self.waits = 0
+        self.position = 0
+        self.phase = Phase.THINKING if opened else Phase.OPENING
+        self.ended_by: str | None = None
+        self.thinking_begin = 0
+        self.thinking_end: int | None = None
+        self.answer_begin: int | None = None
+        self.wait_positions: list[int] = []
+        self._queue: deque[int] = deque(() if opened else ids.start)
+        self._free_answer = answer_prompt
+        self._exit = ids.end + (ids.answer_prompt if answer_prompt else ())
+        self._just_waited = False
+        self._blanks = 0
+        if opened:
+            self._check_maximum()
+
+    @property
+    def forced(self) -> int | None:
+        """The token that must come next, or None if the model chooses."""
+        return self._queue[0] if self._queue else None
+
+    @property
+    def masked(self) -> frozenset[int]:
+        """Tokens that can't be sampled next."""
+        if self._queue:
+            return frozenset()
+        if self.phase is Phase.THINKING and self._just_waited:
+            return self.ids.end_attempt
+        if self.phase is Phase.ANSWER_START:
+            too_blank = self._free_answer and self._blanks >= MAX_BLANK_ANSWER_TOKENS
+            return self.ids.not_first_in_answer | (self.ids.blank if too_blank else frozenset())
+        return frozenset()
+
+    def replace(self, sampled: int) -> int:
+        """The token that stands in the output when the model sampled `sampled`. Changes nothing."""
+        if self._queue:
+            return self._queue[0]
+        if self.phase is Phase.THINKING and sampled in self.ids.end_attempt:
+            return self.ids.wait[0] if self._waits_now() else self.ids.end[0]
+        markers = (self.ids.start[0], self.ids.end[0])
+        if self.phase is Phase.ANSWER and self.ids.family.marker_ends_answer and sampled in markers:
+            return self.ids.eos_token
+        return sampled
+
+    def commit(self, sampled: int) -> int:
+        """Take one step and return the token that stands in the output."""
+        token = self.replace(sampled)
+        if self._queue:
+            self._commit_forced()
+        elif self.phase is Phase.THINKING:
+            self._commit_thinking(sampled)
+        elif self.phase is Phase.ANSWER_START:
+            self._blanks += 1
+            if token not in self.ids.blank:
+                self.phase = Phase.ANSWER
+        self.position += 1
+        if self.phase is Phase.OPENING and not self._queue:
+            self.phase, self.thinking_begin = Phase.THINKING, self.position
+        if self.phase is Phase.CLOSING and not self._queue:
+            self.phase, self.answer_begin = Phase.ANSWER_START, self.position
+        if self.phase is Phase.THINKING:
+            self._check_maximum()
+            self._check_landing(token)
+        return token
+
+    def receipt(self, receipt_id: str) -> EngineReceipt:
+        return EngineReceipt(
+            receipt_id=receipt_id,
+            effective_min=self.budget.min,
+            effective_max=self.budget.max,
+            effective_num_waits=self.budget.num_waits,
+            clamped_by=self.budget.clamped_by,
+            output_tokens=self.position,
+            thinking_begin=self.thinking_begin,
+            thinking_end=self.thinking_end,
+            answer_begin=self.answer_begin,
+            wait_positions=tuple(self.wait_positions),
+            ended_by=self.ended_by,
+        )
+
+    def _waits_now(self) -> bool:
+        return self.waits < self.budget.num_waits or self.thinking_tokens < self.budget.min
+
+    def _commit_forced(self) -> None:
+        self._queue.popleft()
+        if self.phase is Phase.THINKING:
+            self.thinking_tokens += 1
+            self._just_waited = not self._queue
+
+    def _commit_thinking(self, sampled: int) -> None:
+        """Rule 2: an end token becomes a wait or the end marker; any other token is a thought."""
+        if sampled not in self.ids.end_attempt:
+            self.thinking_tokens += 1
+            self._just_waited = False
+        elif self._waits_now():
+            self.waits += 1
+            self.thinking_tokens += 1
+            self.wait_positions.append(self.position)
+            self._queue.extend(self.ids.wait[1:])
+            self._just_waited = not self._queue
+        else:
+            self._end("model", self.position)
+            self._queue.extend(self.ids.end[1:])
+
+    def _check_maximum(self) -> None:
+        """Rules 1 and 3: the last place belongs to the newline, whatever was about to follow."""
+        if self.budget.max == 0:
+            self._force_exit(newline=False)
+        elif self.thinking_tokens >= self.budget.max - 1:
+            self._force_exit(newline=True)
+
+    def _check_landing(self, token: int) -> None:
+        """Rule 6: near the maximum, leave at the first sentence or line end."""
+        near = self.thinking_tokens >= self.budget.max - self.budget.landing
+        free = self.phase is Phase.THINKING and not self._queue and not self._just_waited
+        if self.budget.landing and near and free and token in self.ids.sentence_end:
+            self._force_exit(newline=token not in self.ids.line_end)
+
+    def _force_exit(self, *, newline: bool) -> None:
+        newline_tokens = (self.ids.newline,) if newline else ()
+        self.thinking_tokens += len(newline_tokens)
+        self._end("max_thinking_tokens", self.position + len(newline_tokens))
+        self._queue = deque(newline_tokens + self._exit)
+
+    def _end(self, ended_by: str, thinking_end: int) -> None:
+        self.phase, self.ended_by, self.thinking_end = Phase.CLOSING, ended_by, thinking_end

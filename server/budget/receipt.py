@@ -1,0 +1,123 @@
+"""Receipts: what became of a budget, from what the engine alone knows and what was delivered.
+
+The engine records *positions* in the output rather than totals: a stop string is found after the engine
+has run a token or two further, and only what the client received may be counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from server.budget.spec import EndedBy, ThinkingBudget
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReceipt:
+    """One choice as the engine's sampler saw it. Positions index the choice's output token ids."""
+
+    receipt_id: str
+    effective_min: int
+    effective_max: int
+    effective_num_waits: int
+    clamped_by: tuple[str, ...]
+    output_tokens: int
+    """Tokens generated when this was recorded; at least as many as were delivered."""
+    thinking_begin: int
+    """Index of the first thinking token: the length of a forced start marker, else 0."""
+    thinking_end: int | None
+    """Index one past the last thinking token; None while thinking."""
+    answer_begin: int | None
+    """Index of the first token after end marker and answer prompt; None before it."""
+    wait_positions: tuple[int, ...]
+    """Index of the first token of each injected wait text."""
+    ended_by: str | None
+    """"model" or "max_thinking_tokens" once thinking ended, else None."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> EngineReceipt:
+        tuples = {name: tuple(fields[name]) for name in ("clamped_by", "wait_positions")}
+        return cls(**{**fields, **tuples})
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """A choice's completion tokens by kind; they add up to its completion tokens. EOS counts as answer."""
+
+    thinking: int
+    marker: int
+    answer: int
+
+
+def count_tokens(engine: EngineReceipt, delivered_tokens: int) -> TokenCounts:
+    """Split the first `delivered_tokens` output tokens by kind."""
+    begin = min(engine.thinking_begin, delivered_tokens)
+    end = _clip(engine.thinking_end, delivered_tokens)
+    answer_begin = _clip(engine.answer_begin, delivered_tokens)
+    return TokenCounts(
+        thinking=max(0, end - begin),
+        marker=begin + (answer_begin - end),
+        answer=delivered_tokens - answer_begin,
+    )
+
+
+def receipt(
+    budget: ThinkingBudget, engine: EngineReceipt, *, delivered_tokens: int, finish_reason: str | None
+) -> dict[str, Any]:
+    """The `thinking_budget` object of a choice that had a budget.
+
+    Args:
+        delivered_tokens: completion tokens of this choice, as its usage counts them.
+        finish_reason: the choice's own; says why thinking ended if nothing in the engine ended it.
+    """
+    counts = count_tokens(engine, delivered_tokens)
+    ended = engine.thinking_end is not None and engine.thinking_end <= delivered_tokens
+    return {
+        "requested": budget.requested(),
+        "effective": {
+            "min": engine.effective_min,
+            "max": engine.effective_max,
+            "num_waits": engine.effective_num_waits,
+        },
+        "thinking_tokens": counts.thinking,
+        "answer_tokens": counts.answer,
+        "marker_tokens": counts.marker,
+        "waits": sum(position < delivered_tokens for position in engine.wait_positions),
+        "ended_by": engine.ended_by if ended else ended_by_finish(finish_reason),
+        "clamped_by": list(engine.clamped_by),
+    }
+
+
+def unbudgeted_receipt(
+    *, thinking_tokens: int, has_answer: bool, finish_reason: str | None, stop_reason: int | str | None = None
+) -> dict[str, Any]:
+    """The `thinking_budget` object of a choice without a budget: counted, not enforced.
+
+    Args:
+        stop_reason: vLLM's: the stop string or id that ended the choice, None for the model's own EOS.
+    """
+    by_model = has_answer or (finish_reason == "stop" and stop_reason is None)
+    ended: EndedBy | None = "model" if by_model else ended_by_finish(finish_reason)
+    return {
+        "requested": {},
+        "effective": None,
+        "thinking_tokens": thinking_tokens,
+        "waits": 0,
+        "ended_by": ended,
+        "clamped_by": [],
+    }
+
+
+def ended_by_finish(finish_reason: str | None) -> EndedBy | None:
+    """Why thinking ended when the whole choice ended inside it."""
+    if finish_reason == "length":
+        return "length"
+    return "stop" if finish_reason is not None else None
+
+
+def _clip(position: int | None, delivered_tokens: int) -> int:
+    return delivered_tokens if position is None else min(position, delivered_tokens)

@@ -1,0 +1,398 @@
+"""The budget rules over a whole batch: numpy arrays with one element per batch row.
+
+The same rules as `server.budget.machine`, which is their oracle; this module decides for all rows of a
+decoding step at once, so that the cost of a step hardly depends on how many rows have a budget.
+Nothing here knows vLLM or torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from server.budget.machine import MAX_BLANK_ANSWER_TOKENS
+from server.budget.markers import MarkerIds
+from server.budget.receipt import EngineReceipt
+from server.budget.spec import EffectiveBudget
+
+Rows = npt.NDArray[np.intp]
+Tokens = npt.NDArray[np.int64]
+
+
+class Phase(IntEnum):
+    THINKING = 1
+    ANSWER_START = 2
+    ANSWER = 3
+
+
+class Script(IntEnum):
+    """A fixed sequence of forced tokens; a row stands at one position of one script, or of none."""
+
+    NONE = 0
+    OPEN = 1
+    WAIT = 2
+    END = 3
+    EXIT = 4
+    EXIT_NEWLINE = 5
+    EXIT_PLAIN_NEWLINE = 6
+    """As EXIT_NEWLINE without the answer prompt; END is EXIT without it."""
+
+
+class Mask(IntEnum):
+    NONE = 0
+    ENDS = 1
+    ANSWER_START = 2
+    ANSWER_START_VISIBLE = 3
+
+
+_ROW = np.dtype(
+    [
+        ("phase", np.int8),
+        ("script", np.int8),
+        ("script_pos", np.int16),
+        ("thinking", np.int32),
+        ("seen", np.int32),
+        ("waits", np.int32),
+        ("blanks", np.int16),
+        ("just_waited", np.bool_),
+        ("free_answer", np.bool_),
+        ("max", np.int32),
+        ("min", np.int32),
+        ("num_waits", np.int32),
+        ("landing", np.int32),
+        ("begin", np.int32),
+        ("end", np.int32),
+        ("answer_begin", np.int32),
+        ("by_model", np.bool_),
+        # The tentative part: a sampled end token, not yet known to be committed.
+        ("ended_at", np.int32),
+    ]
+)
+_UNSET = -1
+
+
+@dataclass(slots=True)
+class Choice:
+    """One choice's identity and rare events; it outlives the row it stands in."""
+
+    receipt_id: str
+    budget: EffectiveBudget
+    opened: bool
+    answer_prompt: bool
+    output: list[int]
+    """vLLM's own running list of output token ids."""
+    wait_positions: list[int] = field(default_factory=list)
+    saved: np.void | None = None
+    """The row's state while it is out of the batch (preempted)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the next sampling step must do. Row arrays index the batch; empty arrays where nothing is due."""
+
+    forced_rows: Rows
+    forced_tokens: Tokens
+    masked: tuple[tuple[Mask, Rows], ...]
+    thinking_rows: Rows
+    """Rows whose sampled end token is to be replaced by `thinking_replacements`."""
+    thinking_replacements: Tokens
+    answer_rows: Rows
+    """Rows in which a sampled marker is to be replaced by the end-of-sequence token."""
+
+
+class ForcingBatch:
+    """Budget state of a batch of at most `capacity` rows, vectorised over its budgeted rows."""
+
+    def __init__(self, ids: MarkerIds, *, capacity: int) -> None:
+        self.ids = ids
+        self.state = np.zeros(capacity, dtype=_ROW)
+        self.choices: dict[int, Choice] = {}
+        self._rows: Rows = np.empty(0, dtype=np.intp)
+        self._outputs: list[list[int]] = []
+        self._stale = False
+        scripts: dict[Script, tuple[int, ...]] = {
+            Script.NONE: (),
+            Script.OPEN: ids.start,
+            Script.WAIT: ids.wait,
+            Script.END: ids.end,
+            Script.EXIT: ids.end + ids.answer_prompt,
+            Script.EXIT_NEWLINE: (ids.newline, *ids.end, *ids.answer_prompt),
+            Script.EXIT_PLAIN_NEWLINE: (ids.newline, *ids.end),
+        }
+        width = max(len(tokens) for tokens in scripts.values())
+        self._script_tokens = np.zeros((len(scripts), width), dtype=np.int64)
+        self._script_length = np.array([len(scripts[s]) for s in Script], dtype=np.int16)
+        for script, tokens in scripts.items():
+            self._script_tokens[script, : len(tokens)] = tokens
+        self._blank = np.array(sorted(ids.blank), dtype=np.int64)
+        self._line_end = np.array(sorted(ids.line_end), dtype=np.int64)
+        self._sentence_end = np.array(sorted(ids.sentence_end), dtype=np.int64)
+
+    # -- rows come, move and go -----------------------------------------------------------------------
+
+    def add(self, row: int, choice: Choice) -> None:
+        """Put a new or resumed choice into `row`."""
+        self.choices[row] = choice
+        self._stale = True
+        if choice.saved is not None and int(choice.saved["seen"]) <= len(choice.output):
+            self.state[row] = choice.saved
+            self.state["ended_at"][row] = _UNSET
+        else:
+            self._replay(row, choice)
+
+    def remove(self, row: int) -> Choice | None:
+        """Take the choice out of `row`, its state saved for a resumption; None if the row had no budget."""
+        choice = self.choices.get(row)
+        if choice is None:
+            return None
+        self._catch_up(row, choice)
+        del self.choices[row]
+        self._stale = True
+        choice.saved = self.state[row].copy()
+        return choice
+
+    def move(self, source: int, target: int, *, swap: bool) -> None:
+        moved, displaced = self.choices.pop(source, None), self.choices.pop(target, None)
+        self.state[[target, source]] = self.state[[source, target]]
+        if moved is not None:
+            self.choices[target] = moved
+        if swap and displaced is not None:
+            self.choices[source] = displaced
+        self._stale = True
+
+    def receipt(self, choice: Choice) -> EngineReceipt:
+        """The record of a choice that `remove` has just returned."""
+        row = choice.saved
+        if row is None:
+            raise ValueError("the choice is still in the batch")
+        ended = int(row["end"]) != _UNSET
+        return EngineReceipt(
+            receipt_id=choice.receipt_id,
+            effective_min=choice.budget.min,
+            effective_max=choice.budget.max,
+            effective_num_waits=choice.budget.num_waits,
+            clamped_by=choice.budget.clamped_by,
+            output_tokens=int(row["seen"]),
+            thinking_begin=int(row["begin"]),
+            thinking_end=int(row["end"]) if ended else None,
+            answer_begin=int(row["answer_begin"]) if int(row["answer_begin"]) != _UNSET else None,
+            wait_positions=tuple(choice.wait_positions),
+            ended_by=None if not ended else "model" if row["by_model"] else "max_thinking_tokens",
+        )
+
+    # -- one decoding step ----------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        return not self.choices
+
+    def advance(self) -> None:
+        """Commit the tokens that vLLM has appended to the outputs since the last step."""
+        self._refresh()
+        rows = self._rows
+        if not rows.size:
+            return
+        lengths = np.fromiter(map(len, self._outputs), dtype=np.int32, count=rows.size)
+        new = lengths - self.state["seen"][rows]
+        if (one := new == 1).any():
+            fresh = np.flatnonzero(one)
+            tokens = np.fromiter((self._outputs[i][-1] for i in fresh), dtype=np.int64, count=fresh.size)
+            self._commit(rows[fresh], tokens)
+        for i in np.flatnonzero((new < 0) | (new > 1)):
+            self._catch_up(int(rows[i]), self.choices[int(rows[i])])
+
+    def plan(self) -> Plan:
+        """What the coming step must force, mask and watch. Call after `advance`."""
+        self._refresh()
+        rows, state = self._rows, self.state
+        state["ended_at"][rows] = _UNSET
+        script, phase = state["script"][rows], state["phase"][rows]
+        free = script == Script.NONE
+        forced = rows[~free]
+        thinking = rows[free & (phase == Phase.THINKING)]
+        waits = self._waits_now(thinking)
+        return Plan(
+            forced_rows=forced,
+            forced_tokens=self._script_tokens[state["script"][forced], state["script_pos"][forced]],
+            masked=self._masks(rows[free & (phase == Phase.ANSWER_START)], thinking),
+            thinking_rows=thinking,
+            thinking_replacements=np.where(waits, self.ids.wait[0], self.ids.end[0]),
+            answer_rows=rows[phase == Phase.ANSWER],
+        )
+
+    def sampled_ends(self, rows: Rows) -> None:
+        """Note that these rows sampled an end token: tentative, until `advance` sees it committed."""
+        self.state["ended_at"][rows] = self.state["seen"][rows]
+
+    # -- the rules ------------------------------------------------------------------------------------
+
+    def _waits_now(self, rows: Rows) -> npt.NDArray[np.bool_]:
+        state = self.state
+        unused: npt.NDArray[np.bool_] = state["waits"][rows] < state["num_waits"][rows]
+        return unused | (state["thinking"][rows] < state["min"][rows])
+
+    def _masks(self, answer_start: Rows, thinking: Rows) -> tuple[tuple[Mask, Rows], ...]:
+        state = self.state
+        too_blank = (state["blanks"][answer_start] >= MAX_BLANK_ANSWER_TOKENS) & state["free_answer"][
+            answer_start
+        ]
+        candidates = (
+            (Mask.ENDS, thinking[state["just_waited"][thinking]]),
+            (Mask.ANSWER_START, answer_start[~too_blank]),
+            (Mask.ANSWER_START_VISIBLE, answer_start[too_blank]),
+        )
+        return tuple((mask, masked) for mask, masked in candidates if masked.size)
+
+    def _commit(self, rows: Rows, tokens: Tokens) -> None:
+        """Advance every row of `rows` by its one new token."""
+        state = self.state
+        forced = state["script"][rows] != Script.NONE
+        phase = state["phase"][rows]
+        ended = state["ended_at"][rows] == state["seen"][rows]
+        thinking = ~forced & (phase == Phase.THINKING)
+        self._commit_forced(rows[forced])
+        thought = rows[thinking & ~ended]
+        state["thinking"][thought] += 1
+        state["just_waited"][thought] = False
+        self._commit_ends(rows[thinking & ended])
+        starting = ~forced & (phase == Phase.ANSWER_START)
+        if starting.any():
+            state["blanks"][rows[starting]] += 1
+            visible = starting & ~np.isin(tokens, self._blank)
+            state["phase"][rows[visible]] = Phase.ANSWER
+            self._stale = True
+        state["seen"][rows] += 1
+        self._finish_scripts(rows[forced | (thinking & ended)])
+        self._check_limits(rows, tokens)
+
+    def _commit_forced(self, rows: Rows) -> None:
+        state = self.state
+        counts = (state["phase"][rows] == Phase.THINKING) & (state["script"][rows] == Script.WAIT)
+        state["thinking"][rows[counts]] += 1
+        state["script_pos"][rows] += 1
+
+    def _commit_ends(self, rows: Rows) -> None:
+        """Rule 2: the end token was replaced by the first token of a wait or of the end marker."""
+        if not rows.size:
+            return
+        state = self.state
+        waits = self._waits_now(rows)
+        waiting, ending = rows[waits], rows[~waits]
+        state["script_pos"][rows] = 1
+        state["script"][waiting] = Script.WAIT
+        state["waits"][waiting] += 1
+        state["thinking"][waiting] += 1
+        for row in waiting.tolist():
+            self.choices[row].wait_positions.append(int(state["seen"][row]))
+        state["script"][ending] = Script.END
+        state["by_model"][ending] = True
+        state["end"][ending] = state["seen"][ending]
+
+    def _finish_scripts(self, rows: Rows) -> None:
+        """Leave the scripts that are at their end. `seen` already counts the last token."""
+        state = self.state
+        done = rows[state["script_pos"][rows] >= self._script_length[state["script"][rows]]]
+        if not done.size:
+            return
+        script = state["script"][done]
+        state["script"][done] = Script.NONE
+        state["script_pos"][done] = 0
+        opened, waited = done[script == Script.OPEN], done[script == Script.WAIT]
+        closed = done[script >= Script.END]
+        state["begin"][opened] = state["seen"][opened]
+        state["just_waited"][waited] = True
+        state["phase"][closed] = Phase.ANSWER_START
+        state["answer_begin"][closed] = state["seen"][closed]
+
+    def _check_limits(self, rows: Rows, tokens: Tokens) -> None:
+        """Rules 1, 3 and 6 for the rows that are still thinking."""
+        state = self.state
+        script = state["script"][rows]
+        open_ = (state["phase"][rows] == Phase.THINKING) & (
+            (script == Script.NONE) | (script == Script.WAIT)
+        )
+        limit = np.maximum(state["max"][rows] - 1, 0)
+        full = open_ & (state["thinking"][rows] >= limit)
+        self._force_exit(rows[full], newline=state["max"][rows[full]] > 0)
+        near = open_ & ~full & (state["landing"][rows] > 0) & (script == Script.NONE)
+        near &= ~state["just_waited"][rows]
+        near &= state["thinking"][rows] >= state["max"][rows] - state["landing"][rows]
+        if near.any():
+            near &= np.isin(tokens, self._sentence_end)
+            self._force_exit(rows[near], newline=~np.isin(tokens[near], self._line_end))
+
+    def _force_exit(self, rows: Rows, *, newline: npt.NDArray[np.bool_]) -> None:
+        if not rows.size:
+            return
+        state = self.state
+        free = state["free_answer"][rows]
+        state["script"][rows] = np.where(
+            newline,
+            np.where(free, Script.EXIT_NEWLINE, Script.EXIT_PLAIN_NEWLINE),
+            np.where(free, Script.EXIT, Script.END),
+        )
+        state["script_pos"][rows] = 0
+        state["just_waited"][rows] = False
+        state["thinking"][rows] += newline
+        state["by_model"][rows] = False
+        state["end"][rows] = state["seen"][rows] + newline
+
+    # -- bookkeeping ----------------------------------------------------------------------------------
+
+    def _refresh(self) -> None:
+        """Rebuild the list of rows that still need a look at every step."""
+        if not self._stale:
+            return
+        watched = sorted(row for row in self.choices if self._watched(row))
+        self._rows = np.array(watched, dtype=np.intp)
+        self._outputs = [self.choices[row].output for row in watched]
+        self._stale = False
+
+    def _watched(self, row: int) -> bool:
+        return self.ids.family.marker_ends_answer or int(self.state["phase"][row]) != Phase.ANSWER
+
+    def _replay(self, row: int, choice: Choice) -> None:
+        """Rebuild a row from its tokens and the recorded events (a first arrival has none)."""
+        ends = set(choice.wait_positions)
+        if choice.saved is not None and choice.saved["by_model"]:
+            ends.add(int(choice.saved["end"]))
+        choice.wait_positions.clear()
+        self._reset(row, choice)
+        for position, token in enumerate(choice.output):
+            self.state["ended_at"][row] = position if position in ends else _UNSET
+            self._commit(np.array([row]), np.array([token]))
+
+    def _reset(self, row: int, choice: Choice) -> None:
+        budget = choice.budget
+        self.state[row] = np.zeros((), dtype=_ROW)
+        for name, value in (
+            ("phase", Phase.THINKING),
+            ("script", Script.NONE if choice.opened else Script.OPEN),
+            ("free_answer", choice.answer_prompt),
+            ("max", budget.max),
+            ("min", budget.min),
+            ("num_waits", budget.num_waits),
+            ("landing", budget.landing),
+            ("end", _UNSET),
+            ("answer_begin", _UNSET),
+            ("ended_at", _UNSET),
+        ):
+            self.state[name][row] = value
+        if choice.opened:
+            self._check_limits(np.array([row]), np.array([_UNSET]))
+
+    def _catch_up(self, row: int, choice: Choice) -> None:
+        """Commit however many tokens are new; start over if vLLM took tokens back."""
+        seen = int(self.state["seen"][row])
+        if len(choice.output) < seen:
+            choice.saved = self.state[row].copy()
+            self._replay(row, choice)
+            return
+        for position in range(seen, len(choice.output)):
+            if not self._watched(row):
+                self.state["seen"][row] = len(choice.output)
+                return
+            self._commit(np.array([row]), np.array([choice.output[position]]))

@@ -1,0 +1,180 @@
+"""The vectorised rules against the scalar machine, over random batches that come, move, preempt and go."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.budget.machine import BudgetMachine
+from server.budget.markers import MarkerIds
+from server.budget.spec import EffectiveBudget
+from server.engine.forcing import Choice, ForcingBatch, Mask
+from tests.support.toy_markers import DOT, EOS, NEWLINE, SPACE, TURN, VOCABULARY, WAIT, WAIT_TAIL, toy_markers
+
+# Tokens that decide something come often, so that short runs meet every rule.
+_LIKELY = [TURN, EOS, NEWLINE, DOT, SPACE, 25, 26, 27, 39]
+
+budgets = st.builds(
+    EffectiveBudget,
+    max=st.integers(0, 14),
+    min=st.integers(0, 8),
+    num_waits=st.integers(0, 4),
+    landing=st.integers(0, 6),
+    clamped_by=st.just(()),
+)
+marker_sets = st.builds(
+    toy_markers,
+    family=st.sampled_from(["s1", "qwen3"]),
+    wait=st.sampled_from([(WAIT,), (WAIT, WAIT_TAIL), (WAIT, WAIT_TAIL, 30)]),
+    answer_prompt=st.booleans(),
+)
+
+
+@dataclass
+class Run:
+    """One choice in both implementations."""
+
+    machine: BudgetMachine
+    choice: Choice
+    row: int | None = None
+
+
+class Bench:
+    """A batch driven as vLLM's V1 runner drives it: samples may be discarded, rows move and are preempted."""
+
+    def __init__(self, ids: MarkerIds, seed: int, capacity: int = 6) -> None:
+        self.ids = ids
+        self.random = random.Random(seed)
+        self.batch = ForcingBatch(ids, capacity=capacity)
+        self.capacity = capacity
+        self.runs: list[Run] = []
+
+    def add(self, budget: EffectiveBudget, *, opened: bool, answer_prompt: bool) -> None:
+        choice = Choice(str(len(self.runs)), budget, opened, answer_prompt, output=[])
+        machine = BudgetMachine(self.ids, budget, opened=opened, answer_prompt=answer_prompt)
+        self.runs.append(Run(machine, choice))
+
+    def place(self) -> None:
+        free = [row for row in range(self.capacity) if all(run.row != row for run in self.runs)]
+        for run in self.runs:
+            if run.row is None and free and self.random.random() < 0.7:
+                run.row = free.pop(self.random.randrange(len(free)))
+                self.batch.add(run.row, run.choice)
+
+    def preempt(self) -> None:
+        for run in self.runs:
+            if run.row is not None and self.random.random() < 0.08:
+                assert self.batch.remove(run.row) is run.choice
+                run.row = None
+                # A resumed request may come back with another list of the same tokens.
+                run.choice.output = list(run.choice.output)
+
+    def shuffle(self) -> None:
+        if self.random.random() > 0.2:
+            return
+        a, b = self.random.sample(range(self.capacity), 2)
+        self.batch.move(a, b, swap=True)
+        for run in self.runs:
+            run.row = b if run.row == a else a if run.row == b else run.row
+
+    def step(self) -> None:
+        self.batch.advance()
+        plan = self.batch.plan()
+        forced = dict(zip(plan.forced_rows.tolist(), plan.forced_tokens.tolist(), strict=True))
+        masked = {row: mask for mask, rows in plan.masked for row in rows.tolist()}
+        replacing = dict(
+            zip(plan.thinking_rows.tolist(), plan.thinking_replacements.tolist(), strict=True)
+        )
+        answering = set(plan.answer_rows.tolist())
+        ended: list[int] = []
+        placed = [run for run in self.runs if run.row is not None]
+        for run in placed:
+            row = run.row
+            assert row is not None
+            assert forced.get(row) == run.machine.forced
+            allowed = self._allowed(masked.get(row, Mask.NONE))
+            assert allowed == set(range(VOCABULARY)) - run.machine.masked
+            choices = [t for t in _LIKELY if t in allowed] or sorted(allowed)
+            sampled = forced.get(row, self.random.choice(choices))
+            token = sampled
+            if row in replacing and sampled in self.ids.end_attempt:
+                token = replacing[row]
+                ended.append(row)
+            if row in answering and sampled in (self.ids.start[0], self.ids.end[0]):
+                token = self.ids.eos_token if self.ids.family.marker_ends_answer else sampled
+            assert token == run.machine.replace(sampled)
+            if self.random.random() < 0.15:
+                continue  # the runner discards this row's sample
+            run.choice.output.append(token)
+            run.machine.commit(sampled)
+        self.batch.sampled_ends(np.array(ended, dtype=np.intp))
+
+    def _allowed(self, mask: Mask) -> set[int]:
+        everything = set(range(VOCABULARY))
+        if mask is Mask.NONE:
+            return everything
+        if mask is Mask.ENDS:
+            return everything - self.ids.end_attempt
+        blank = self.ids.blank if mask is Mask.ANSWER_START_VISIBLE else frozenset()
+        return everything - self.ids.not_first_in_answer - blank
+
+    def check_receipts(self) -> None:
+        for run in self.runs:
+            if run.row is not None:
+                self.batch.remove(run.row)
+            if run.choice.saved is not None:
+                assert self.batch.receipt(run.choice) == run.machine.receipt(run.choice.receipt_id)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    ids=marker_sets,
+    requests=st.lists(st.tuples(budgets, st.booleans(), st.booleans()), min_size=1, max_size=8),
+    seed=st.integers(0, 2**32),
+    steps=st.integers(1, 45),
+)
+def test_vectorised_rules_equal_the_machine(
+    ids: MarkerIds, requests: list[tuple[EffectiveBudget, bool, bool]], seed: int, steps: int
+) -> None:
+    bench = Bench(ids, seed)
+    for budget, opened, answer_prompt in requests:
+        bench.add(budget, opened=opened, answer_prompt=answer_prompt)
+    for _ in range(steps):
+        bench.preempt()
+        bench.place()
+        bench.shuffle()
+        bench.step()
+    bench.check_receipts()
+
+
+@pytest.mark.parametrize("kept", range(1, 12))
+def test_tokens_that_vllm_takes_back_are_replayed(kept: int) -> None:
+    """A shorter output than the one last seen (a failed KV load) rolls the state back."""
+    ids = toy_markers(wait=(WAIT, WAIT_TAIL))
+    budget = EffectiveBudget(max=12, min=0, num_waits=1, landing=0, clamped_by=())
+    bench = Bench(ids, seed=0, capacity=1)
+    bench.add(budget, opened=True, answer_prompt=True)
+    run = bench.runs[0]
+    run.row = 0
+    bench.batch.add(0, run.choice)
+    sampled: list[int] = []
+    for token in [25, 26, TURN, 0, 27, 25, TURN, 0, 0, 27, 25, 26]:
+        bench.batch.advance()
+        plan = bench.batch.plan()
+        if plan.thinking_rows.size and token in ids.end_attempt:
+            bench.batch.sampled_ends(plan.thinking_rows)
+        sampled.append(token)
+        run.choice.output.append(run.machine.commit(token))
+    bench.batch.advance()
+    del run.choice.output[kept:]
+    bench.batch.advance()
+    again = BudgetMachine(ids, budget, opened=True)
+    for token in sampled[:kept]:
+        again.commit(token)
+    assert bench.batch.remove(0) is run.choice
+    assert bench.batch.receipt(run.choice) == again.receipt("0")
