@@ -6,7 +6,7 @@ Strings of the s1 family: "s1: Simple test-time scaling", appendix D, and its ev
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -54,6 +54,8 @@ class Tokenizer(Protocol):
     def eos_token_id(self) -> int | None: ...
     def encode(self, text: str, *, add_special_tokens: bool = ...) -> list[int]: ...
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool = ...) -> str: ...
+    @property
+    def added_tokens_decoder(self) -> Mapping[int, Any]: ...
     def get_vocab(self) -> dict[str, int]: ...
 
 
@@ -141,7 +143,8 @@ def marker_ids(
         FamilyError: a marker is empty, a newline is not one token, or the end marker's first token
             also occurs in ordinary text, so that it can't be intercepted.
     """
-    special = frozenset(tokenizer.all_special_ids)
+    added = tokenizer.added_tokens_decoder
+    special = frozenset(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
     eos = frozenset(eos_token_ids) | ({tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set())
     if not eos:
         raise FamilyError("neither tokenizer nor generation config names an end-of-sequence token")
@@ -164,7 +167,7 @@ def marker_ids(
         line_end=frozenset(i for i, text in enumerate(texts) if text.endswith("\n")),
         sentence_end=frozenset(i for i, text in enumerate(texts) if _ends_sentence(text)),
     )
-    _check(ids, tokenizer)
+    _check(ids, tokenizer, reserved=frozenset(added) | special)
     return ids
 
 
@@ -188,7 +191,7 @@ def _ends_sentence(text: str) -> bool:
     return bare.endswith((".", "!", "?", "\n", "。", "！", "？"))
 
 
-def _check(ids: MarkerIds, tokenizer: Tokenizer) -> None:
+def _check(ids: MarkerIds, tokenizer: Tokenizer, *, reserved: frozenset[int]) -> None:
     family = ids.family
     for label, text, marker in (
         ("start marker", family.think_start, ids.start),
@@ -197,9 +200,9 @@ def _check(ids: MarkerIds, tokenizer: Tokenizer) -> None:
     ):
         if not marker:
             raise FamilyError(f"the {label} of family {family.name} is empty. Given: {text!r}")
-    if len(ids.end) > 1 and ids.end[0] not in ids.special:
+    if ids.end[0] not in reserved:
         first = tokenizer.decode([ids.end[0]], skip_special_tokens=False)
         raise FamilyError(
             f"the end marker {family.think_end!r} begins with the ordinary token {first!r}: it can't be "
-            "intercepted before it is complete. Use markers that begin with a special token"
+            "intercepted before it is complete. Use markers that begin with an added token"
         )

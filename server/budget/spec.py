@@ -126,8 +126,7 @@ def resolve(
         raise BudgetError(
             "max_completion_tokens",
             f"`max_completion_tokens` must be >= {needed} with a thinking budget: the markers and one "
-            f"answer token need as much. Given: {room}"
-            + (" (what the prompt leaves of the context)" if limited_by == "context" else ""),
+            f"answer token need as much. Given: {room} (asked for, or left by the prompt in the context)",
             room,
         )
     cap = max(0, room - opening_tokens - exit_tokens - _reserve(budget, room, needed))

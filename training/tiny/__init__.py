@@ -1,0 +1,1 @@
+"""The demo checkpoint: questions, traces, tokenizer, data selection and the two training stages."""
