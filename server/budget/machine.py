@@ -48,7 +48,7 @@ class BudgetMachine:
         self.position = 0
         self.phase = Phase.THINKING if opened else Phase.OPENING
         self.ended_by: str | None = None
-        self.thinking_begin = 0
+        self.thinking_begin = 0 if opened else len(ids.start)
         self.thinking_end: int | None = None
         self.answer_begin: int | None = None
         self.wait_positions: list[int] = []
@@ -101,7 +101,7 @@ class BudgetMachine:
                 self.phase = Phase.ANSWER
         self.position += 1
         if self.phase is Phase.OPENING and not self._queue:
-            self.phase, self.thinking_begin = Phase.THINKING, self.position
+            self.phase = Phase.THINKING
         if self.phase is Phase.CLOSING and not self._queue:
             self.phase, self.answer_begin = Phase.ANSWER_START, self.position
         if self.phase is Phase.THINKING:

@@ -145,7 +145,9 @@ def marker_ids(
     """
     added = tokenizer.added_tokens_decoder
     special = frozenset(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
-    eos = frozenset(eos_token_ids) | ({tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set())
+    eos = frozenset(eos_token_ids) | (
+        {tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()
+    )
     if not eos:
         raise FamilyError("neither tokenizer nor generation config names an end-of-sequence token")
     end = _encode(tokenizer, family.think_end)

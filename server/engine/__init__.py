@@ -1,1 +1,1 @@
-"""What runs inside vLLM: the budget in the sampler, the reasoning parser, receipts; and how it is launched."""
+"""What runs inside vLLM (sampler, reasoning parser, receipts), and how it is launched."""

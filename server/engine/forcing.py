@@ -300,9 +300,7 @@ class ForcingBatch:
         script = state["script"][done]
         state["script"][done] = Script.NONE
         state["script_pos"][done] = 0
-        opened, waited = done[script == Script.OPEN], done[script == Script.WAIT]
-        closed = done[script >= Script.END]
-        state["begin"][opened] = state["seen"][opened]
+        waited, closed = done[script == Script.WAIT], done[script >= Script.END]
         state["just_waited"][waited] = True
         state["phase"][closed] = Phase.ANSWER_START
         state["answer_begin"][closed] = state["seen"][closed]
@@ -311,9 +309,7 @@ class ForcingBatch:
         """Rules 1, 3 and 6 for the rows that are still thinking."""
         state = self.state
         script = state["script"][rows]
-        open_ = (state["phase"][rows] == Phase.THINKING) & (
-            (script == Script.NONE) | (script == Script.WAIT)
-        )
+        open_ = (state["phase"][rows] == Phase.THINKING) & ((script == Script.NONE) | (script == Script.WAIT))
         limit = np.maximum(state["max"][rows] - 1, 0)
         full = open_ & (state["thinking"][rows] >= limit)
         self._force_exit(rows[full], newline=state["max"][rows[full]] > 0)
@@ -376,6 +372,7 @@ class ForcingBatch:
             ("min", budget.min),
             ("num_waits", budget.num_waits),
             ("landing", budget.landing),
+            ("begin", 0 if choice.opened else len(self.ids.start)),
             ("end", _UNSET),
             ("answer_begin", _UNSET),
             ("ended_at", _UNSET),

@@ -126,11 +126,18 @@ def detect_local_family(model: str) -> Family | None:
 
 def _defaults(options: EngineOptions) -> dict[str, str | None]:
     """Flags that the user may override after `--`."""
-    defaults: dict[str, str | None] = {"--enable-auto-tool-choice": None, "--tool-call-parser": "hermes"}
+    defaults: dict[str, str | None] = {
+        "--enable-auto-tool-choice": None,
+        "--tool-call-parser": "hermes",
+        # A tool call's arguments follow their schema, whether or not the client says "strict".
+        "--tool-strict-level": "parameter",
+    }
     if _wants_s1_template(options):
         defaults["--chat-template"] = str(S1_TEMPLATE)
     if not on_gpu():
         defaults["--enforce-eager"] = None
+        # Small models on a CPU would fill the white space that a grammar allows until the length ends.
+        defaults["--structured-outputs-config"] = '{"backend": "xgrammar", "disable_any_whitespace": true}'
     return defaults
 
 

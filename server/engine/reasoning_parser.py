@@ -20,7 +20,7 @@ from server.engine.splitting import StreamSplitter, find, find_last, split_text
 NAME = "s1_thinking"
 
 
-@ReasoningParserManager.register_module(name=NAME)  # type: ignore[misc]
+@ReasoningParserManager.register_module(name=NAME)
 class ThinkingParser(ReasoningParser):  # type: ignore[misc]
     def __init__(self, tokenizer: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(tokenizer, *args, **kwargs)

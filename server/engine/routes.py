@@ -43,7 +43,7 @@ class ReceiptStore:
             self._reader = asyncio.create_task(self._read())
 
     async def take(self, receipt_id: str, *, output_tokens: int, wait_s: float) -> dict[str, Any] | None:
-        """Remove and return the receipt once it covers `output_tokens`; None if that does not happen in time."""
+        """Remove and return the receipt once it covers `output_tokens`; None if it does not in time."""
 
         def covered() -> bool:
             receipt = self._receipts.get(receipt_id)

@@ -65,7 +65,7 @@ class EngineSupervisor:
         self.restarts = 0
         self.pid: int | None = None
         self._on_give_up = on_give_up
-        self._ready_at: float | None = None
+        self._was_ready = False
         self._run_dir = Path(tempfile.mkdtemp(prefix="s1-engine-"))
 
     @contextlib.asynccontextmanager
@@ -85,7 +85,7 @@ class EngineSupervisor:
         while True:
             ran_s = await self._run_once()
             tail = last_lines(self.log_path, _TAIL_LINES)
-            if self._ready_at is None and self.restarts == 0:
+            if not self._was_ready:
                 self._give_up(tail)
                 return
             backoff = _FIRST_BACKOFF_S if ran_s >= _STEADY_S else min(backoff * 2, _MAX_BACKOFF_S)
@@ -105,10 +105,10 @@ class EngineSupervisor:
             _log.error("engine_start_failed", reason=str(error))
 
     async def _run_once(self) -> float:
-        """Run the engine until it ends; seconds that it was ready."""
+        """Run the engine until it ends; how many seconds it ran."""
         self._clear_run_dir()
-        self._ready_at = None if self.restarts == 0 else self._ready_at
         process = await self._spawn()
+        started = time.monotonic()
         self.pid = process.pid
         ready = asyncio.create_task(self._await_ready())
         try:
@@ -117,7 +117,7 @@ class EngineSupervisor:
             ready.cancel()
             await _end_group(process)
             self.pid = None
-        return time.monotonic() - self._ready_at if self._ready_at is not None else 0.0
+        return time.monotonic() - started
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,7 +139,7 @@ class EngineSupervisor:
             while True:
                 with contextlib.suppress(httpx.TransportError):
                     if (await client.get(f"{self.url}/health")).status_code == httpx.codes.OK:
-                        self._ready_at = time.monotonic()
+                        self._was_ready = True
                         return
                 await asyncio.sleep(_POLL_S)
 
@@ -169,5 +169,3 @@ def last_lines(path: Path, count: int) -> list[str]:
         return []
     with path.open(errors="replace") as log:
         return [line.rstrip() for line in deque(log, maxlen=count)]
-
-

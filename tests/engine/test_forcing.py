@@ -87,9 +87,7 @@ class Bench:
         plan = self.batch.plan()
         forced = dict(zip(plan.forced_rows.tolist(), plan.forced_tokens.tolist(), strict=True))
         masked = {row: mask for mask, rows in plan.masked for row in rows.tolist()}
-        replacing = dict(
-            zip(plan.thinking_rows.tolist(), plan.thinking_replacements.tolist(), strict=True)
-        )
+        replacing = dict(zip(plan.thinking_rows.tolist(), plan.thinking_replacements.tolist(), strict=True))
         answering = set(plan.answer_rows.tolist())
         ended: list[int] = []
         placed = [run for run in self.runs if run.row is not None]

@@ -6,7 +6,9 @@ VOCABULARY = 40
 TURN, THINK, ANSWER, EOS, NEWLINE, DOT, SPACE, SPECIAL, WAIT, WAIT_TAIL = range(10)
 
 
-def toy_markers(*, family: str = "s1", wait: tuple[int, ...] = (WAIT,), answer_prompt: bool = True) -> MarkerIds:
+def toy_markers(
+    *, family: str = "s1", wait: tuple[int, ...] = (WAIT,), answer_prompt: bool = True
+) -> MarkerIds:
     two_tokens = family == "s1"
     return MarkerIds(
         family=FAMILIES[family],

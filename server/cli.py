@@ -1,0 +1,228 @@
+"""The command `s1`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import structlog
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from server import __version__
+from server.budget.markers import FAMILIES
+from server.engine.launch import EngineOptions, LaunchError, command, engine_environment, require_vllm
+from server.gateway.settings import Settings, SettingsError, read_settings
+from server.serve import ServeError, serve_until_stopped
+from training.evaluate.cli import evaluate
+from training.train import train
+
+app = typer.Typer(
+    name="s1",
+    help="Serve, train and measure reasoning models with exact thinking budgets.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(train)
+app.command()(evaluate)
+
+_ENGINE_COMMANDS = ("serve", "engine")
+
+Model = Annotated[
+    str | None, typer.Argument(help="Hub id or directory of a checkpoint. Default: the demo checkpoint.")
+]
+Family = Annotated[
+    str | None, typer.Option(help=f"Thinking markers: {', '.join(FAMILIES)}. Default: found from the model.")
+]
+ServedName = Annotated[str | None, typer.Option("--served-model-name", help="Name clients use.")]
+TensorParallel = Annotated[
+    int, typer.Option("--tensor-parallel-size", "-tp", min=1, help="GPUs that share each layer.")
+]
+PipelineParallel = Annotated[
+    int, typer.Option("--pipeline-parallel-size", "-pp", min=1, help="Stages that share the layers.")
+]
+MaxModelLen = Annotated[int | None, typer.Option(min=1, help="Context length in tokens.")]
+
+
+def demo_checkpoint() -> Path:
+    import training
+
+    return Path(training.__path__[0]) / "checkpoints" / "tiny-reasoner"
+
+
+@app.command()
+def serve(
+    context: typer.Context,
+    model: Model = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; 0 lets the system choose. Default: 8000.")
+    ] = None,
+    engine_url: Annotated[
+        list[str] | None, typer.Option(help="Use an engine that already runs; may be repeated.")
+    ] = None,
+    family: Family = None,
+    served_model_name: ServedName = None,
+    tensor_parallel_size: TensorParallel = 1,
+    pipeline_parallel_size: PipelineParallel = 1,
+    max_model_len: MaxModelLen = None,
+    log_file: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Where the engine's log goes. Default: logs/.")
+    ] = None,
+) -> None:
+    """Start an engine and the gateway before it. Whatever follows `--` is handed to vLLM."""
+    options = None
+    try:
+        if not engine_url:
+            require_vllm()
+            options = _engine_options(
+                context,
+                model,
+                family=family,
+                served_model_name=served_model_name,
+                tensor_parallel_size=tensor_parallel_size,
+                pipeline_parallel_size=pipeline_parallel_size,
+                max_model_len=max_model_len,
+            )
+        else:
+            _refuse_engine_settings(context, model, family, served_model_name, max_model_len)
+        # With a local engine the supervisor knows the URL; until then a placeholder keeps the type.
+        settings = _settings(host, port, tuple(engine_url or ()) or ("http://127.0.0.1:1",))
+    except (LaunchError, SettingsError) as error:
+        _fail(str(error))
+    configure_logging()
+    try:
+        serve_until_stopped(settings, options, log_path=log_file or _default_log())
+    except ServeError as error:
+        _fail(str(error), code=1)
+
+
+@app.command()
+def engine(
+    context: typer.Context,
+    model: Model = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8001,
+    family: Family = None,
+    served_model_name: ServedName = None,
+    tensor_parallel_size: TensorParallel = 1,
+    pipeline_parallel_size: PipelineParallel = 1,
+    max_model_len: MaxModelLen = None,
+) -> None:
+    """Start only an engine with our plugin, for gateways elsewhere (`s1 serve --engine-url`)."""
+    try:
+        require_vllm()
+        options = _engine_options(
+            context,
+            model,
+            family=family,
+            served_model_name=served_model_name,
+            tensor_parallel_size=tensor_parallel_size,
+            pipeline_parallel_size=pipeline_parallel_size,
+            max_model_len=max_model_len,
+        )
+    except LaunchError as error:
+        _fail(str(error))
+    run_dir = Path(tempfile.mkdtemp(prefix="s1-engine-"))
+    argv = command(options, host=host, port=port)
+    Console(stderr=True).print(f"[dim]{escape(shlex.join(argv))}[/dim]", soft_wrap=True)
+    os.execve(argv[0], argv, engine_environment(options, run_dir=run_dir, base=os.environ))  # noqa: S606
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def _engine_options(
+    context: typer.Context,
+    model: str | None,
+    *,
+    family: str | None,
+    served_model_name: str | None,
+    tensor_parallel_size: int,
+    pipeline_parallel_size: int,
+    max_model_len: int | None,
+) -> EngineOptions:
+    if model is None and not demo_checkpoint().is_dir():
+        raise LaunchError(f"the demo checkpoint is missing at {demo_checkpoint()}; name a MODEL")
+    return EngineOptions(
+        model=model if model is not None else str(demo_checkpoint()),
+        served_model_name=served_model_name or (None if model is not None else demo_checkpoint().name),
+        family=family,
+        tensor_parallel_size=tensor_parallel_size,
+        pipeline_parallel_size=pipeline_parallel_size,
+        max_model_len=max_model_len,
+        extra_args=tuple(context.obj or ()),
+    )
+
+
+def _refuse_engine_settings(
+    context: typer.Context,
+    model: str | None,
+    family: str | None,
+    served_model_name: str | None,
+    max_model_len: int | None,
+) -> None:
+    """An engine that already runs can't be configured from here; never accept and ignore."""
+    given = {
+        "MODEL": model,
+        "--family": family,
+        "--served-model-name": served_model_name,
+        "--max-model-len": max_model_len,
+        "engine arguments after --": " ".join(context.obj or ()) or None,
+    }
+    for name, value in given.items():
+        if value is not None:
+            raise LaunchError(
+                f"{name} can't be combined with --engine-url: that engine runs already. Given: {value}"
+            )
+
+
+def _settings(host: str | None, port: int | None, engine_urls: tuple[str, ...]) -> Settings:
+    return read_settings(os.environ, host=host, port=port, engine_urls=engine_urls)
+
+
+def _default_log() -> Path:
+    return Path("logs") / f"engine-{os.getpid()}.log"
+
+
+def configure_logging() -> None:
+    """Our own events, one line each, to stderr; other libraries only from warnings on."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def _fail(message: str, *, code: int = 2) -> NoReturn:
+    Console(stderr=True).print(f"[bold red]s1:[/bold red] {escape(message)}", soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    """Entry point: keeps what follows `--` for the engine, away from the option parser."""
+    arguments, engine_arguments = sys.argv[1:], []
+    if arguments and arguments[0] in _ENGINE_COMMANDS and "--" in arguments:
+        at = arguments.index("--")
+        arguments, engine_arguments = arguments[:at], arguments[at + 1 :]
+    app(args=arguments, obj=engine_arguments, prog_name="s1")
+
+
+if __name__ == "__main__":
+    main()

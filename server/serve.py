@@ -1,0 +1,169 @@
+"""`s1 serve`: gateway and, unless engines already run, one supervised engine, until a signal stops both."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+from rich.console import Console
+from rich.markup import escape
+
+from server.engine.launch import EngineOptions
+from server.engine.supervisor import EngineStartError, EngineSupervisor
+from server.gateway.app import create_app
+from server.gateway.settings import Settings
+from server.gateway.upstream import EnginePool
+
+_GRACE_S = 5
+"""Open streams get this long after a signal."""
+_POLL_S = 0.2
+_EXAMPLE_QUESTION = "How many r in raspberry?"
+
+
+class ServeError(RuntimeError):
+    """The server can't start or had to end; the message is for the person who started it."""
+
+
+def serve_until_stopped(settings: Settings, options: EngineOptions | None, *, log_path: Path) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Raises:
+        ServeError: the address is taken, or the engine ended before it was ever ready.
+    """
+    console = Console(stderr=True)
+    listener = _listen(settings.host, settings.port)
+    url = _public_url(listener)
+    if not _is_loopback(settings.host):
+        console.print(
+            f"[yellow]listening on {escape(settings.host)} without authentication: "
+            "anyone who reaches this port can use the model[/yellow]"
+        )
+    try:
+        asyncio.run(_serve(settings, options, listener, log_path=log_path, url=url, console=console))
+    except KeyboardInterrupt:  # a second Ctrl-C while stopping
+        console.print("stopped")
+    finally:
+        listener.close()
+
+
+async def _serve(
+    settings: Settings,
+    options: EngineOptions | None,
+    listener: socket.socket,
+    *,
+    log_path: Path,
+    url: str,
+    console: Console,
+) -> None:
+    failures: list[EngineStartError] = []
+
+    def give_up(error: EngineStartError) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    background = []
+    if options is not None:
+        supervisor = EngineSupervisor(options, log_path=log_path, on_give_up=give_up)
+        settings = settings.model_copy(update={"engine_urls": (supervisor.url,)})
+        background.append(supervisor.running)
+    pool = EnginePool(settings)
+    announce = _Announcement(pool, url=url, console=console, engine_log=log_path if options else None)
+    app: FastAPI = create_app(settings, engines=pool, background=[*background, announce.running])
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            loop="uvloop",
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=_GRACE_S,
+            server_header=False,
+        )
+    )
+    # uvicorn raises a signal again once it has stopped; the first one was enough.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+    await server.serve(sockets=[listener])
+    if failures:
+        raise ServeError(str(failures[0]))
+    console.print("stopped")
+
+
+class _Announcement:
+    """Tells the person at the terminal what is going on, and what to paste once it is ready."""
+
+    def __init__(self, pool: EnginePool, *, url: str, console: Console, engine_log: Path | None) -> None:
+        self._pool = pool
+        self._url = url
+        self._console = console
+        self._engine_log = engine_log
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self._run())
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def _run(self) -> None:
+        if self._engine_log is not None:
+            self._console.print(f"[dim]engine log: {escape(str(self._engine_log))}[/dim]")
+        with self._console.status("starting the engine (about half a minute on a CPU)…"):
+            while not self._pool.ready:  # noqa: ASYNC110 - the pool's state is polled by design
+                await asyncio.sleep(_POLL_S)
+        model = next(iter(self._pool.models()))
+        enforced = self._pool.ready[0].status.enforcement
+        self._console.print(
+            f"\n[bold green]ready[/bold green]  {escape(model)} at [bold]{self._url}/v1[/bold]   "
+            f"budgets: {enforced}   API docs: {self._url}/docs   status: {self._url}/ready\n"
+        )
+        self._console.print(example_curl(self._url, model), soft_wrap=True, highlight=False, markup=False)
+        self._console.print("\n[dim]Ctrl-C stops gateway and engine.[/dim]")
+
+
+def example_curl(url: str, model: str) -> str:
+    """A request to paste: stdin-free, and readable as it stands."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": _EXAMPLE_QUESTION}],
+        "temperature": 0,
+        "max_thinking_tokens": 256,
+        "num_waits": 1,
+    }
+    return (
+        f"curl -s {url}/v1/chat/completions -H 'content-type: application/json' -d '\n"
+        f"{json.dumps(body, indent=2)}'"
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise ServeError(
+            f"can't listen on {host}:{port}: {error.strerror}. Choose another with --port (make serve PORT=…)"
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _public_url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104
+    return f"http://{shown}:{port}"
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")

@@ -1,0 +1,95 @@
+"""Families are found from what a checkpoint shows, and markers are checked on real tokenizers' ids."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from server.budget.markers import FAMILIES, FamilyError, detect_family, family_named, marker_ids
+
+CHATML = {"<|im_start|>": 1, "<|im_end|>": 2}
+THINK = {"<think>": 3, "</think>": 4}
+
+
+@pytest.mark.parametrize(
+    ("model", "template", "vocabulary", "family"),
+    [
+        ("any", "…{{'<|im_start|>think'}}", CHATML, "s1"),
+        ("simplescaling/s1.1-32B", "plain chatml", CHATML, "s1"),
+        ("/models/s1-32B", None, CHATML, "s1"),
+        ("Qwen/Qwen3-8B", "…<think>…", {**CHATML, **THINK}, "qwen3"),
+        ("deepseek-ai/DeepSeek-R1-Distill-Llama-8B", "…", {**THINK, "<｜Assistant｜>": 9}, "deepseek_r1"),
+    ],
+)
+def test_detection(model: str, template: str | None, vocabulary: dict[str, int], family: str) -> None:
+    assert detect_family(model=model, chat_template=template, vocabulary=vocabulary).name == family
+
+
+@pytest.mark.parametrize("model", ["Qwen/Qwen2.5-7B-Instruct", "org/gas1-model", "s10-large"])
+def test_an_unknown_model_names_the_option(model: str) -> None:
+    with pytest.raises(FamilyError, match=rf"'{model}'.*--family"):
+        detect_family(model=model, chat_template=None, vocabulary=CHATML)
+
+
+def test_an_unknown_family_is_refused() -> None:
+    with pytest.raises(FamilyError, match="s1, deepseek_r1, qwen3. Given: r2"):
+        family_named("r2")
+
+
+def byte_tokenizer(*added: AddedToken) -> PreTrainedTokenizerFast:
+    """Bytes as tokens, so that only added tokens are whole words."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_tokens(list(added))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>")
+
+
+def special(text: str) -> AddedToken:
+    return AddedToken(text, special=True, normalized=False)
+
+
+def plain(text: str) -> AddedToken:
+    return AddedToken(text, special=False, normalized=False)
+
+
+def test_s1_markers_on_ids() -> None:
+    tokenizer = byte_tokenizer(special("<|im_start|>"), special("<|im_end|>"))
+    ids = marker_ids(FAMILIES["s1"], tokenizer, vocab_size=300, eos_token_ids=[7])
+    assert tokenizer.decode(list(ids.end)) == "<|im_start|>answer"
+    assert tokenizer.decode(list(ids.answer_prompt)) == "\nFinal Answer:"
+    assert ids.end_attempt == {ids.start[0], tokenizer.eos_token_id, 7}
+    assert {tokenizer.eos_token_id, ids.newline, 299} <= ids.blank
+    assert ids.newline in ids.line_end
+    prompt = tokenizer.encode("<|im_start|>user\nhi<|im_end|>\n<|im_start|>think\n", add_special_tokens=False)
+    assert ids.opened(prompt)
+    closed = tokenizer.encode("<|im_start|>answer\n5", add_special_tokens=False)
+    assert not ids.opened(prompt + closed)
+    assert not ids.opened(tokenizer.encode("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"))
+    assert not ids.opened([])
+
+
+def test_think_tags_need_not_be_special() -> None:
+    tokenizer = byte_tokenizer(
+        special("<|im_end|>"), plain("<think>"), plain("</think>"), plain("<tool_call>")
+    )
+    ids = marker_ids(FAMILIES["qwen3"], tokenizer, vocab_size=len(tokenizer))
+    assert len(ids.end) == 1
+    tool_call = tokenizer.convert_tokens_to_ids("<tool_call>")
+    assert tool_call not in ids.not_first_in_answer
+
+
+def test_a_marker_of_ordinary_text_is_refused() -> None:
+    tokenizer = byte_tokenizer(special("<|im_end|>"))
+    with pytest.raises(FamilyError, match="'</think>' begins with the ordinary token '<'"):
+        marker_ids(FAMILIES["qwen3"], tokenizer, vocab_size=len(tokenizer))
+
+
+def test_an_empty_wait_is_refused() -> None:
+    tokenizer = byte_tokenizer(special("<|im_start|>"), special("<|im_end|>"))
+    with pytest.raises(FamilyError, match="the wait text of family s1 is empty"):
+        marker_ids(replace(FAMILIES["s1"], wait_text=""), tokenizer, vocab_size=300)

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from server.budget.receipt import EngineReceipt, count_tokens, receipt, unbudgeted_receipt
+from server.budget.spec import ThinkingBudget
+
+ENGINE = EngineReceipt(
+    receipt_id="r",
+    effective_min=0,
+    effective_max=20,
+    effective_num_waits=2,
+    clamped_by=("context",),
+    output_tokens=40,
+    thinking_begin=2,
+    thinking_end=22,
+    answer_begin=28,
+    wait_positions=(7, 15),
+    ended_by="max_thinking_tokens",
+)
+
+
+@pytest.mark.parametrize(
+    ("delivered", "expected"),
+    [
+        (40, (20, 8, 12)),
+        (28, (20, 8, 0)),
+        (24, (20, 4, 0)),
+        (22, (20, 2, 0)),
+        (10, (8, 2, 0)),
+        (1, (0, 1, 0)),
+    ],
+)
+def test_only_what_was_delivered_is_counted(delivered: int, expected: tuple[int, int, int]) -> None:
+    counts = count_tokens(ENGINE, delivered)
+    assert (counts.thinking, counts.marker, counts.answer) == expected
+    assert sum(expected) == delivered
+
+
+@pytest.mark.parametrize(
+    ("delivered", "finish", "waits", "ended_by"),
+    [
+        (40, "stop", 2, "max_thinking_tokens"),
+        (10, "stop", 1, "stop"),
+        (10, "length", 1, "length"),
+        (7, "stop", 0, "stop"),
+    ],
+)
+def test_waits_and_end_are_those_of_the_delivered_part(
+    delivered: int, finish: str, waits: int, ended_by: str
+) -> None:
+    told = receipt(
+        ThinkingBudget(max_thinking_tokens=30), ENGINE, delivered_tokens=delivered, finish_reason=finish
+    )
+    assert (told["waits"], told["ended_by"]) == (waits, ended_by)
+    assert told["requested"] == {"max_thinking_tokens": 30}
+    assert told["clamped_by"] == ["context"]
+
+
+def test_json_round_trip() -> None:
+    assert EngineReceipt.from_json(json.loads(json.dumps(ENGINE.to_json()))) == ENGINE
+
+
+@pytest.mark.parametrize(
+    ("has_answer", "finish", "stop_reason", "ended_by"),
+    [
+        (True, "stop", None, "model"),
+        (False, "stop", None, "model"),
+        (False, "stop", "Wait", "stop"),
+        (False, "length", None, "length"),
+    ],
+)
+def test_unbudgeted(has_answer: bool, finish: str, stop_reason: str | None, ended_by: str) -> None:
+    told = unbudgeted_receipt(
+        thinking_tokens=5, has_answer=has_answer, finish_reason=finish, stop_reason=stop_reason
+    )
+    assert (told["ended_by"], told["thinking_tokens"], told["effective"]) == (ended_by, 5, None)
