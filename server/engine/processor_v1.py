@@ -53,11 +53,32 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
             sampler_hook.install_cpu_generator_rewind()
         model_config = vllm_config.model_config
         vocab_size = model_config.get_vocab_size()
-        self._ids = _marker_ids(model_config, vocab_size)
-        self._max_model_len: int = model_config.max_model_len
-        self._batch = ForcingBatch(self._ids, capacity=vllm_config.scheduler_config.max_num_seqs)
+        ids = _marker_ids(model_config, vocab_size)
+        self._configure(
+            ids,
+            vocab_size=vocab_size,
+            max_model_len=model_config.max_model_len,
+            capacity=vllm_config.scheduler_config.max_num_seqs,
+            device=device,
+            receipts=_open_receipts(vllm_config, ids),
+        )
+
+    def _configure(
+        self,
+        ids: MarkerIds,
+        *,
+        vocab_size: int,
+        max_model_len: int,
+        capacity: int,
+        device: torch.device,
+        receipts: ReceiptPublisher | None,
+    ) -> None:
+        self._ids = ids
+        self._max_model_len = max_model_len
+        self._batch = ForcingBatch(self._ids, capacity=capacity)
         self._device = device
         self._plan: Plan | None = None
+        self._receipts = receipts
         self._ends = _membership(self._ids.end_attempt, vocab_size, device)
         self._answer_ends = _membership({self._ids.start[0], self._ids.end[0]}, vocab_size, device)
         visible_only = self._ids.not_first_in_answer | self._ids.blank
@@ -66,7 +87,6 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
             Mask.ANSWER_START: _id_tensor(self._ids.not_first_in_answer, device),
             Mask.ANSWER_START_VISIBLE: _id_tensor(visible_only, device),
         }
-        self._receipts = _open_receipts(vllm_config, self._ids)
 
     def is_argmax_invariant(self) -> bool:
         return False

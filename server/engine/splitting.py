@@ -38,6 +38,7 @@ class StreamSplitter:
         self._start = tuple(start)
         self._end = tuple(end)
         self._prompt = family.answer_prompt
+        self._opening_passed = False
         self._emitted = 0
         self._search_from = 0
         self._ids_seen = 0
@@ -48,12 +49,14 @@ class StreamSplitter:
     def push(self, text: str, token_ids: Sequence[int]) -> Pieces:
         """Take the whole text and ids so far; give out what has become certain."""
         self._look_for_end(token_ids)
+        if not self._pass_opening(text, token_ids):
+            return Pieces(reasoning=None, content=None)
         if self._content_from is not None:
             return Pieces(reasoning=None, content=self._content(text))
         if not self._ended_by_ids:
             self._search_from = max(self._search_from, len(text) - len(self._family.think_end) + 1)
             return Pieces(reasoning=self._reasoning(text, self._certain(text, token_ids)), content=None)
-        at = text.find(self._family.think_end, max(0, self._search_from))
+        at = text.find(self._family.think_end, max(self._emitted, self._search_from))
         if at < 0:
             certain = len(text) - _partial_suffix(text, self._family.think_end)
             return Pieces(reasoning=self._reasoning(text, certain), content=None)
@@ -68,13 +71,20 @@ class StreamSplitter:
         self._ended_by_ids = find(token_ids, self._end, first) is not None
         self._ids_seen = len(token_ids)
 
+    def _pass_opening(self, text: str, token_ids: Sequence[int]) -> bool:
+        """Skip a start marker at the very beginning; False while it may still be coming."""
+        if self._opening_passed:
+            return True
+        opening = self._family.think_start
+        if _begins(token_ids, self._start):
+            if len(token_ids) < len(self._start) or len(text) < len(opening):
+                return False
+            self._emitted = len(opening)
+        self._opening_passed = True
+        return True
+
     def _certain(self, text: str, token_ids: Sequence[int]) -> int:
         """How much of the text is thinking whatever comes: a begun marker's text is not."""
-        if self._emitted == 0 and _begins(token_ids, self._start):
-            opening = self._family.think_start
-            if not text.startswith(opening):
-                return 0 if opening.startswith(text) else len(text)
-            self._emitted = len(opening)
         begun = any(tuple(token_ids[-n:]) == self._end[:n] for n in range(1, len(self._end)))
         return len(text) - (_partial_suffix(text, self._family.think_end) if begun else 0)
 

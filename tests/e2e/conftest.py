@@ -41,7 +41,7 @@ def tight(logs: Path) -> Iterator[Running]:
     """An engine whose cache holds a few requests only, so that many are preempted."""
     arguments = (
         "--num-gpu-blocks-override",
-        "24",
+        "8",
         "--max-model-len",
         "512",
         "--max-num-batched-tokens",

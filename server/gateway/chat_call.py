@@ -1,0 +1,167 @@
+"""What a chat request asks for, checked, and the engine requests it becomes. Pure: no I/O."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+
+from server.budget.spec import BUDGET_FIELDS, ThinkingBudget
+from server.gateway.chat_conflicts import check_conflicts
+from server.gateway.chat_fields import ENGINE_IGNORES, KNOWN_FIELDS, UNSUPPORTED_OPENAI_FIELDS
+from server.gateway.chat_request import ChatCompletionRequest
+from server.gateway.errors import InvalidRequest
+from server.gateway.validation import did_you_mean, invalid_request, show
+
+_NOT_FORWARDED = frozenset(BUDGET_FIELDS) | {"thinking_token_budget", "request_id", "n"}
+
+
+@dataclass(frozen=True, slots=True)
+class ChatCall:
+    """A client's request, valid as far as it can be known without an engine."""
+
+    fields: dict[str, Any]
+    """The client's own JSON; fields that are null are left out, as null means absent."""
+    budget: ThinkingBudget
+
+    @property
+    def model(self) -> str | None:
+        return self.fields.get("model")
+
+    @property
+    def num_choices(self) -> int:
+        return int(self.fields.get("n", 1))
+
+    @property
+    def stream(self) -> bool:
+        return self.fields.get("stream", False) is True
+
+    @property
+    def hides_reasoning(self) -> bool:
+        return self.fields.get("include_reasoning") is False
+
+    @property
+    def wants_usage_chunk(self) -> bool:
+        return self.fields.get("stream_options", {}).get("include_usage") is True
+
+    @property
+    def beam_search(self) -> bool:
+        return self.fields.get("use_beam_search") is True
+
+    @property
+    def answer_is_constrained(self) -> bool:
+        """Whether a grammar or a tool parser reads the answer: a forced answer prompt would break it."""
+        format_type = self.fields.get("response_format", {}).get("type", "text")
+        return format_type != "text" or "tools" in self.fields or "structured_outputs" in self.fields
+
+    @property
+    def room(self) -> tuple[str, int] | None:
+        """The field that limits the completion tokens and its value."""
+        for name in ("max_completion_tokens", "max_tokens"):
+            if name in self.fields:
+                return name, self.fields[name]
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCall:
+    """One request to an engine."""
+
+    index: int | None
+    """The index its only choice has for the client; None leaves the engine's own (beam search)."""
+    body: bytes
+    request_id: str
+    receipt_id: str | None
+    """Set if the request has a budget."""
+    budget: ThinkingBudget
+
+
+def parse_chat(fields: Mapping[str, Any]) -> ChatCall:
+    """Check a request body.
+
+    Raises:
+        InvalidRequest, BudgetError: a field is unknown, of the wrong type, out of its limits, or contradicts
+            another; `param` names it.
+    """
+    _check_names(fields)
+    try:
+        ChatCompletionRequest.model_validate(fields)
+    except ValidationError as error:
+        raise invalid_request(error) from None
+    given = {name: value for name, value in fields.items() if value is not None}
+    call = ChatCall(given, _budget(given))
+    check_conflicts(given, call.budget)
+    return call
+
+
+def engine_calls(call: ChatCall, *, model: str, request_id: str) -> list[EngineCall]:
+    """One engine request per choice: each choice has its own budget and its own receipt."""
+    count = 1 if call.beam_search else call.num_choices
+    return [_engine_call(call, index, count, model, request_id) for index in range(count)]
+
+
+def _engine_call(call: ChatCall, index: int, count: int, model: str, request_id: str) -> EngineCall:
+    body = {name: value for name, value in call.fields.items() if name not in _NOT_FORWARDED}
+    # Without it vLLM lets the grammar begin inside the thinking; we hide the reasoning ourselves.
+    body |= {"model": model, "include_reasoning": True}
+    if call.beam_search:
+        body["n"] = call.num_choices
+    if call.stream:
+        body["stream_options"] = call.fields.get("stream_options", {}) | {"include_usage": True}
+    if "seed" in body:
+        # As vLLM seeds the choices of one request.
+        body["seed"] += index
+    receipt_id = None
+    if call.budget.is_set:
+        receipt_id = uuid.uuid4().hex
+        body["vllm_xargs"] = body.get("vllm_xargs", {}) | _xargs(call, receipt_id)
+    return EngineCall(
+        index=None if call.beam_search else index,
+        body=orjson.dumps(body),
+        request_id=request_id if count == 1 else f"{request_id}-{index}",
+        receipt_id=receipt_id,
+        budget=call.budget,
+    )
+
+
+def _xargs(call: ChatCall, receipt_id: str) -> dict[str, Any]:
+    xargs: dict[str, Any] = {**call.budget.requested(), "receipt_id": receipt_id}
+    if call.answer_is_constrained:
+        xargs["answer_prompt"] = 0
+    return xargs
+
+
+def _check_names(fields: Mapping[str, Any]) -> None:
+    for name, value in fields.items():
+        if name in KNOWN_FIELDS:
+            if name in ENGINE_IGNORES and value:
+                raise InvalidRequest(
+                    f"`{name}` has no effect on chat completions. Given: {show(value)}", param=name
+                )
+        elif name not in UNSUPPORTED_OPENAI_FIELDS:
+            raise InvalidRequest(
+                f"`{name}` is not a field of chat completions.{did_you_mean(name, KNOWN_FIELDS)}", param=name
+            )
+        elif value is not None:
+            raise InvalidRequest(
+                f"`{name}` is not supported by this server. Given: {show(value)}", param=name
+            )
+
+
+def _budget(given: Mapping[str, Any]) -> ThinkingBudget:
+    """The budget, also by vLLM's own name for a maximum, which our engines don't enforce by that name."""
+    alias = given.get("thinking_token_budget")
+    if alias is None:
+        return ThinkingBudget.from_fields(given)
+    for name in BUDGET_FIELDS:
+        if name in given:
+            raise InvalidRequest(
+                f"`thinking_token_budget` ({show(alias)}) can't be combined with `{name}` "
+                f"({show(given[name])}): give `max_thinking_tokens` instead",
+                param="thinking_token_budget",
+            )
+    return ThinkingBudget.from_fields({} if alias == -1 else {"max_thinking_tokens": alias})

@@ -1,0 +1,186 @@
+"""A chat completion request: its typed form, for checking and for the API's documentation.
+
+The model checks and documents; what goes upstream is the client's own JSON (`chat_call.py`), so that nothing
+is lost or reshaped on the way. Fields that only vLLM knows and that aren't declared here are checked by it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
+from pydantic_core import PydanticCustomError
+
+from server.budget.spec import DEFAULT_ANSWER_RESERVE_TOKENS, MAX_TOKENS, MAX_WAITS
+
+MAX_CHOICES = 128
+MAX_STOP_STRINGS = 4
+"""vLLM's default (VLLM_MAX_STOP_STRINGS), and OpenAI's limit."""
+
+_Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
+_TokenCount = Annotated[int, Field(ge=1)]
+_Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+
+
+def _budget_field(low: int, high: int, description: str) -> Any:
+    """Only documented here: `ThinkingBudget.from_fields` checks it, so that all parts check alike."""
+    integer: dict[str, Any] = {"type": "integer", "minimum": low, "maximum": high}
+    return Field(None, description=description, json_schema_extra={"anyOf": [integer, {"type": "null"}]})
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class Message(_Checked):
+    role: Literal["developer", "system", "user", "assistant", "tool", "function"]
+    content: Any = Field(None, description="A string, or an array of content parts.")
+
+    @field_validator("content")
+    @classmethod
+    def _check_content(cls, content: Any) -> Any:
+        parts = isinstance(content, list) and all(isinstance(part, dict) for part in content)
+        if content is not None and not isinstance(content, str) and not parts:
+            raise _wrong("must be a string or an array of content parts")
+        return content
+
+
+class StreamOptions(_Checked):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class ToolFunction(_Checked):
+    name: Annotated[str, Field(min_length=1)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(_Checked):
+    type: Literal["function"]
+    function: ToolFunction
+
+
+class ResponseFormat(_Checked):
+    type: Literal["text", "json_object", "json_schema", "structural_tag"]
+    json_schema: dict[str, Any] | None = None
+
+
+class ChatCompletionRequest(_Checked):
+    """OpenAI's chat completion request, vLLM's sampling fields, and a thinking budget."""
+
+    model: str | None = Field(None, description="May be left out when exactly one model is served.")
+    messages: Annotated[list[Message], Field(min_length=1)]
+
+    max_thinking_tokens: Any = _budget_field(
+        0, MAX_TOKENS, "The thinking never has more tokens than this; 0 means no thinking."
+    )
+    min_thinking_tokens: Any = _budget_field(
+        0, MAX_TOKENS, "An attempt to end the thinking before this many tokens becomes a wait."
+    )
+    num_waits: Any = _budget_field(
+        0, MAX_WAITS, "How many attempts to end the thinking are replaced by the wait text."
+    )
+    answer_reserve_tokens: Any = _budget_field(
+        1,
+        MAX_TOKENS,
+        "Tokens kept free for the answer; by default "
+        f"{DEFAULT_ANSWER_RESERVE_TOKENS}, or a quarter of the room if that is less.",
+    )
+    landing_tokens: Any = _budget_field(
+        0, MAX_TOKENS, "So many tokens before the maximum, the first sentence or line end ends the thinking."
+    )
+
+    frequency_penalty: _Penalty | None = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    max_completion_tokens: _TokenCount | None = Field(None, description="Thinking, markers and answer.")
+    max_tokens: _TokenCount | None = Field(None, description="The older name of max_completion_tokens.")
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    parallel_tool_calls: bool | None = None
+    presence_penalty: _Penalty | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    response_format: ResponseFormat | None = None
+    seed: _Int64 | None = None
+    stop: Annotated[
+        Any,
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"type": "string", "minLength": 1},
+                    {"type": "array", "items": {"type": "string"}, "maxItems": MAX_STOP_STRINGS},
+                    {"type": "null"},
+                ]
+            }
+        ),
+    ] = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
+    tool_choice: Annotated[
+        Any,
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"enum": ["none", "auto", "required"]},
+                    {"type": "object", "required": ["type", "function"]},
+                    {"type": "null"},
+                ]
+            }
+        ),
+    ] = None
+    tools: Annotated[list[Tool], Field(min_length=1)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    user: str | None = None
+
+    chat_template_kwargs: dict[str, Any] | None = None
+    ignore_eos: bool | None = None
+    include_reasoning: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    priority: _Int64 | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    request_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")] | None = None
+    return_token_ids: bool | None = None
+    stop_token_ids: list[int] | None = None
+    stream_interval: _TokenCount | None = None
+    structured_outputs: dict[str, Any] | None = None
+    thinking_token_budget: Annotated[int, Field(ge=-1, le=MAX_TOKENS)] | None = Field(
+        None, description="vLLM's name of max_thinking_tokens; -1 means unlimited."
+    )
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    use_beam_search: bool | None = None
+    vllm_xargs: dict[str, Any] | None = None
+
+    @field_validator("stop")
+    @classmethod
+    def _check_stop(cls, stop: Any) -> Any:
+        strings = [stop] if isinstance(stop, str) else stop
+        if strings is None:
+            return stop
+        if not isinstance(strings, list) or not all(isinstance(text, str) and text for text in strings):
+            raise _wrong("must be a non-empty string or an array of them")
+        if len(strings) > MAX_STOP_STRINGS:
+            raise _wrong(f"must have at most {MAX_STOP_STRINGS} strings")
+        return stop
+
+    @field_validator("tool_choice")
+    @classmethod
+    def _check_tool_choice(cls, choice: Any) -> Any:
+        if choice is None or choice in ("none", "auto", "required"):
+            return choice
+        function = choice.get("function") if isinstance(choice, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise _wrong(
+                'must be "none", "auto", "required" or {"type": "function", "function": {"name": …}}'
+            )
+        return choice
+
+
+def _wrong(expectation: str) -> PydanticCustomError:
+    return PydanticCustomError("s1", "{expectation}", {"expectation": expectation})

@@ -1,0 +1,56 @@
+"""A whole chat completion: the engines' answers, one per choice, as one response."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from server.gateway.chat_call import EngineCall
+from server.gateway.engine import Engine
+from server.gateway.errors import EngineMisbehaved
+from server.gateway.gather import run_all
+from server.gateway.receipts import Finish, merged_usage, receipt_for
+
+
+async def complete_chat(
+    engine: Engine, calls: Sequence[EngineCall], *, id: str, created: int, hides_reasoning: bool
+) -> dict[str, Any]:
+    with engine.occupied(len(calls)):
+        answers = await run_all([_answer(engine, call, hides_reasoning) for call in calls])
+    choices = [choice for answer in answers for choice in answer["choices"]]
+    merged = answers[0] | {"id": id, "created": created, "choices": choices}
+    receipts = [choice["thinking_budget"] for choice in choices]
+    merged["usage"] = merged_usage([answer["usage"] for answer in answers], receipts)
+    if len(answers) > 1:
+        # The engine's timings are of one choice; vLLM leaves them out for several.
+        merged.pop("metrics", None)
+    return merged
+
+
+async def _answer(engine: Engine, call: EngineCall, hides_reasoning: bool) -> dict[str, Any]:
+    answer = await engine.complete(call)
+    try:
+        for choice in answer["choices"]:
+            await _finish(engine, call, choice, answer["usage"], hides_reasoning)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise EngineMisbehaved(f"the engine's chat completion can't be read: {error!r}") from error
+    return answer
+
+
+async def _finish(
+    engine: Engine, call: EngineCall, choice: dict[str, Any], usage: dict[str, Any], hides_reasoning: bool
+) -> None:
+    message = choice["message"]
+    finish = Finish(
+        finish_reason=choice["finish_reason"],
+        stop_reason=choice.get("stop_reason"),
+        has_answer=bool(message.get("content") or message.get("tool_calls")),
+    )
+    choice["thinking_budget"] = await receipt_for(engine, call, finish, usage)
+    if call.index is not None:
+        choice["index"] = call.index
+    if hides_reasoning:
+        message["reasoning"] = None
+        # They spell the thinking out.
+        choice["logprobs"] = choice["token_ids"] = None
+    message["reasoning_content"] = message.get("reasoning")

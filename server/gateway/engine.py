@@ -1,0 +1,220 @@
+"""One engine, over its HTTP API: what it is, what it is asked, and whether it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import aiohttp
+import orjson
+from pydantic import BaseModel, ValidationError
+
+from server.budget.receipt import EngineReceipt
+from server.gateway.chat_call import EngineCall
+from server.gateway.errors import EngineDied, EngineMisbehaved, EngineRefused, ReceiptMissing
+from server.gateway.settings import Settings
+from server.gateway.sse import DONE, EventSplitter
+
+PROTOCOL = 1
+"""Version of /s1/engine, `vllm_xargs` and /s1/receipts that this gateway speaks."""
+
+EngineState = Literal["starting", "ready", "down"]
+Enforcement = Literal["native", "none"]
+
+
+class EngineDescription(BaseModel):
+    """GET /s1/engine."""
+
+    protocol: int
+    family: str
+    enforces: tuple[str, ...]
+    minimum_room: int
+    """Fewest completion tokens in which a budgeted request has a non-empty answer."""
+    processor: str | None = None
+    max_model_len: int | None = None
+
+
+@dataclass(slots=True)
+class EngineStatus:
+    """What the pool has learnt of an engine."""
+
+    state: EngineState = "starting"
+    models: tuple[dict[str, Any], ...] = ()
+    """The engine's own model cards; kept when it goes down."""
+    description: EngineDescription | None = None
+    """None: the engine runs without our plugin."""
+    enforcement: Enforcement = "none"
+    reason: str = "not reached yet"
+    """Why the engine isn't ready, or why it enforces nothing; empty when all is well."""
+    reconnects: int = 0
+
+
+@dataclass(slots=True)
+class Engine:
+    url: str
+    session: aiohttp.ClientSession
+    settings: Settings
+    status: EngineStatus = field(default_factory=EngineStatus)
+    outstanding: int = 0
+    """Generations under way."""
+    on_lost: Callable[[], None] = lambda: None
+    """Called when a connection fails, so that the pool looks at once instead of at the next interval."""
+
+    @contextmanager
+    def occupied(self, generations: int) -> Iterator[None]:
+        self.outstanding += generations
+        try:
+            yield
+        finally:
+            self.outstanding -= generations
+
+    def serves(self, model: str) -> bool:
+        return any(card["id"] == model for card in self.status.models)
+
+    @property
+    def enforced_fields(self) -> tuple[str, ...]:
+        if self.status.enforcement == "none" or self.status.description is None:
+            return ()
+        return self.status.description.enforces
+
+    async def complete(self, call: EngineCall) -> dict[str, Any]:
+        """The chat completion of one call.
+
+        Raises:
+            EngineRefused, EngineDied, EngineMisbehaved
+        """
+        try:
+            async with self._post_chat(call) as response:
+                raw = await response.read()
+                _raise_for_status(response.status, raw)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._lost(error) from error
+        return _json_object(raw)
+
+    async def stream(self, call: EngineCall, on_event: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+        """Hand every chunk of one call's stream to `on_event`. Cancelling closes the engine's connection.
+
+        Raises:
+            EngineRefused: also for an error inside the stream.
+            EngineDied: the stream ended without its [DONE].
+            EngineMisbehaved
+        """
+        splitter = EventSplitter()
+        finished = False
+        try:
+            async with self._post_chat(call) as response:
+                if response.status != 200:
+                    _raise_for_status(response.status, await response.read())
+                async for part in response.content.iter_any():
+                    for event in splitter.feed(part):
+                        if event == DONE:
+                            finished = True
+                        else:
+                            await on_event(_stream_chunk(event))
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._lost(error) from error
+        if not finished:
+            raise self._lost(EOFError("the stream ended early"))
+
+    async def receipt(self, receipt_id: str, output_tokens: int) -> EngineReceipt:
+        """The engine's record of a choice, as of at least `output_tokens` tokens.
+
+        Raises:
+            ReceiptMissing, EngineDied, EngineMisbehaved
+        """
+        wait_ms = self.settings.receipt_wait_ms
+        query = {"output_tokens": str(output_tokens), "wait_ms": str(wait_ms)}
+        missing = ReceiptMissing(
+            f"receipt missing: the engine has no record of this choice after {wait_ms} ms"
+        )
+        timeout = aiohttp.ClientTimeout(total=wait_ms / 1000 + self.settings.control_timeout_s)
+        try:
+            async with self.session.get(
+                f"{self.url}/s1/receipts/{receipt_id}", params=query, timeout=timeout
+            ) as response:
+                raw = await response.read()
+                if response.status != 200:
+                    raise missing
+        except TimeoutError:
+            raise missing from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._lost(error) from error
+        recorded = _receipt(raw)
+        if recorded.receipt_id != receipt_id or recorded.output_tokens < output_tokens:
+            raise missing
+        return recorded
+
+    async def healthy(self) -> bool:
+        status, _ = await self._get("/health")
+        return status == 200
+
+    async def learn_models(self) -> tuple[dict[str, Any], ...]:
+        status, raw = await self._get("/v1/models")
+        _raise_for_status(status, raw)
+        cards = _json_object(raw).get("data")
+        if not isinstance(cards, list) or not all(isinstance(card, dict) and "id" in card for card in cards):
+            raise EngineMisbehaved("the engine's /v1/models is not a list of models")
+        return tuple(cards)
+
+    async def learn_description(self) -> EngineDescription | None:
+        """None for an engine without our plugin."""
+        status, raw = await self._get("/s1/engine")
+        if status == 404:
+            return None
+        _raise_for_status(status, raw)
+        try:
+            return EngineDescription.model_validate_json(raw)
+        except ValidationError as error:
+            raise EngineMisbehaved(
+                f"the engine's /s1/engine can't be read: {error.errors()[0]['msg']}"
+            ) from error
+
+    def _post_chat(self, call: EngineCall) -> Any:
+        headers = {"content-type": "application/json", "x-request-id": call.request_id}
+        return self.session.post(f"{self.url}/v1/chat/completions", data=call.body, headers=headers)
+
+    async def _get(self, path: str) -> tuple[int, bytes]:
+        timeout = aiohttp.ClientTimeout(total=self.settings.control_timeout_s)
+        async with self.session.get(self.url + path, timeout=timeout) as response:
+            return response.status, await response.read()
+
+    def _lost(self, error: Exception) -> EngineDied:
+        self.on_lost()
+        detail = "timed out" if isinstance(error, TimeoutError) else type(error).__name__
+        return EngineDied(f"the connection to the engine was lost ({detail}); the request can be repeated")
+
+
+def _raise_for_status(status: int, raw: bytes) -> None:
+    if status == 200:
+        return
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        body = raw.decode(errors="replace")
+    raise EngineRefused.from_body(body, status)
+
+
+def _stream_chunk(event: bytes) -> dict[str, Any]:
+    chunk = _json_object(event)
+    if "error" in chunk or chunk.get("object") == "error":
+        raise EngineRefused.from_body(chunk, status=502)
+    return chunk
+
+
+def _json_object(raw: bytes) -> dict[str, Any]:
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise EngineMisbehaved(f"the engine sent what is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise EngineMisbehaved("the engine sent JSON that is not an object")
+    return body
+
+
+def _receipt(raw: bytes) -> EngineReceipt:
+    try:
+        return EngineReceipt.from_json(_json_object(raw))
+    except (KeyError, TypeError) as error:
+        raise EngineMisbehaved(f"the engine's receipt can't be read: {error!r}") from error

@@ -1,0 +1,54 @@
+"""Liveness, readiness and version."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from server import __version__
+from server.gateway.context import context_of
+from server.gateway.engine import Engine
+
+router = APIRouter(tags=["operation"])
+
+
+@router.get("/health", summary="200 while the gateway is alive, whatever its engines do")
+async def health() -> dict[str, str]:
+    return {"status": "ok", "version": __version__}
+
+
+@router.get("/ready", summary="200 if an engine is ready and probed, else 503; lists the engines")
+async def ready(request: Request) -> Response:
+    pool = context_of(request).engines
+    is_ready = bool(pool.ready)
+    body = {"ready": is_ready, "engines": [_describe(engine) for engine in pool.engines]}
+    return Response(orjson.dumps(body), 200 if is_ready else 503, media_type="application/json")
+
+
+@router.get("/version", summary="The version of the gateway")
+async def version() -> dict[str, str]:
+    return {"version": __version__}
+
+
+@router.get("/", include_in_schema=False)
+async def root() -> dict[str, str]:
+    return {"name": "s1-server", "version": __version__, "docs": "/docs", "ready": "/ready"}
+
+
+def _describe(engine: Engine) -> dict[str, Any]:
+    status = engine.status
+    return {
+        "url": engine.url,
+        "state": status.state,
+        "models": [card["id"] for card in status.models],
+        "enforcement": status.enforcement,
+        "family": status.description.family if status.description else None,
+        "processor": status.description.processor if status.description else None,
+        "fields": list(engine.enforced_fields),
+        "reason": status.reason,
+        "outstanding": engine.outstanding,
+        "reconnects": status.reconnects,
+    }

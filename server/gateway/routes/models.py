@@ -1,0 +1,46 @@
+"""GET /v1/models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from server.gateway.context import context_of
+from server.gateway.engine import Engine
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+@router.get("", summary="The models that are served now, and what thinking budgets they take")
+async def list_models(request: Request) -> dict[str, Any]:
+    served = context_of(request).engines.models()
+    return {"object": "list", "data": [_card(model, engines) for model, engines in served.items()]}
+
+
+# A model's name may hold slashes.
+@router.get("/{model:path}", summary="One model")
+async def get_model(request: Request, model: str) -> dict[str, Any]:
+    engines = context_of(request).engines
+    return _card(engines.resolve_model(model), engines.models()[model])
+
+
+def _card(model: str, engines: list[Engine]) -> dict[str, Any]:
+    """Of several engines that serve a model, the one that enforces most speaks for it: budgets go there."""
+    best = max(engines, key=lambda engine: len(engine.enforced_fields))
+    own = next(card for card in best.status.models if card["id"] == model)
+    description = best.status.description
+    return {
+        "id": model,
+        "object": "model",
+        "created": own.get("created", 0),
+        "owned_by": own.get("owned_by", "s1-server"),
+        "root": own.get("root"),
+        "parent": own.get("parent"),
+        "max_model_len": own.get("max_model_len"),
+        "thinking": {
+            "family": description.family if description else None,
+            "enforcement": best.status.enforcement,
+            "fields": list(best.enforced_fields),
+        },
+    }

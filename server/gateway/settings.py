@@ -1,0 +1,84 @@
+"""The gateway's configuration: read once, checked, then frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+ENVIRONMENT_PREFIX = "S1_GATEWAY_"
+
+
+class SettingsError(ValueError):
+    """A setting that stops the start; the message names it, its value and what was expected."""
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """0 lets the system choose."""
+    engine_urls: tuple[str, ...] = ()
+    """Base URLs of the engines, without /v1. An EnginePool needs one."""
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024
+    connect_timeout_s: Annotated[float, Field(gt=0)] = 2.0
+    control_timeout_s: Annotated[float, Field(gt=0)] = 5.0
+    """For health, models and description of an engine, not for generation, which has no limit."""
+    receipt_wait_ms: Annotated[int, Field(ge=0, le=60_000)] = 2000
+    """How long an engine may look for a receipt: the sampler records it a moment after the last token."""
+    refresh_interval_s: Annotated[float, Field(gt=0)] = 5.0
+    """Between two looks at a ready engine."""
+    starting_interval_s: Annotated[float, Field(gt=0)] = 0.5
+    """Between two looks at an engine that isn't ready."""
+    probe_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    """For one probing request; an engine's first may have to compile."""
+    probe_retry_s: Annotated[float, Field(gt=0)] = 30.0
+    """Before an engine with the plugin that failed its probe is probed again."""
+
+    @field_validator("engine_urls", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        parts = value.split(",") if isinstance(value, str) else value
+        return tuple(str(part).strip().rstrip("/") for part in parts)
+
+    @field_validator("engine_urls")
+    @classmethod
+    def _check_urls(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            if not url.startswith(("http://", "https://")) or url.endswith("/v1"):
+                raise ValueError(f"an engine URL is http(s)://HOST:PORT without /v1. Given: {url}")
+        if len(set(urls)) != len(urls):
+            raise ValueError("an engine URL is given twice")
+        return urls
+
+
+def read_settings(environ: Mapping[str, str], **overrides: Any) -> Settings:
+    """Settings from `S1_GATEWAY_<FIELD>` variables; `overrides` (command line) win, None means not given.
+
+    Raises:
+        SettingsError: a variable with this prefix is unknown, or a value is not what its field takes.
+    """
+    fields: dict[str, Any] = {}
+    for variable, value in environ.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX):
+            continue
+        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if name not in Settings.model_fields or variable != variable.upper():
+            known = ", ".join(ENVIRONMENT_PREFIX + field.upper() for field in Settings.model_fields)
+            raise SettingsError(f"{variable} is not a setting of the gateway; known are {known}")
+        fields[name] = value
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**{**fields, **given})
+    except ValidationError as error:
+        raise SettingsError(_first_problem(error, from_environment=fields.keys() - given.keys())) from None
+
+
+def _first_problem(error: ValidationError, *, from_environment: set[str]) -> str:
+    detail = error.errors(include_url=False)[0]
+    name = str(detail["loc"][0])
+    shown = ENVIRONMENT_PREFIX + name.upper() if name in from_environment else name
+    given = "" if detail["type"] == "missing" else f" Given: {detail['input']!r}"
+    return f"{shown}: {detail['msg']}.{given}"

@@ -1,0 +1,125 @@
+"""Chat completion chunks: from the engines' streams to the client's one stream.
+
+Each choice is its own engine stream. Text is passed on as it comes; only the chunk that ends a choice is held
+until usage and receipt are known, because it carries the receipt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from server.gateway.chat_call import ChatCall, EngineCall
+from server.gateway.engine import Engine
+from server.gateway.errors import EngineMisbehaved
+from server.gateway.gather import run_all
+from server.gateway.receipts import Finish, merged_usage, receipt_for
+from server.gateway.sse import Emit
+
+
+@dataclass(frozen=True, slots=True)
+class StreamShape:
+    """What all chunks of a response have in common."""
+
+    id: str
+    created: int
+    hides_reasoning: bool
+    wants_usage_chunk: bool
+
+    @classmethod
+    def of(cls, call: ChatCall, *, id: str, created: int) -> StreamShape:
+        return cls(id, created, call.hides_reasoning, call.wants_usage_chunk)
+
+
+async def stream_chat(engine: Engine, calls: Sequence[EngineCall], shape: StreamShape, emit: Emit) -> None:
+    """Emit the chunks of all choices, interleaved as they come, then the usage if it was asked for."""
+    streams = [ChoiceStream(engine, call, shape, emit) for call in calls]
+    with engine.occupied(len(calls)):
+        await run_all([stream.run() for stream in streams])
+    if shape.wants_usage_chunk:
+        chunk = streams[0].usage_chunk | {"id": shape.id, "created": shape.created, "choices": []}
+        chunk["usage"] = merged_usage(
+            [stream.usage_chunk["usage"] for stream in streams], [stream.receipt for stream in streams]
+        )
+        if len(streams) > 1:
+            # The engine's timings are of one choice; vLLM leaves them out for several.
+            chunk.pop("metrics", None)
+        await emit(orjson.dumps(chunk))
+
+
+@dataclass(slots=True)
+class ChoiceStream:
+    engine: Engine
+    call: EngineCall
+    shape: StreamShape
+    emit: Emit
+    usage_chunk: dict[str, Any] = field(default_factory=dict)
+    receipt: dict[str, Any] | None = None
+    _held: list[dict[str, Any]] = field(default_factory=list)
+    _has_answer: bool = False
+
+    async def run(self) -> None:
+        await self.engine.stream(self.call, self._on_chunk)
+        if not self._held or not self.usage_chunk:
+            raise EngineMisbehaved("the engine's stream has no finish reason or no usage")
+        for chunk in self._held:
+            await self._finish(chunk)
+
+    async def _on_chunk(self, chunk: dict[str, Any]) -> None:
+        """The hot path: once per token."""
+        choices = chunk.get("choices")
+        if not choices:
+            if chunk.get("usage"):
+                self.usage_chunk = chunk
+            return
+        chunk["id"] = self.shape.id
+        chunk["created"] = self.shape.created
+        # vLLM sends one choice per chunk.
+        choice = choices[0]
+        if self.call.index is not None:
+            choice["index"] = self.call.index
+        worth_sending = self._shape(choice)
+        if choice.get("finish_reason") is not None:
+            chunk = self._hold(chunk, choice)
+        if worth_sending:
+            await self.emit(orjson.dumps(chunk))
+
+    def _shape(self, choice: dict[str, Any]) -> bool:
+        """Put the delta in the client's form; False if nothing is left to say before the finish."""
+        delta = choice["delta"]
+        if delta.get("content") or delta.get("tool_calls"):
+            self._has_answer = True
+        if self.shape.hides_reasoning:
+            delta.pop("reasoning", None)
+            # They spell the thinking out.
+            choice.pop("logprobs", None)
+            choice.pop("token_ids", None)
+        elif "reasoning" in delta:
+            delta["reasoning_content"] = delta["reasoning"]
+        return any(delta.values()) or bool(choice.get("logprobs") or choice.get("token_ids"))
+
+    def _hold(self, chunk: dict[str, Any], choice: dict[str, Any]) -> dict[str, Any]:
+        """Keep the finish for later; return the chunk with what came along with it."""
+        ending = {
+            "index": choice["index"],
+            "delta": {},
+            "finish_reason": choice["finish_reason"],
+            "stop_reason": choice.get("stop_reason"),
+        }
+        self._held.append(chunk | {"choices": [ending]})
+        text = {name: value for name, value in choice.items() if name != "stop_reason"}
+        return chunk | {"choices": [text | {"finish_reason": None}]}
+
+    async def _finish(self, chunk: dict[str, Any]) -> None:
+        choice = chunk["choices"][0]
+        finish = Finish(choice["finish_reason"], choice["stop_reason"], self._has_answer)
+        self.receipt = await receipt_for(self.engine, self.call, finish, self.usage_chunk["usage"])
+        choice["thinking_budget"] = self.receipt
+        if self.receipt is not None and chunk.get("usage"):
+            chunk["usage"] = merged_usage([chunk["usage"]], [self.receipt])
+        if "system_fingerprint" in self.usage_chunk and not self.shape.wants_usage_chunk:
+            chunk["system_fingerprint"] = self.usage_chunk["system_fingerprint"]
+        await self.emit(orjson.dumps(chunk))

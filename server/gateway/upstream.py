@@ -1,0 +1,238 @@
+"""The engine pool: which engines there are, which of them are ready, and which one a request goes to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+import structlog
+
+from server.budget.spec import ThinkingBudget
+from server.gateway.engine import Engine, EngineDescription
+from server.gateway.errors import (
+    EngineDied,
+    EngineMisbehaved,
+    EngineRefused,
+    EngineUnavailable,
+    InvalidRequest,
+    ModelNotFound,
+)
+from server.gateway.probe import Verdict, probe
+from server.gateway.settings import Settings, SettingsError
+
+log = structlog.get_logger(__name__)
+
+_IDLE_CONNECTION_S = 2
+"""Less than the 5 s after which vLLM closes an idle connection: never send on one it is about to close."""
+_SLOW_LOOKS_BEFORE_DOWN = 3
+"""A busy engine may be slow to answer; one that refuses connections is down at once."""
+
+
+class EnginePool:
+    """Watches the engines from `async with` on; `choose` is what a request needs."""
+
+    def __init__(self, settings: Settings) -> None:
+        """
+        Raises:
+            SettingsError: there is no engine URL.
+        """
+        if not settings.engine_urls:
+            raise SettingsError("engine_urls: at least one engine URL is needed. Given: none")
+        self._settings = settings
+        self._watchers: list[asyncio.Task[None]] = []
+        self._session: aiohttp.ClientSession | None = None
+        self.engines: tuple[Engine, ...] = ()
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=_IDLE_CONNECTION_S, socket_factory=_watched_socket
+            ),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout_s),
+            headers={"accept-encoding": "identity"},
+        )
+        watchers = [
+            _Watcher(Engine(url, self._session, self._settings)) for url in self._settings.engine_urls
+        ]
+        self.engines = tuple(watcher.engine for watcher in watchers)
+        self._watchers = [watcher.start() for watcher in watchers]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for watcher in self._watchers:
+            watcher.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+
+    @property
+    def ready(self) -> list[Engine]:
+        return [engine for engine in self.engines if engine.status.state == "ready"]
+
+    def models(self) -> dict[str, list[Engine]]:
+        """The models served now, each with the ready engines that serve it."""
+        served: dict[str, list[Engine]] = {}
+        for engine in self.ready:
+            for card in engine.status.models:
+                served.setdefault(card["id"], []).append(engine)
+        return served
+
+    def resolve_model(self, model: str | None) -> str:
+        """The model asked for, or the only one there is.
+
+        Raises:
+            EngineUnavailable, InvalidRequest, ModelNotFound
+        """
+        served = self.models()
+        if model is None:
+            self._require_ready()
+            if len(served) != 1:
+                names = ", ".join(sorted(served))
+                raise InvalidRequest(
+                    f"`model` is required: this server has {names}. Given: null", param="model"
+                )
+            return next(iter(served))
+        if model in served:
+            return model
+        if any(engine.serves(model) for engine in self.engines):
+            raise EngineUnavailable(f"no engine that serves the model '{model}' is ready")
+        self._require_ready()
+        raise ModelNotFound(f"The model `{model}` does not exist. Given: {model!r}", param="model")
+
+    def choose(self, model: str, budget: ThinkingBudget) -> Engine:
+        """The least busy ready engine that serves `model` and enforces every field of `budget`.
+
+        Raises:
+            InvalidRequest: no engine enforces the budget; `param` is the first field that none does.
+        """
+        candidates = self.models()[model]
+        requested = budget.requested()
+        able = [engine for engine in candidates if requested.keys() <= set(engine.enforced_fields)]
+        if able:
+            return min(able, key=lambda engine: engine.outstanding)
+        best = max(candidates, key=lambda engine: len(engine.enforced_fields))
+        field, value = next(
+            (name, value) for name, value in requested.items() if name not in best.enforced_fields
+        )
+        reason = best.status.reason or f"it enforces {', '.join(best.enforced_fields)}"
+        raise InvalidRequest(
+            f"`{field}` ({value}) can't be enforced by the engine of `{model}` ({best.url}): {reason}",
+            param=field,
+        )
+
+    def _require_ready(self) -> None:
+        if not self.ready:
+            raise EngineUnavailable("no engine is ready")
+
+
+class _Watcher:
+    """Keeps one engine's status true."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._look_now = asyncio.Event()
+        self._slow_looks = 0
+        self._probe_again_at: float | None = None
+        engine.on_lost = self._look_now.set
+
+    def start(self) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._run())
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A watcher that fails by a mistake of ours must not leave its engine looking well for ever."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._not_ready(f"the gateway's watcher failed: {type(error).__name__}")
+            log.error("engine watcher failed", url=self.engine.url, exc_info=error)
+
+    async def _run(self) -> None:
+        settings = self.engine.settings
+        while True:
+            self._look_now.clear()
+            await self._look()
+            if self.engine.status.state != "ready":
+                await asyncio.sleep(settings.starting_interval_s)
+                continue
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._look_now.wait(), settings.refresh_interval_s)
+
+    async def _look(self) -> None:
+        engine = self.engine
+        try:
+            if not await engine.healthy():
+                self._not_ready("its /health is not 200")
+                return
+            models = await engine.learn_models()
+            description = await engine.learn_description()
+            if self._must_probe(models, description):
+                await self._connect(models, description)
+            self._slow_looks = 0
+        except (TimeoutError, EngineRefused, EngineMisbehaved) as error:
+            self._slow_looks += 1
+            if engine.status.state != "ready" or self._slow_looks >= _SLOW_LOOKS_BEFORE_DOWN:
+                self._not_ready(str(error) or "it doesn't answer in time")
+        except (aiohttp.ClientError, EngineDied, OSError) as error:
+            self._not_ready(str(error))
+
+    def _must_probe(self, models: tuple[dict[str, Any], ...], description: EngineDescription | None) -> bool:
+        status = self.engine.status
+        if status.state != "ready" or description != status.description:
+            return True
+        if _names(models) != _names(status.models):
+            return True
+        return self._probe_again_at is not None and time.monotonic() >= self._probe_again_at
+
+    async def _connect(
+        self, models: tuple[dict[str, Any], ...], description: EngineDescription | None
+    ) -> None:
+        status = self.engine.status
+        if not models:
+            self._not_ready("it serves no model")
+            return
+        if status.state == "ready" and description != status.description:
+            self._not_ready("its description changed")
+        verdict = await probe(self.engine, models[0]["id"], description)
+        if status.state == "down":
+            status.reconnects += 1
+        status.models, status.description = models, description
+        status.enforcement, status.reason, status.state = verdict.enforcement, verdict.reason, "ready"
+        self._probe_again_at = self._next_probe(verdict, description)
+        log.info("engine ready", url=self.engine.url, enforcement=verdict.enforcement, reason=verdict.reason)
+
+    def _next_probe(self, verdict: Verdict, description: EngineDescription | None) -> float | None:
+        """A plugin that fails its probe may have had a bad moment; an engine without one will not grow it."""
+        if verdict.enforcement == "native" or description is None:
+            return None
+        return time.monotonic() + self.engine.settings.probe_retry_s
+
+    def _not_ready(self, reason: str) -> None:
+        status = self.engine.status
+        if status.state == "ready":
+            status.state = "down"
+            log.warning("engine down", url=self.engine.url, reason=reason)
+        status.enforcement, status.reason = "none", reason
+
+
+def _names(cards: tuple[dict[str, Any], ...]) -> list[str]:
+    return [card["id"] for card in cards]
+
+
+def _watched_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """Notice within half a minute that an engine's machine has vanished: generation itself has no timeout."""
+    family, kind, protocol, _, _ = address
+    opened = socket.socket(family, kind, protocol)
+    opened.setblocking(False)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+        # Not every system has all of them.
+        if hasattr(socket, option):
+            opened.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    return opened
