@@ -18,7 +18,7 @@ from rich.markup import escape
 from server import __version__
 from server.budget.markers import FAMILIES
 from server.engine.launch import EngineOptions, LaunchError, command, engine_environment, require_vllm
-from server.gateway.settings import Settings, SettingsError, read_settings
+from server.gateway.settings import SettingsError, read_settings
 from server.serve import ServeError, serve_until_stopped
 from training.evaluate.cli import evaluate
 from training.train import train
@@ -80,7 +80,8 @@ def serve(
     """Start an engine and the gateway before it. Whatever follows `--` is handed to vLLM."""
     options = None
     try:
-        if not engine_url:
+        settings = read_settings(os.environ, host=host, port=port, engine_urls=engine_url or None)
+        if not settings.engine_urls:
             require_vllm()
             options = _engine_options(
                 context,
@@ -93,8 +94,6 @@ def serve(
             )
         else:
             _refuse_engine_settings(context, model, family, served_model_name, max_model_len)
-        # With a local engine the supervisor knows the URL; until then a placeholder keeps the type.
-        settings = _settings(host, port, tuple(engine_url or ()) or ("http://127.0.0.1:1",))
     except (LaunchError, SettingsError) as error:
         _fail(str(error))
     configure_logging()
@@ -185,10 +184,6 @@ def _refuse_engine_settings(
             raise LaunchError(
                 f"{name} can't be combined with --engine-url: that engine runs already. Given: {value}"
             )
-
-
-def _settings(host: str | None, port: int | None, engine_urls: tuple[str, ...]) -> Settings:
-    return read_settings(os.environ, host=host, port=port, engine_urls=engine_urls)
 
 
 def _default_log() -> Path:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import uvicorn
+import uvloop
 from fastapi import FastAPI
 from rich.console import Console
 from rich.markup import escape
@@ -46,7 +47,8 @@ def serve_until_stopped(settings: Settings, options: EngineOptions | None, *, lo
             "anyone who reaches this port can use the model[/yellow]"
         )
     try:
-        asyncio.run(_serve(settings, options, listener, log_path=log_path, url=url, console=console))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(settings, options, listener, log_path=log_path, url=url, console=console))
     except KeyboardInterrupt:  # a second Ctrl-C while stopping
         console.print("stopped")
     finally:
@@ -79,7 +81,6 @@ async def _serve(
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            loop="uvloop",
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=_GRACE_S,

@@ -17,14 +17,14 @@ DEFAULT_ANSWER_RESERVE_TOKENS = 512
 RoomLimit = Literal["max_completion_tokens", "context"]
 EndedBy = Literal["model", "max_thinking_tokens", "length", "stop", "request"]
 
-_LIMITS: dict[str, tuple[int, int]] = {
+BUDGET_LIMITS: dict[str, tuple[int, int]] = {
     "max_thinking_tokens": (0, MAX_TOKENS),
     "min_thinking_tokens": (0, MAX_TOKENS),
     "num_waits": (0, MAX_WAITS),
     "answer_reserve_tokens": (1, MAX_TOKENS),
     "landing_tokens": (0, MAX_TOKENS),
 }
-BUDGET_FIELDS = tuple(_LIMITS)
+BUDGET_FIELDS = tuple(BUDGET_LIMITS)
 
 
 class BudgetError(ValueError):
@@ -82,7 +82,7 @@ class ThinkingBudget:
 def _checked_int(name: str, value: object) -> int | None:
     if value is None:
         return None
-    low, high = _LIMITS[name]
+    low, high = BUDGET_LIMITS[name]
     if isinstance(value, bool) or not isinstance(value, int):
         raise BudgetError(name, f"`{name}` must be an integer from {low} to {high}. Given: {value!r}", value)
     if value < low:

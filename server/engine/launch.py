@@ -106,6 +106,8 @@ def engine_environment(options: EngineOptions, *, run_dir: Path, base: Mapping[s
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "PYTHONUNBUFFERED": "1",
+        # Gateways keep connections open; a busy engine must not close one just as it is used again.
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "600",
     }
     if not on_gpu():
         defaults |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_TARGET_DEVICE": "cpu"}

@@ -95,7 +95,7 @@ class EngineRoutes:
         path = scope["path"]
         if path == "/s1/engine":
             info = read_info(self._directory)
-            return _not_found("the worker has not started") if info is None else JSONResponse(info)
+            return _error(503, "the worker has not started") if info is None else JSONResponse(info)
         if path.startswith("/s1/receipts/"):
             query = parse_qs(scope["query_string"].decode("latin-1"))
             receipt = await self._store.take(
@@ -113,5 +113,9 @@ def _number(query: dict[str, list[str]], name: str, default: int) -> int:
 
 
 def _not_found(message: str) -> JSONResponse:
-    error = {"message": message, "type": "not_found_error", "param": None, "code": None}
-    return JSONResponse({"error": error}, status_code=404)
+    return _error(404, message)
+
+
+def _error(status: int, message: str) -> JSONResponse:
+    error = {"message": message, "type": "engine_error", "param": None, "code": None}
+    return JSONResponse({"error": error}, status_code=status)

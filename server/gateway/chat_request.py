@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
-from server.budget.spec import DEFAULT_ANSWER_RESERVE_TOKENS, MAX_TOKENS, MAX_WAITS
+from server.budget.spec import BUDGET_LIMITS, DEFAULT_ANSWER_RESERVE_TOKENS, MAX_TOKENS
 
 MAX_CHOICES = 128
 MAX_STOP_STRINGS = 4
@@ -22,8 +22,9 @@ _TokenCount = Annotated[int, Field(ge=1)]
 _Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 
 
-def _budget_field(low: int, high: int, description: str) -> Any:
+def _budget_field(name: str, description: str) -> Any:
     """Only documented here: `ThinkingBudget.from_fields` checks it, so that all parts check alike."""
+    low, high = BUDGET_LIMITS[name]
     integer: dict[str, Any] = {"type": "integer", "minimum": low, "maximum": high}
     return Field(None, description=description, json_schema_extra={"anyOf": [integer, {"type": "null"}]})
 
@@ -76,22 +77,22 @@ class ChatCompletionRequest(_Checked):
     messages: Annotated[list[Message], Field(min_length=1)]
 
     max_thinking_tokens: Any = _budget_field(
-        0, MAX_TOKENS, "The thinking never has more tokens than this; 0 means no thinking."
+        "max_thinking_tokens", "The thinking never has more tokens than this; 0 means no thinking."
     )
     min_thinking_tokens: Any = _budget_field(
-        0, MAX_TOKENS, "An attempt to end the thinking before this many tokens becomes a wait."
+        "min_thinking_tokens", "An attempt to end the thinking before this many tokens becomes a wait."
     )
     num_waits: Any = _budget_field(
-        0, MAX_WAITS, "How many attempts to end the thinking are replaced by the wait text."
+        "num_waits", "How many attempts to end the thinking are replaced by the wait text."
     )
     answer_reserve_tokens: Any = _budget_field(
-        1,
-        MAX_TOKENS,
+        "answer_reserve_tokens",
         "Tokens kept free for the answer; by default "
         f"{DEFAULT_ANSWER_RESERVE_TOKENS}, or a quarter of the room if that is less.",
     )
     landing_tokens: Any = _budget_field(
-        0, MAX_TOKENS, "So many tokens before the maximum, the first sentence or line end ends the thinking."
+        "landing_tokens",
+        "So many tokens before the maximum, the first sentence or line end ends the thinking.",
     )
 
     frequency_penalty: _Penalty | None = None

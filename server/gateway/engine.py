@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -171,9 +171,21 @@ class Engine:
                 f"the engine's /s1/engine can't be read: {error.errors()[0]['msg']}"
             ) from error
 
-    def _post_chat(self, call: EngineCall) -> Any:
+    @asynccontextmanager
+    async def _post_chat(self, call: EngineCall) -> AsyncIterator[aiohttp.ClientResponse]:
         headers = {"content-type": "application/json", "x-request-id": call.request_id}
-        return self.session.post(f"{self.url}/v1/chat/completions", data=call.body, headers=headers)
+
+        async def send() -> aiohttp.ClientResponse:
+            return await self.session.post(f"{self.url}/v1/chat/completions", data=call.body, headers=headers)
+
+        try:
+            response = await send()
+        except aiohttp.ServerDisconnectedError:
+            # The engine was closing this idle connection when it was reused, and has answered nothing.
+            # One that has died refuses the second attempt at once.
+            response = await send()
+        async with response:
+            yield response
 
     async def _get(self, path: str) -> tuple[int, bytes]:
         timeout = aiohttp.ClientTimeout(total=self.settings.control_timeout_s)

@@ -92,14 +92,19 @@ async def test_32_clients_that_hang_up(served: Running) -> None:
     await until(lambda: metric(served.engine_url, _RUNNING) == 0, timeout_s=2, what="no request running")
 
 
-async def test_a_client_of_a_whole_answer_that_hangs_up(served: Running) -> None:
-    body = _body(served, questions(1)[0], min_thinking_tokens=1500, max_thinking_tokens=1500)
-    body["stream"] = False
+async def test_clients_of_whole_answers_that_hang_up(served: Running) -> None:
+    fields = {"stream": False, "min_thinking_tokens": 1500, "max_thinking_tokens": 1500}
     async with httpx.AsyncClient(timeout=60) as client:
-        request = asyncio.create_task(client.post(f"{served.url}/v1/chat/completions", json=body))
-        await until(lambda: metric(served.engine_url, _RUNNING) == 1, timeout_s=10, what="it runs")
-        request.cancel()
-        await until(lambda: metric(served.engine_url, _RUNNING) == 0, timeout_s=2, what="it ended")
+        requests = [
+            asyncio.create_task(
+                client.post(f"{served.url}/v1/chat/completions", json=_body(served, question) | fields)
+            )
+            for question in questions(24)
+        ]
+        await until(lambda: metric(served.engine_url, _RUNNING) >= 24, timeout_s=30, what="they run")
+        for request in requests:
+            request.cancel()
+        await until(lambda: metric(served.engine_url, _RUNNING) == 0, timeout_s=2, what="they ended")
 
 
 def _victim(served: Running, which: str) -> psutil.Process:

@@ -67,6 +67,20 @@ def serving(directory: Path, *engine_args: str, name: str = "serve") -> Iterator
 
 
 @contextlib.contextmanager
+def gateway_only(directory: Path, *engine_urls: str) -> Iterator[Running]:
+    """`s1 serve --engine-url …` before engines that already run."""
+    log = directory / "gateway.log"
+    port = free_port()
+    argv = [sys.executable, "-m", "server.cli", "serve", "--port", str(port)]
+    for engine_url in engine_urls:
+        argv += ["--engine-url", engine_url]
+    with _process(argv, log) as process:
+        url = f"http://127.0.0.1:{port}"
+        _await(process, log, lambda: httpx.get(f"{url}/ready", timeout=5).status_code == 200)
+        yield Running(url, process, log, engine_url=engine_urls[0])
+
+
+@contextlib.contextmanager
 def engine_alone(
     directory: Path, *engine_args: str, name: str = "engine", plugin: bool = True
 ) -> Iterator[Running]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from training.tiny.words import HELD_OUT_WORDS, TRAINING_WORDS
+from training.tiny.words import HELD_OUT_WORDS, training_words
 
 Family = Literal["chain", "cups", "letters"]
 FAMILIES: tuple[Family, ...] = ("chain", "cups", "letters")
@@ -25,7 +25,7 @@ HELD_OUT_ONE_IN = 20
 
 _CONSONANTS = "bcdfghjklmnprstvwyz"
 _VOWELS = "aeiou"
-_LONGEST_INVENTED_WORD = 10
+_LONGEST_INVENTED_WORD = 12
 _LETTER_PHRASINGS = (
     "How many {letter} in {words}?",
     "How many {letter}'s in {words}?",
@@ -37,7 +37,7 @@ _PLAIN_PHRASING_SHARE = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One operation: ``("+", "7")`` in a chain, ``("P", "Q")`` for cups, ``(letter seen, letter counted)``."""
+    """``("+", "7")`` in a chain, ``("P", "Q")`` for cups, ``(letter seen, letter counted)`` for letters."""
 
     symbol: str
     operand: str
@@ -144,13 +144,17 @@ def _labelled(family: Family, chunks: Sequence[Chunk]) -> str:
 
 
 def _chain_chunk(rng: random.Random) -> Chunk:
-    """Two operations; only factors that keep all ten digits apart, so that no step forgets its input."""
-    steps = []
-    for _ in range(2):
-        symbol = rng.choice("+-**")
-        operand = rng.choice("379") if symbol == "*" else str(rng.randint(1, 9))
-        steps.append(Step(symbol, operand))
-    return tuple(steps)
+    return tuple(_chain_step(rng, rng.choice("+-*")) for _ in range(2))
+
+
+def _chain_step(rng: random.Random, symbol: str) -> Step:
+    """Only factors that keep all ten digits apart, so that no step forgets its input."""
+    return Step(symbol, rng.choice("379") if symbol == "*" else str(rng.randint(1, 9)))
+
+
+def drill_chunk(rng: random.Random, num_steps: int) -> Chunk:
+    """Chain steps to practise one by one: sums are harder to learn than the few products."""
+    return tuple(_chain_step(rng, rng.choice("++--*")) for _ in range(num_steps))
 
 
 def _cups_chunk(rng: random.Random) -> Chunk:
@@ -159,7 +163,7 @@ def _cups_chunk(rng: random.Random) -> Chunk:
 
 def _word(rng: random.Random) -> str:
     if rng.random() < 0.4:
-        return rng.choice(TRAINING_WORDS)
+        return rng.choice(training_words())
     while (word := _invented_word(rng)) in HELD_OUT_WORDS:
         pass
     return word
@@ -167,7 +171,7 @@ def _word(rng: random.Random) -> str:
 
 def _invented_word(rng: random.Random) -> str:
     word = ""
-    for _ in range(rng.choice([2, 2, 3, 3, 4])):
+    for _ in range(rng.choice([2, 2, 3, 3, 4, 5])):
         consonant, vowel = rng.choice(_CONSONANTS), rng.choice(_VOWELS)
         ending = rng.choices(["", vowel, consonant, rng.choice(_CONSONANTS)], [45, 15, 15, 25])[0]
         word += consonant + vowel + ending

@@ -22,10 +22,14 @@ SPECIAL_TOKENS = (END_OF_TEXT, MESSAGE_START, MESSAGE_END)
 MAX_POSITIONS = 2048
 
 _SPACE = "\u0120"  # how byte-level vocabularies write a leading space
+# fmt: off
 _WORDS = (
-    "Wait Final Answer answer think assistant user system Question Review Start at Last digit The ball is under "
-    "Swap Which cup How many in are So check all checked the of and to a you You helpful I what What Hello Hi"
-).split()
+    "Wait", "Final", "Answer", "answer", "think", "assistant", "user", "system", "Question", "Review",
+    "Start", "at", "Last", "digit", "The", "ball", "is", "under", "Swap", "Which", "cup", "How", "many",
+    "in", "are", "So", "check", "all", "checked", "the", "of", "and", "to", "a", "you", "You",
+    "helpful", "I", "what", "What", "Hello", "Hi",
+)
+# fmt: on
 _SYMBOLS_AFTER_SPACE = "=+-*"
 _CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 

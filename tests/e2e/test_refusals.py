@@ -1,0 +1,81 @@
+"""Bad requests through the real server: 4xx naming field, limit and value, and the engine stays up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from server.gateway.chat_fields import VLLM_FIELDS
+from tests.gateway.test_gateway_bad_requests import BAD
+from tests.support.engines import Running, gateway_only
+
+pytestmark = pytest.mark.engine
+
+ASK = {"messages": [{"role": "user", "content": "How many r in raspberry?"}]}
+
+
+@pytest.fixture(scope="module")
+def http(served: Running) -> Any:
+    with httpx.Client(base_url=served.url, timeout=60) as client:
+        yield client
+
+
+def test_every_bad_request_is_refused_and_the_engine_stays_up(http: httpx.Client, served: Running) -> None:
+    engine_before = served.get("/ready")["engines"][0]["reconnects"]
+    assert len(BAD) >= 40
+    for fields, param, holds in BAD:
+        response = http.post("/v1/chat/completions", json={"model": served.model, **ASK, **fields})
+        assert response.status_code == 400, (fields, response.text)
+        error = response.json()["error"]
+        assert error["param"] == param, fields
+        assert all(part in error["message"] for part in holds), (fields, error)
+    assert served.get("/ready")["engines"][0]["reconnects"] == engine_before
+    body = {"model": served.model, **ASK, "max_thinking_tokens": 8}
+    assert http.post("/v1/chat/completions", json=body).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [(b"{", 400, "body"), (b"[]", 400, "body"), (b'{"model": "tiny-reasoner"}', 400, "messages")],
+)
+def test_malformed_bodies(http: httpx.Client, body: bytes, status: int, param: str) -> None:
+    response = http.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
+    assert (response.status_code, response.json()["error"]["param"]) == (status, param)
+
+
+def test_an_unknown_model(http: httpx.Client) -> None:
+    response = http.post("/v1/chat/completions", json={"model": "gpt-17", **ASK})
+    assert (response.status_code, response.json()["error"]["param"]) == (404, "model")
+    assert "gpt-17" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_that_leaves_no_room_for_an_answer(
+    http: httpx.Client, served: Running, stream: bool
+) -> None:
+    """Only the engine knows the prompt's tokens; its refusal comes through with the field's name."""
+    content = "a " * 1015
+    body = {"model": served.model, "messages": [{"role": "user", "content": content}], "stream": stream}
+    response = http.post("/v1/chat/completions", json={**body, "max_thinking_tokens": 50})
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["param"]
+
+
+def test_an_engine_that_enforces_nothing_gets_no_budget(stock: Running, logs: Any) -> None:
+    """A gateway before stock vLLM refuses budgets by name and serves the rest."""
+    with gateway_only(logs, stock.url) as running:
+        body = {"model": stock.model, **ASK}
+        refused = httpx.post(f"{running.url}/v1/chat/completions", json={**body, "num_waits": 1}, timeout=60)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "num_waits")
+        assert "plugin" in refused.json()["error"]["message"]
+        served = httpx.post(f"{running.url}/v1/chat/completions", json={**body, "max_tokens": 8}, timeout=60)
+        assert served.status_code == 200
+        assert running.get("/ready")["engines"][0]["enforcement"] == "none"
+
+
+def test_the_field_list_is_that_of_the_installed_vllm() -> None:
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+    assert set(ChatCompletionRequest.model_fields) == VLLM_FIELDS

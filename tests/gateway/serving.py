@@ -1,0 +1,64 @@
+"""Run the gateway under a real uvicorn on a free port, in the test's own loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from server.gateway.app import create_app
+from server.gateway.settings import Settings
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def eventually(condition: Callable[[], Any], *, within_s: float = 20) -> None:
+    """Wait until `condition()` holds."""
+    async with asyncio.timeout(within_s):
+        # Conditions are about servers whose events this process can't await.
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+
+
+@contextlib.asynccontextmanager
+async def serving(app: FastAPI) -> AsyncIterator[str]:
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", ws="none", lifespan="on")
+    server = _Server(config)
+    task = asyncio.create_task(server.serve())
+    await eventually(lambda: server.started or task.done())
+    assert server.started, "the gateway did not start"
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+@contextlib.asynccontextmanager
+async def gateway(
+    *engine_urls: str, wait_ready: bool = True, **settings: Any
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a gateway over `engine_urls`; intervals are short so that tests needn't wait."""
+    quick = {
+        "refresh_interval_s": 0.02,
+        "starting_interval_s": 0.01,
+        "probe_retry_s": 0.02,
+        "receipt_wait_ms": 50,
+    }
+    app = create_app(Settings(engine_urls=engine_urls, **{**quick, **settings}))
+    pool = app.state.context.engines
+    async with serving(app) as url, httpx.AsyncClient(base_url=url, timeout=30) as client:
+        if wait_ready:
+            await eventually(lambda: len(pool.ready) == len(engine_urls))
+        client.pool = pool  # type: ignore[attr-defined]
+        yield client

@@ -1,0 +1,49 @@
+"""Imports point one way, and the gateway stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ALLOWED = {
+    "server/budget": {"server.budget"},
+    "server/engine": {"server.budget", "server.engine"},
+    "server/gateway": {"server", "server.budget", "server.gateway"},
+    "training": {"training", "server.budget"},
+}
+
+
+def own_imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module or "")
+    return {name for name in names if name.split(".")[0] in ("server", "training", "loadtest")}
+
+
+@pytest.mark.parametrize("folder", ALLOWED)
+def test_imports_point_one_way(folder: str) -> None:
+    files = sorted((ROOT / folder).rglob("*.py"))
+    assert files
+    for path in files:
+        for name in own_imports(path):
+            packages = {package for package in ALLOWED[folder] if f"{name}.".startswith(f"{package}.")}
+            exact = {package for package in packages if package != "server" or name == "server"}
+            assert exact, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_the_gateway_loads_neither_torch_nor_vllm() -> None:
+    program = (
+        "import sys, server.gateway.app\n"
+        "print(sorted({'torch', 'vllm', 'transformers', 'numpy', 'server.engine'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,1 @@
+"""Accuracy against thinking tokens, measured on held-out questions over an OpenAI-compatible API."""

@@ -1,0 +1,84 @@
+"""``s1 evaluate``: accuracy against thinking tokens."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+app = typer.Typer(add_completion=False)
+
+Url = Annotated[str | None, typer.Option(help="An OpenAI-compatible API, such as http://127.0.0.1:8000/v1.")]
+ModelName = Annotated[str | None, typer.Option(help="Model to ask; the first the server lists if absent.")]
+ApiKey = Annotated[str | None, typer.Option(help="Bearer token to send.")]
+Local = Annotated[
+    Path | None,
+    typer.Option(exists=True, file_okay=False, help="Ask this checkpoint folder."),
+]
+Limit = Annotated[int, typer.Option(min=1, help="How many of the held-out questions to ask.")]
+Concurrency = Annotated[int, typer.Option(min=1, help="Requests in flight.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Write the results here.")]
+Card = Annotated[
+    Path | None, typer.Option(exists=True, dir_okay=False, help="Rewrite the curve of this model card.")
+]
+CheckBars = Annotated[bool, typer.Option("--check-bars", help="Exit 1 and name every bar that is missed.")]
+
+
+@app.command()
+def evaluate(
+    url: Url = None,
+    model: ModelName = None,
+    api_key: ApiKey = None,
+    local: Local = None,
+    limit: Limit = 400,
+    concurrency: Concurrency = 16,
+    json_file: JsonFile = None,
+    update_card: Card = None,
+    check_bars: CheckBars = False,
+) -> None:
+    """Measure accuracy against thinking tokens on held-out questions, greedily."""
+    from training.evaluate import report
+    from training.evaluate.bars import failed_bars
+    from training.evaluate.client import ServerError
+    from training.evaluate.measure import measure_local, measure_served
+    from training.evaluate.suite import held_out_questions
+
+    console, errors = Console(), Console(stderr=True)
+    if (url is None) == (local is None):
+        errors.print("Nothing to ask: start a server (`make serve`) and pass its --url, or pass --local DIR.")
+        raise typer.Exit(2)
+    questions = held_out_questions(limit)
+    limit_option = "" if limit == 400 else f" --limit {limit}"
+    try:
+        if local is not None:
+            command = f"s1 evaluate --local {local}{limit_option}"
+            measurement = asyncio.run(measure_local(local, questions, console, command))
+        else:
+            command = f"s1 evaluate --url {url}{limit_option}"
+            measurement = asyncio.run(
+                measure_served(str(url), model, api_key, concurrency, questions, console, command)
+            )
+    except ServerError as error:
+        errors.print(f"{escape(str(error))}\nStart a server with `make serve`, or pass its --url.")
+        raise typer.Exit(2) from error
+    report.print_tables(console, measurement.curves)
+    for message in measurement.errors[:5]:
+        errors.print(f"error: {escape(message)}")
+    if json_file is not None:
+        results = report.as_json(measurement.curves, measurement.provenance)
+        json_file.write_text(json.dumps(results, indent=2) + "\n")
+    if update_card is not None:
+        report.update_card(update_card, measurement.curves, measurement.provenance)
+    if check_bars:
+        _report_bars(failed_bars(measurement.curves), console, errors)
+
+
+def _report_bars(failed: list[str], console: Console, errors: Console) -> None:
+    if failed:
+        for sentence in failed:
+            errors.print(f"bar missed: {sentence}", markup=False)
+        raise typer.Exit(1)
+    console.print("all bars reached")
