@@ -23,7 +23,8 @@ class Settings(BaseModel):
     engine_urls: tuple[str, ...] = ()
     """Base URLs of the engines, without /v1. An EnginePool needs one."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024
-    connect_timeout_s: Annotated[float, Field(gt=0)] = 2.0
+    connect_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    """A dead engine refuses at once; a crowded one may take seconds to accept."""
     control_timeout_s: Annotated[float, Field(gt=0)] = 5.0
     """For health, models and description of an engine, not for generation, which has no limit."""
     receipt_wait_ms: Annotated[int, Field(ge=0, le=60_000)] = 2000

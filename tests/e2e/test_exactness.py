@@ -25,8 +25,17 @@ _SAMPLING: list[dict[str, Any]] = [
 ]
 
 
-def _cases(count: int, *, max_completion_tokens: int) -> list[tuple[str, Settings]]:
-    grid = itertools.cycle(itertools.product([0, 1, 2, 3, 17, 40, 64, 150], [0, 1, 2, 4], [0, 20, 100]))
+_MAXIMA = (0, 1, 2, 3, 17, 40, 64, 150)
+
+
+def _cases(
+    count: int,
+    *,
+    max_completion_tokens: int,
+    maxima: tuple[int, ...] = _MAXIMA,
+    minima: tuple[int, ...] = (0, 20, 100),
+) -> list[tuple[str, Settings]]:
+    grid = itertools.cycle(itertools.product(maxima, [0, 1, 2, 4], minima))
     questions = [question.text for question in held_out_questions(count)]
     random.Random(7).shuffle(questions)
     settings = [
@@ -95,7 +104,7 @@ async def test_greedy_equals_the_multi_round_reference(
 async def test_greedy_equals_the_reference_under_preemption(
     tight: Running, stock: Running, ids: MarkerIds
 ) -> None:
-    cases = _cases(96, max_completion_tokens=260)
+    cases = _cases(96, max_completion_tokens=260, maxima=(150, 170, 200), minima=(0, 140))
     before = metric(tight.url, "vllm:num_preemptions_total")
     await _compare(tight, tight.url, stock, ids, cases, at_once=32)
     assert metric(tight.url, "vllm:num_preemptions_total") > before
