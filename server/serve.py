@@ -123,7 +123,9 @@ class _Announcement:
         enforced = self._pool.ready[0].status.enforcement
         self._console.print(
             f"\n[bold green]ready[/bold green]  {escape(model)} at [bold]{self._url}/v1[/bold]   "
-            f"budgets: {enforced}   API docs: {self._url}/docs   status: {self._url}/ready\n"
+            f"budgets: {enforced}\n"
+            f"[dim]API: {self._url}/docs   engines: {self._url}/ready   meaning: docs/budget.md[/dim]\n",
+            soft_wrap=True,
         )
         self._console.print(example_curl(self._url, model), soft_wrap=True, highlight=False, markup=False)
         self._console.print("\n[dim]Ctrl-C stops gateway and engine.[/dim]")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,8 +32,10 @@ def client(served: Running) -> Iterator[OpenAI]:
 
 
 @pytest.fixture
-async def aclient(served: Running) -> AsyncOpenAI:
-    return AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0, timeout=240)
+async def aclient(served: Running) -> AsyncIterator[AsyncOpenAI]:
+    url = f"{served.url}/v1"
+    async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=240) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")
