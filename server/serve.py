@@ -84,6 +84,8 @@ async def _serve(
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=_GRACE_S,
+            # Longer than clients keep idle connections: never close one just as it is used again.
+            timeout_keep_alive=75,
             server_header=False,
         )
     )

@@ -24,6 +24,9 @@ JsonFile = Annotated[Path | None, typer.Option("--json", dir_okay=False, help="W
 Card = Annotated[
     Path | None, typer.Option(exists=True, dir_okay=False, help="Rewrite the curve of this model card.")
 ]
+FigureFile = Annotated[
+    Path | None, typer.Option("--figure", dir_okay=False, help="Draw the curve here (.svg, .png).")
+]
 CheckBars = Annotated[bool, typer.Option("--check-bars", help="Exit 1 and name every bar that is missed.")]
 
 
@@ -37,7 +40,11 @@ def evaluate(
     concurrency: Concurrency = 16,
     json_file: JsonFile = None,
     update_card: Card = None,
-    check_bars: CheckBars = False,
+    figure: FigureFile = None,
+    check_bars: FigureFile = Annotated[
+    Path | None, typer.Option("--figure", dir_okay=False, help="Draw the curve here (.svg, .png).")
+]
+CheckBars = False,
 ) -> None:
     """Measure accuracy against thinking tokens on held-out questions, greedily."""
     from training.evaluate import report
@@ -72,6 +79,10 @@ def evaluate(
         json_file.write_text(json.dumps(results, indent=2) + "\n")
     if update_card is not None:
         report.update_card(update_card, measurement.curves, measurement.provenance)
+    if figure is not None:
+        from training.evaluate.figure import draw
+
+        draw(measurement.curves, figure)
     if check_bars:
         _report_bars(failed_bars(measurement.curves), console, errors)
 

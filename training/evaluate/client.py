@@ -8,10 +8,9 @@ from typing import Any
 import httpx
 
 from training.evaluate.grading import extract_answer, is_correct
-from training.evaluate.results import Outcome, Setting
+from training.evaluate.results import MAX_COMPLETION_TOKENS, Outcome, Setting
 from training.tiny.tasks import Question
 
-MAX_COMPLETION_TOKENS = 1024
 _TIMEOUT_S = 600.0
 
 

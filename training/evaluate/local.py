@@ -12,9 +12,8 @@ from typing import Any
 from server.budget.machine import BudgetMachine, Phase
 from server.budget.markers import FAMILIES, MarkerIds, marker_ids
 from server.budget.spec import ThinkingBudget, resolve
-from training.evaluate.client import MAX_COMPLETION_TOKENS
 from training.evaluate.grading import extract_answer, is_correct
-from training.evaluate.results import Outcome, Setting
+from training.evaluate.results import MAX_COMPLETION_TOKENS, Outcome, Setting
 from training.tiny.tasks import Question
 
 _BATCH_SIZE = 128

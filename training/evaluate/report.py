@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from training.evaluate.results import BUDGET_WAITS, Curves, Row
+from training.evaluate.results import BUDGET_WAITS, MAX_COMPLETION_TOKENS, Curves, Row
 
 CARD_BEGIN = "<!-- curve:begin -->"
 CARD_END = "<!-- curve:end -->"
@@ -35,7 +35,7 @@ class Provenance:
     versions: dict[str, str]
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "temperature": 0}
+        return {**asdict(self), "temperature": 0, "max_completion_tokens": MAX_COMPLETION_TOKENS}
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
@@ -117,10 +117,11 @@ def _row_as_json(row: Row) -> dict[str, Any]:
 
 
 def _markdown(curves: Curves, provenance: Provenance) -> str:
+    installed = ", ".join(f"{name} {version}" for name, version in provenance.versions.items())
     parts = [
-        f"Measured with `{provenance.command}` on {provenance.started_at[:10]}: {provenance.source}, "
-        f"greedy, {provenance.num_questions} held-out questions (suite `{provenance.suite}`); "
-        f"{', '.join(f'{name} {version}' for name, version in provenance.versions.items())}. "
+        f"Measured with `{provenance.command}` on {provenance.started_at[:10]}: {provenance.source},\n"
+        f"greedy, `max_completion_tokens` {MAX_COMPLETION_TOKENS}, "
+        f"{provenance.num_questions} held-out questions (suite `{provenance.suite}`); {installed}.\n"
         "Accuracies are percentages with 95 % Wilson intervals; tokens are means.\n"
     ]
     for title, first_column, rows in _tables(curves):

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from server.budget.markers import FAMILIES
+from server.engine import config, launch
+from server.engine.launch import EngineOptions, LaunchError, command, engine_environment
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "--logits-processors=x:Y",
+        "--reasoning-parser",
+        "--port",
+        "--host=0.0.0.0",
+        "--model",
+        "--speculative-config",
+    ],
+)
+def test_flags_that_are_ours_are_refused(argument: str) -> None:
+    with pytest.raises(LaunchError, match=f"{argument.split('=')[0]} can't be given to the engine"):
+        EngineOptions(model="m", extra_args=(argument,))
+
+
+def test_an_unknown_family_is_refused() -> None:
+    with pytest.raises(LaunchError, match="--family must be one of s1, deepseek_r1, qwen3. Given: r2"):
+        EngineOptions(model="m", family="r2")
+
+
+def test_the_users_flags_win_over_our_defaults() -> None:
+    ours = command(EngineOptions(model="m"), host="127.0.0.1", port=1)
+    theirs = command(
+        EngineOptions(model="m", extra_args=("--tool-call-parser=llama3_json",)), host="127.0.0.1", port=1
+    )
+    assert ours[ours.index("--tool-call-parser") + 1] == "hermes"
+    assert "--tool-call-parser" not in theirs
+    assert theirs[-1] == "--tool-call-parser=llama3_json"
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        (EngineOptions(model="simplescaling/s1.1-32B"), True),
+        (EngineOptions(model="anything", family="s1"), True),
+        (EngineOptions(model="Qwen/Qwen3-8B"), False),
+        (EngineOptions(model="x", family="s1", extra_args=("--chat-template", "mine.jinja")), False),
+    ],
+)
+def test_s1_models_get_the_template_that_opens_thinking(options: EngineOptions, wanted: bool) -> None:
+    assert (str(launch.S1_TEMPLATE) in command(options, host="h", port=1)) == wanted
+
+
+def test_a_checkpoint_with_its_own_thinking_template_keeps_it(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text("…<|im_start|>think…")
+    argv = command(EngineOptions(model=str(tmp_path), family="s1"), host="h", port=1)
+    assert "--chat-template" not in argv
+
+
+def test_the_environment_reaches_the_engines_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = EngineOptions(model="m", family="qwen3", extra_args=("--data-parallel-size=3",))
+    variables = engine_environment(options, run_dir=tmp_path, base={"VLLM_CPU_KVCACHE_SPACE": "7"})
+    assert variables["VLLM_CPU_KVCACHE_SPACE"] == "7"
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert config.run_dir() == tmp_path
+    assert config.replicas() == 3
+    assert json.loads(os.environ[config.FAMILY_VARIABLE])["name"] == "qwen3"
+
+
+def render(messages: list[dict[str, object]], **variables: object) -> str:
+    import jinja2
+
+    environment = jinja2.Environment()
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
+    template = environment.from_string(launch.S1_TEMPLATE.read_text())
+    return template.render(messages=messages, add_generation_prompt=True, **variables)
+
+
+def test_the_s1_template_is_chatml_with_thinking_opened() -> None:
+    assert render([{"role": "user", "content": "Hi"}]) == (
+        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\nHi<|im_end|>\n"
+        "<|im_start|>assistant\n<|im_start|>think"
+    )
+    assert FAMILIES["s1"].think_start in launch.S1_TEMPLATE.read_text()
+
+
+def test_the_s1_template_renders_tools_calls_and_results() -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+    text = render(
+        [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "1+1"}]},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": "2"},
+            {"role": "tool", "content": "3"},
+        ],
+        tools=[{"type": "function", "function": {"name": "add"}}],
+    )
+    assert text.startswith("<|im_start|>system\nBe brief.\n\n# Tools")
+    assert '{"type": "function", "function": {"name": "add"}}' in text
+    assert (
+        '<|im_start|>assistant\n<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call><|im_end|>'
+        in text
+    )
+    results = "<tool_response>\n2\n</tool_response>\n<tool_response>\n3\n</tool_response><|im_end|>\n"
+    assert f"<|im_start|>user\n{results}" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (
+            ["serve", "model", "--engine-url", "http://127.0.0.1:9"],
+            "MODEL can't be combined with --engine-url",
+        ),
+        (["serve", "--engine-url", "http://127.0.0.1:9", "--", "--x"], "engine arguments after --"),
+        (["serve", "--", "--port", "5"], "--port can't be given to the engine"),
+        (["serve", "--engine-url", "127.0.0.1:9"], "an engine URL is http"),
+        (["serve", "--family", "r2"], "--family must be one of"),
+        (["serve", "--port", "70000"], "70000"),
+    ],
+)
+def test_the_command_line_refuses_by_name(arguments: list[str], says: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "server.cli", *arguments], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert says in " ".join(done.stderr.split())
+
+
+def test_a_taken_port_is_named() -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        arguments = ["serve", "--engine-url", "http://127.0.0.1:9", "--port", str(port)]
+        done = subprocess.run(
+            [sys.executable, "-m", "server.cli", *arguments], capture_output=True, text=True
+        )
+    assert done.returncode == 1
+    assert f"can't listen on 127.0.0.1:{port}" in done.stderr
