@@ -41,10 +41,7 @@ def evaluate(
     json_file: JsonFile = None,
     update_card: Card = None,
     figure: FigureFile = None,
-    check_bars: FigureFile = Annotated[
-    Path | None, typer.Option("--figure", dir_okay=False, help="Draw the curve here (.svg, .png).")
-]
-CheckBars = False,
+    check_bars: CheckBars = False,
 ) -> None:
     """Measure accuracy against thinking tokens on held-out questions, greedily."""
     from training.evaluate import report
