@@ -22,8 +22,11 @@ from training.evaluate.results import (
     Row,
     Setting,
     all_settings,
+    budget_settings,
     make_curves,
+    minimum_settings,
     summarize,
+    wait_settings,
     wilson_interval,
 )
 from training.evaluate.suite import held_out_questions
@@ -247,3 +250,18 @@ def test_the_command_says_what_to_do_without_a_server() -> None:
     assert result.exit_code == 2 and "make serve" in result.output
     result = CliRunner().invoke(app, ["--url", "http://127.0.0.1:9/v1", "--limit", "1"])
     assert result.exit_code == 2 and "does not answer" in result.output
+
+
+@pytest.mark.parametrize("ending", ["svg", "png"])
+def test_the_figure_is_drawn(tmp_path: Path, ending: str) -> None:
+    from training.evaluate.figure import draw
+
+    def rows(settings: list[Setting]) -> tuple[Row, ...]:
+        return tuple(Row(s, 400, 100 + 10 * i, 30.0 * i, 0, 0) for i, s in enumerate(settings))
+
+    curves = Curves(rows(budget_settings()), rows(wait_settings()), rows(minimum_settings()))
+    path = tmp_path / f"curve.{ending}"
+    draw(curves, path)
+    assert path.stat().st_size > 5000
+    if ending == "svg":
+        assert "<svg" in path.read_text()

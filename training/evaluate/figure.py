@@ -6,6 +6,8 @@ from typing import Any
 from training.evaluate.results import BUDGET_WAITS, Curves, Row
 
 _SIZE_INCHES = (7.2, 3.6)
+_CLOSE = 4.0
+"""Points nearer than so many tokens share the first one's label."""
 
 
 def draw(curves: Curves, path: Path) -> None:
@@ -33,7 +35,12 @@ def _line(axes: Any, rows: tuple[Row, ...], label: str, marker: str, field: str)
     below = [100 * (row.accuracy - row.interval[0]) for row in rows]
     above = [100 * (row.interval[1] - row.accuracy) for row in rows]
     axes.errorbar(tokens, accuracy, yerr=(below, above), marker=marker, capsize=3, label=label)
+    offset = (5, -11) if marker == "o" else (-4, 8)
+    labelled = -_CLOSE
     for row, x, y in zip(rows, tokens, accuracy, strict=True):
+        if x - labelled < _CLOSE:
+            continue
+        labelled = x
         axes.annotate(
-            str(getattr(row.setting, field)), (x, y), textcoords="offset points", xytext=(5, -11), fontsize=8
+            str(getattr(row.setting, field)), (x, y), textcoords="offset points", xytext=offset, fontsize=8
         )
