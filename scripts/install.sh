@@ -9,7 +9,7 @@ extras=training
 [ "${1:-}" = dev ] && extras=training,dev
 log=.venv/install.log
 
-say() { printf '\033[2m%s\033[0m\n' "$*" >&2; }
+say() { printf '%s\n' "$*" >&2; }
 fail() {
   printf 'install failed: %s\n' "$*" >&2
   [ -f "$log" ] && tail -n 15 "$log" >&2 && printf 'The whole log: %s\n' "$log" >&2
