@@ -24,6 +24,9 @@ _log = structlog.get_logger(__name__)
 
 _HOST = "127.0.0.1"
 _POLL_S = 0.5
+_HEALTH_INTERVAL_S = 5.0
+_HANG_S = 90.0
+"""Without one healthy answer for so long, a ready engine is taken for hung and started again."""
 _STOP_S = 15.0
 _FIRST_BACKOFF_S = 1.0
 _MAX_BACKOFF_S = 30.0
@@ -110,11 +113,11 @@ class EngineSupervisor:
         process = await self._spawn()
         started = time.monotonic()
         self.pid = process.pid
-        ready = asyncio.create_task(self._await_ready())
+        watch = asyncio.create_task(self._watch(process))
         try:
             await process.wait()
         finally:
-            ready.cancel()
+            watch.cancel()
             await _end_group(process)
             self.pid = None
         return time.monotonic() - started
@@ -134,14 +137,19 @@ class EngineSupervisor:
                 start_new_session=True,
             )
 
-    async def _await_ready(self) -> None:
-        async with httpx.AsyncClient(timeout=2.0) as client:
+    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+        """Note when the engine is ready; from then on, kill it if it stops answering."""
+        healthy_at: float | None = None
+        async with httpx.AsyncClient(timeout=_HEALTH_INTERVAL_S) as client:
             while True:
                 with contextlib.suppress(httpx.TransportError):
                     if (await client.get(f"{self.url}/health")).status_code == httpx.codes.OK:
-                        self._was_ready = True
-                        return
-                await asyncio.sleep(_POLL_S)
+                        self._was_ready, healthy_at = True, time.monotonic()
+                if healthy_at is not None and time.monotonic() - healthy_at > _HANG_S:
+                    _log.error("engine_hung", unhealthy_for_s=_HANG_S, log=str(self.log_path))
+                    process.kill()
+                    return
+                await asyncio.sleep(_POLL_S if healthy_at is None else _HEALTH_INTERVAL_S)
 
     def _clear_run_dir(self) -> None:
         for path in self._run_dir.iterdir():

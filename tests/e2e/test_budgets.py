@@ -20,6 +20,7 @@ from training.evaluate.suite import held_out_questions
 pytestmark = pytest.mark.engine
 
 RASPBERRY = "How many r in raspberry?"
+_MAXIMA = [0, 1, 2, 3, 4, 5, 10, 20, 33, 34, 35, 36, 50, 51, 52, 64, 80, 100, 120, 200]
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,9 @@ def test_maximum_of_64_streamed(
 async def test_receipts_equal_the_reference_in_varied_cases(
     aclient: AsyncOpenAI, served: Running, stock: Running, ids: MarkerIds
 ) -> None:
-    """Waits, ends and counts of 210 choices, budgets 0, 1, 2, around natural lengths, EOS as end token."""
+    """Waits, ends and counts of 200 choices: budgets 0, 1, 2, around natural lengths, EOS as end token."""
     eos_instead = {"logit_bias": {str(ids.end[0]): -100, str(ids.eos_token): 5}}
-    grid = itertools.product([0, 1, 2, 3, 20, 33, 34, 35, 51, 52, 64, 120], [0, 1, 2, 4], [{}, eos_instead])
+    grid = itertools.product(_MAXIMA, [0, 1, 2, 4], [{}, eos_instead])
     cases = [
         (question, Settings(maximum, min(minimum, maximum), waits, 350, sampling))
         for (maximum, waits, sampling), question, minimum in zip(
@@ -156,7 +157,7 @@ async def test_receipts_equal_the_reference_in_varied_cases(
             compared += 1
         reasoning_tokens = answer.usage.completion_tokens_details.reasoning_tokens
         assert reasoning_tokens == outcome.thinking_tokens * len(answer.choices)
-    assert compared >= 110
+    assert compared >= 200
 
 
 def _check_choice(case: tuple[str, Settings], choice: Any, outcome: Outcome) -> None:
@@ -217,6 +218,33 @@ def test_a_budget_beyond_the_context_is_clamped_to_it(client: OpenAI, served: Ru
     assert receipt["clamped_by"] == ["context"]
     assert receipt["effective"]["max"] < 2048
     assert receipt["waits"] == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_thinking_that_the_prompt_leaves_closed_is_opened(
+    client: OpenAI, served: Running, ids: MarkerIds, stream: bool
+) -> None:
+    """Without the template's opening the start marker is forced, counted as marker and never shown."""
+    arguments: dict[str, Any] = {
+        "model": served.model,
+        "messages": ask(RASPBERRY),
+        "temperature": 0,
+        "extra_body": {"max_thinking_tokens": 30, "add_generation_prompt": False, "return_token_ids": True},
+    }
+    if stream:
+        chunks = [c.choices[0] for c in client.chat.completions.create(**arguments, stream=True) if c.choices]
+        token_ids = [token for chunk in chunks for token in chunk.model_dump().get("token_ids") or []]
+        reasoning = "".join(chunk.delta.model_dump().get("reasoning") or "" for chunk in chunks)
+        receipt = chunks[-1].model_dump()["thinking_budget"]
+    else:
+        choice = client.chat.completions.create(**arguments).choices[0].model_dump()
+        token_ids, receipt = choice["token_ids"], choice["thinking_budget"]
+        reasoning = choice["message"]["reasoning"]
+    assert tuple(token_ids[: len(ids.start)]) == ids.start
+    counted = count(token_ids[len(ids.start) :], ids)
+    assert counted.thinking == receipt["thinking_tokens"] <= 30
+    assert receipt["marker_tokens"] == counted.markers + len(ids.start)
+    assert "<|im_start|>" not in reasoning
 
 
 def test_minimum_makes_the_model_go_on(client: OpenAI, served: Running, ids: MarkerIds) -> None:

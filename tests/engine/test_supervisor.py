@@ -76,6 +76,22 @@ async def test_it_starts_restarts_and_leaves_nothing_behind(
     assert group(second) == []
 
 
+async def test_an_engine_that_stops_answering_is_started_again(
+    program: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "_HEALTH_INTERVAL_S", 0.1)
+    monkeypatch.setattr(supervisor, "_HANG_S", 0.5)
+    program(ENGINE)
+    engine = EngineSupervisor(EngineOptions(model="m"), log_path=tmp_path / "log")
+    async with engine.running():
+        await until(lambda: engine._was_ready)
+        hung = engine.pid
+        assert hung is not None
+        os.kill(hung, signal.SIGSTOP)
+        await until(lambda: engine.restarts == 1 and engine.pid not in (None, hung))
+        assert group(hung) == []
+
+
 async def test_an_engine_that_never_was_ready_is_given_up(
     program: Callable[[str], None], tmp_path: Path
 ) -> None:
