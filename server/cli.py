@@ -80,7 +80,9 @@ def serve(
     """Start an engine and the gateway before it. Whatever follows `--` is handed to vLLM."""
     options = None
     try:
-        settings = read_settings(os.environ, host=host, port=port, engine_urls=engine_url or None)
+        settings = read_settings(
+            os.environ, host=host, port=port, engine_urls=engine_url or None, family=family
+        )
         if not settings.engine_urls:
             require_vllm()
             options = _engine_options(
@@ -93,7 +95,7 @@ def serve(
                 max_model_len=max_model_len,
             )
         else:
-            _refuse_engine_settings(context, model, family, served_model_name, max_model_len)
+            _refuse_engine_settings(context, model, served_model_name, max_model_len)
     except (LaunchError, SettingsError) as error:
         _fail(str(error))
     configure_logging()
@@ -167,14 +169,12 @@ def _engine_options(
 def _refuse_engine_settings(
     context: typer.Context,
     model: str | None,
-    family: str | None,
     served_model_name: str | None,
     max_model_len: int | None,
 ) -> None:
     """An engine that already runs can't be configured from here; never accept and ignore."""
     given = {
         "MODEL": model,
-        "--family": family,
         "--served-model-name": served_model_name,
         "--max-model-len": max_model_len,
         "engine arguments after --": " ".join(context.obj or ()) or None,
