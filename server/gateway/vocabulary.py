@@ -165,11 +165,13 @@ class _Learner:
         stopped = await self._generate([newline], max_tokens=2, allowed=[newline], stop_token_ids=[newline])
         if (stopped["finish_reason"], stopped["token_ids"]) != ("stop", [newline]):
             raise RoundsUnavailable("it does not stop at `stop_token_ids`, or hides the token")
-        masked = await self._generate(
-            [newline], max_tokens=1, allowed=[newline, wait], stop_token_ids=[newline], min_tokens=1
-        )
-        if masked["token_ids"] != [wait]:
-            raise RoundsUnavailable("its `min_tokens` does not mask `stop_token_ids`")
+        # Both ways round, as the model prefers one of the two anyway.
+        for stop, other in ((newline, wait), (wait, newline)):
+            masked = await self._generate(
+                [newline], max_tokens=1, allowed=[newline, wait], stop_token_ids=[stop], min_tokens=1
+            )
+            if masked["token_ids"] != [other]:
+                raise RoundsUnavailable("its `min_tokens` does not mask `stop_token_ids`")
 
     async def _texts(self, vocab_size: int, *, separator: int) -> tuple[str, ...]:
         separator_text = await self._text([separator])
