@@ -59,7 +59,7 @@ class Transcript:
 
     def take(self, *, final: bool) -> tuple[str, str]:
         """New reasoning and new content that have become certain."""
-        certain = len(self.text) - (0 if final else self._held)
+        certain = max(0, len(self.text) - (0 if final else self._held))
         marker_at = -1
         if self._content_at is None and self._ends_from is not None:
             marker_at = self.text.find(self._family.think_end, self._ends_from)
@@ -72,14 +72,14 @@ class Transcript:
         return self._reasoning(min(certain, marker_at) if marker_at >= 0 else certain), ""
 
     def _reasoning(self, end: int) -> str:
-        fresh = self.text[self._reasoning_at : end]
+        fresh = self.text[self._reasoning_at : max(self._reasoning_at, end)]
         self._reasoning_at = max(self._reasoning_at, end)
         return fresh
 
     def _content(self, certain: int) -> str:
         if self._content_at is None:
             return ""
-        fresh = self.text[self._content_at : certain]
+        fresh = self.text[self._content_at : max(self._content_at, certain)]
         if not self._in_content:
             if self._family.answer_prompt.startswith(fresh):
                 return ""

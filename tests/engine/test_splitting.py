@@ -19,6 +19,7 @@ def test_split_whole_outputs() -> None:
     assert split_text("think\n<|im_start|>answer\n5", S1) == _pieces("think\n", "5")
     assert split_text("cut\n<|im_start|>answer\nFinal Answer: 5", S1) == _pieces("cut\n", "5")
     assert split_text("<|im_start|>think\nx<|im_start|>answer\n", S1) == _pieces("\nx", None)
+    assert split_text("cut\n<|im_start|>answer\nFinal ", S1) == _pieces("cut\n", None)
     assert split_text("never ends", S1) == _pieces("never ends", None)
 
 

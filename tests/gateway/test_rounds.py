@@ -61,9 +61,13 @@ def native(toy: Toy, budget: ThinkingBudget, room: int | None) -> tuple[list[int
 
 def split(output: list[int], *, opened: bool) -> tuple[str | None, str | None]:
     shown = output[:-1] if output[-1] == EOS else output
-    text = text_of(shown).removeprefix("" if opened else "<|im_start|>think")
-    reasoning, found, rest = text.partition("<|im_start|>answer")
-    content = rest.removeprefix("\nFinal Answer:").lstrip() if found else ""
+    return split_text(text_of(shown), opened=opened)
+
+
+def split_text(text: str, *, opened: bool) -> tuple[str | None, str | None]:
+    text = text.removeprefix("" if opened else "<|im_start|>think")
+    reasoning, _, rest = text.partition("<|im_start|>answer")
+    content = "" if "\nFinal Answer:".startswith(rest) else rest.removeprefix("\nFinal Answer:").lstrip()
     return reasoning or None, content or None
 
 
@@ -174,8 +178,10 @@ async def test_stop_strings_end_where_an_uninterrupted_generation_would(
         if completed is not None:
             stopped += 1
             assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", stop)
-            shown_text = (choice["message"]["reasoning"] or "") + (choice["message"]["content"] or "")
-            assert stop not in shown_text
+            cut = text_of(shown[:completed])
+            assert (choice["message"]["reasoning"], choice["message"]["content"]) == split_text(
+                cut[: cut.find(stop)], opened=True
+            )
         assert choice["thinking_budget"]["answer_tokens"] + choice["thinking_budget"][
             "marker_tokens"
         ] + choice["thinking_budget"]["thinking_tokens"] == len(choice["token_ids"])
