@@ -18,6 +18,7 @@ from rich.markup import escape
 from server import __version__
 from server.budget.markers import FAMILIES
 from server.engine.launch import EngineOptions, LaunchError, command, engine_environment, require_vllm
+from server.gateway.conformance import conformance
 from server.gateway.settings import SettingsError, read_settings
 from server.serve import ServeError, serve_until_stopped
 from training.evaluate.cli import evaluate
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(evaluate)
+app.command()(conformance)
 
 _ENGINE_COMMANDS = ("serve", "engine")
 
