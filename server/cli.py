@@ -18,6 +18,7 @@ from rich.markup import escape
 from server import __version__
 from server.budget.markers import FAMILIES
 from server.engine.launch import EngineOptions, LaunchError, command, engine_environment, require_vllm
+from server.gateway.conformance import conformance
 from server.gateway.settings import SettingsError, read_settings
 from server.serve import ServeError, serve_until_stopped
 from training.evaluate.cli import evaluate
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(evaluate)
+app.command()(conformance)
 
 _ENGINE_COMMANDS = ("serve", "engine")
 
@@ -80,7 +82,9 @@ def serve(
     """Start an engine and the gateway before it. Whatever follows `--` is handed to vLLM."""
     options = None
     try:
-        settings = read_settings(os.environ, host=host, port=port, engine_urls=engine_url or None)
+        settings = read_settings(
+            os.environ, host=host, port=port, engine_urls=engine_url or None, family=family
+        )
         if not settings.engine_urls:
             require_vllm()
             options = _engine_options(
@@ -93,7 +97,7 @@ def serve(
                 max_model_len=max_model_len,
             )
         else:
-            _refuse_engine_settings(context, model, family, served_model_name, max_model_len)
+            _refuse_engine_settings(context, model, served_model_name, max_model_len)
     except (LaunchError, SettingsError) as error:
         _fail(str(error))
     configure_logging()
@@ -167,14 +171,12 @@ def _engine_options(
 def _refuse_engine_settings(
     context: typer.Context,
     model: str | None,
-    family: str | None,
     served_model_name: str | None,
     max_model_len: int | None,
 ) -> None:
     """An engine that already runs can't be configured from here; never accept and ignore."""
     given = {
         "MODEL": model,
-        "--family": family,
         "--served-model-name": served_model_name,
         "--max-model-len": max_model_len,
         "engine arguments after --": " ".join(context.obj or ()) or None,

@@ -26,6 +26,9 @@ def split_text(text: str, family: Family) -> Pieces:
     reasoning, found, rest = text.partition(family.think_end)
     if not found:
         return Pieces(reasoning=reasoning or None, content=None)
+    if family.answer_prompt.startswith(rest):
+        # Cut inside the prompt, by a stop string or the length.
+        rest = ""
     rest = rest.removeprefix(family.answer_prompt)
     return Pieces(reasoning=reasoning or None, content=rest.lstrip() or None)
 

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from server.gateway.chat_call import EngineCall
-from server.gateway.engine import Engine
+from server.gateway.engine import ChatEngine
 from server.gateway.errors import EngineMisbehaved
 from server.gateway.gather import run_all
 from server.gateway.receipts import Finish, merged_usage, receipt_for
 
 
 async def complete_chat(
-    engine: Engine, calls: Sequence[EngineCall], *, id: str, created: int, hides_reasoning: bool
+    engine: ChatEngine, calls: Sequence[EngineCall], *, id: str, created: int, hides_reasoning: bool
 ) -> dict[str, Any]:
     with engine.occupied(len(calls)):
         answers = await run_all([_answer(engine, call, hides_reasoning) for call in calls])
@@ -27,7 +27,7 @@ async def complete_chat(
     return merged
 
 
-async def _answer(engine: Engine, call: EngineCall, hides_reasoning: bool) -> dict[str, Any]:
+async def _answer(engine: ChatEngine, call: EngineCall, hides_reasoning: bool) -> dict[str, Any]:
     answer = await engine.complete(call)
     try:
         for choice in answer["choices"]:
@@ -38,7 +38,7 @@ async def _answer(engine: Engine, call: EngineCall, hides_reasoning: bool) -> di
 
 
 async def _finish(
-    engine: Engine, call: EngineCall, choice: dict[str, Any], usage: dict[str, Any], hides_reasoning: bool
+    engine: ChatEngine, call: EngineCall, choice: dict[str, Any], usage: dict[str, Any], hides_reasoning: bool
 ) -> None:
     message = choice["message"]
     finish = Finish(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import aiohttp
 import orjson
 from pydantic import BaseModel, ValidationError
 
+from server.budget.markers import MarkerIds
 from server.budget.receipt import EngineReceipt
 from server.gateway.chat_call import EngineCall
 from server.gateway.errors import EngineDied, EngineMisbehaved, EngineRefused, ReceiptMissing
@@ -21,7 +22,7 @@ PROTOCOL = 1
 """Version of /s1/engine, `vllm_xargs` and /s1/receipts that this gateway speaks."""
 
 EngineState = Literal["starting", "ready", "down"]
-Enforcement = Literal["native", "none"]
+Enforcement = Literal["native", "rounds", "none"]
 
 
 class EngineDescription(BaseModel):
@@ -36,6 +37,14 @@ class EngineDescription(BaseModel):
     max_model_len: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RoundsSupport:
+    """What the gateway has learnt of an engine without our plugin, to enforce budgets by itself."""
+
+    ids: MarkerIds
+    description: EngineDescription
+
+
 @dataclass(slots=True)
 class EngineStatus:
     """What the pool has learnt of an engine."""
@@ -45,10 +54,23 @@ class EngineStatus:
     """The engine's own model cards; kept when it goes down."""
     description: EngineDescription | None = None
     """None: the engine runs without our plugin."""
+    rounds: RoundsSupport | None = None
+    """Set if the gateway enforces budgets on this engine in rounds."""
     enforcement: Enforcement = "none"
     reason: str = "not reached yet"
     """Why the engine isn't ready, or why it enforces nothing; empty when all is well."""
     reconnects: int = 0
+
+
+class ChatEngine(Protocol):
+    """What answers chat requests: an engine, or the gateway's rounds before one."""
+
+    def occupied(self, generations: int) -> AbstractContextManager[None]: ...
+    async def complete(self, call: EngineCall) -> dict[str, Any]: ...
+    async def stream(
+        self, call: EngineCall, on_event: Callable[[dict[str, Any]], Awaitable[None]]
+    ) -> None: ...
+    async def receipt(self, receipt_id: str, output_tokens: int) -> EngineReceipt: ...
 
 
 @dataclass(slots=True)
@@ -74,10 +96,15 @@ class Engine:
         return any(card["id"] == model for card in self.status.models)
 
     @property
+    def described(self) -> EngineDescription | None:
+        """The engine's own description, or ours of what rounds enforce on it."""
+        rounds = self.status.rounds
+        return self.status.description or (rounds.description if rounds is not None else None)
+
+    @property
     def enforced_fields(self) -> tuple[str, ...]:
-        if self.status.enforcement == "none" or self.status.description is None:
-            return ()
-        return self.status.description.enforces
+        described = self.described
+        return () if self.status.enforcement == "none" or described is None else described.enforces
 
     async def complete(self, call: EngineCall) -> dict[str, Any]:
         """The chat completion of one call.
@@ -85,13 +112,7 @@ class Engine:
         Raises:
             EngineRefused, EngineDied, EngineMisbehaved
         """
-        try:
-            async with self._post_chat(call) as response:
-                raw = await response.read()
-                _raise_for_status(response.status, raw)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._lost(error) from error
-        return _json_object(raw)
+        return await self.post("/v1/chat/completions", call.body, call.request_id)
 
     async def stream(self, call: EngineCall, on_event: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
         """Hand every chunk of one call's stream to `on_event`. Cancelling closes the engine's connection.
@@ -101,10 +122,38 @@ class Engine:
             EngineDied: the stream ended without its [DONE].
             EngineMisbehaved
         """
+        events = self.events("/v1/chat/completions", call.body, call.request_id)
+        async with aclosing(events) as chunks:
+            async for chunk in chunks:
+                await on_event(chunk)
+
+    async def post(
+        self, path: str, body: bytes, request_id: str | None = None, *, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """The JSON object that answers a POST.
+
+        Raises:
+            EngineRefused, EngineDied, EngineMisbehaved
+        """
+        try:
+            async with self._post(path, body, request_id, timeout_s) as response:
+                raw = await response.read()
+                _raise_for_status(response.status, raw)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._lost(error) from error
+        return _json_object(raw)
+
+    async def events(
+        self, path: str, body: bytes, request_id: str | None
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of a streamed answer. Closing the generator closes the engine's connection.
+
+        Raises: as `stream`.
+        """
         splitter = EventSplitter()
         finished = False
         try:
-            async with self._post_chat(call) as response:
+            async with self._post(path, body, request_id) as response:
                 if response.status != 200:
                     _raise_for_status(response.status, await response.read())
                 async for part in response.content.iter_any():
@@ -112,7 +161,7 @@ class Engine:
                         if event == DONE:
                             finished = True
                         else:
-                            await on_event(_stream_chunk(event))
+                            yield _stream_chunk(event)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._lost(error) from error
         if not finished:
@@ -172,11 +221,16 @@ class Engine:
             ) from error
 
     @asynccontextmanager
-    async def _post_chat(self, call: EngineCall) -> AsyncIterator[aiohttp.ClientResponse]:
-        headers = {"content-type": "application/json", "x-request-id": call.request_id}
+    async def _post(
+        self, path: str, body: bytes, request_id: str | None, timeout_s: float | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        headers = {"content-type": "application/json"}
+        if request_id is not None:
+            headers["x-request-id"] = request_id
+        timeout = self.session.timeout if timeout_s is None else aiohttp.ClientTimeout(total=timeout_s)
 
         async def send() -> aiohttp.ClientResponse:
-            return await self.session.post(f"{self.url}/v1/chat/completions", data=call.body, headers=headers)
+            return await self.session.post(self.url + path, data=body, headers=headers, timeout=timeout)
 
         try:
             response = await send()

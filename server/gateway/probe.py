@@ -11,10 +11,11 @@ from typing import Any
 import orjson
 
 from server.budget.receipt import receipt
-from server.budget.spec import BUDGET_FIELDS, ThinkingBudget
+from server.budget.spec import BUDGET_FIELDS, ThinkingBudget, minimum_room
 from server.gateway.chat_call import EngineCall
-from server.gateway.engine import PROTOCOL, Enforcement, Engine, EngineDescription
+from server.gateway.engine import PROTOCOL, Enforcement, Engine, EngineDescription, RoundsSupport
 from server.gateway.errors import EngineMisbehaved, EngineRefused, ReceiptMissing
+from server.gateway.vocabulary import RoundsUnavailable, learn_markers
 
 _QUESTION = "What is 2 + 3?"
 _ANSWER_TOKENS = 4
@@ -24,6 +25,7 @@ _ANSWER_TOKENS = 4
 class Verdict:
     enforcement: Enforcement
     reason: str = ""
+    rounds: RoundsSupport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +56,14 @@ async def probe(engine: Engine, model: str, description: EngineDescription | Non
         EngineDied, TimeoutError, or EngineRefused with a status of 5xx or 429: nothing is known yet.
     """
     if description is None:
-        return Verdict("none", "the engine runs without the s1 plugin: it has no /s1/engine")
+        return await _probe_rounds(engine, model)
     if description.protocol != PROTOCOL:
         return Verdict(
             "none", f"the engine's protocol is {description.protocol}, this gateway's is {PROTOCOL}"
         )
+    family = engine.settings.family
+    if family is not None and family != description.family:
+        return Verdict("none", f"the engine's family is {description.family}, the gateway is told {family}")
     unknown = set(description.enforces) - set(BUDGET_FIELDS)
     if unknown:
         return Verdict("none", f"the engine enforces what this gateway doesn't know: {sorted(unknown)}")
@@ -68,6 +73,25 @@ async def probe(engine: Engine, model: str, description: EngineDescription | Non
         if failure:
             return Verdict("none", failure)
     return Verdict("native")
+
+
+async def _probe_rounds(engine: Engine, model: str) -> Verdict:
+    """What the gateway can do by itself before an engine without our plugin."""
+    try:
+        async with asyncio.timeout(engine.settings.probe_timeout_s):
+            ids, max_model_len = await learn_markers(engine, model, engine.settings.family)
+    except RoundsUnavailable as error:
+        reason = f"the engine runs without the s1 plugin, and the gateway can't force it in rounds: {error}"
+        return Verdict("none", reason)
+    description = EngineDescription(
+        protocol=PROTOCOL,
+        family=ids.family.name,
+        enforces=BUDGET_FIELDS,
+        minimum_room=minimum_room(opening_tokens=len(ids.start), exit_tokens=ids.exit_tokens()),
+        max_model_len=max_model_len,
+    )
+    reason = "the engine runs without the s1 plugin: the gateway forces it in rounds"
+    return Verdict("rounds", reason, RoundsSupport(ids, description))
 
 
 async def _failure(engine: Engine, model: str, description: EngineDescription, check: _Check) -> str | None:

@@ -11,7 +11,7 @@ from server.gateway.chat_call import EngineCall
 from server.gateway.errors import EngineMisbehaved
 
 if TYPE_CHECKING:
-    from server.gateway.engine import Engine
+    from server.gateway.engine import ChatEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Finish:
 
 
 async def receipt_for(
-    engine: Engine, call: EngineCall, finish: Finish, usage: Mapping[str, Any]
+    engine: ChatEngine, call: EngineCall, finish: Finish, usage: Mapping[str, Any]
 ) -> dict[str, Any] | None:
     """The `thinking_budget` object of a choice; None if nothing counted the thinking (no budget was asked).
 

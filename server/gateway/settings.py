@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from server.budget.markers import FAMILIES
+
 ENVIRONMENT_PREFIX = "S1_GATEWAY_"
 
 
@@ -22,6 +24,8 @@ class Settings(BaseModel):
     """0 lets the system choose."""
     engine_urls: tuple[str, ...] = ()
     """Base URLs of the engines, without /v1. An EnginePool needs one."""
+    family: str | None = None
+    """The engines' thinking markers. Needed only by engines without our plugin, where it can't be told."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024
     connect_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     """A dead engine refuses at once; a crowded one may take seconds to accept."""
@@ -43,6 +47,13 @@ class Settings(BaseModel):
     def _split(cls, value: Any) -> Any:
         parts = value.split(",") if isinstance(value, str) else value
         return tuple(str(part).strip().rstrip("/") for part in parts)
+
+    @field_validator("family")
+    @classmethod
+    def _check_family(cls, family: str | None) -> str | None:
+        if family is not None and family not in FAMILIES:
+            raise ValueError(f"must be one of {', '.join(FAMILIES)}")
+        return family
 
     @field_validator("engine_urls")
     @classmethod

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from server.gateway.chat_call import ChatCall, EngineCall
-from server.gateway.engine import Engine
+from server.gateway.engine import ChatEngine
 from server.gateway.errors import EngineMisbehaved
 from server.gateway.gather import run_all
 from server.gateway.receipts import Finish, merged_usage, receipt_for
@@ -34,7 +34,9 @@ class StreamShape:
         return cls(id, created, call.hides_reasoning, call.wants_usage_chunk)
 
 
-async def stream_chat(engine: Engine, calls: Sequence[EngineCall], shape: StreamShape, emit: Emit) -> None:
+async def stream_chat(
+    engine: ChatEngine, calls: Sequence[EngineCall], shape: StreamShape, emit: Emit
+) -> None:
     """Emit the chunks of all choices, interleaved as they come, then the usage if it was asked for."""
     streams = [ChoiceStream(engine, call, shape, emit) for call in calls]
     with engine.occupied(len(calls)):
@@ -52,7 +54,7 @@ async def stream_chat(engine: Engine, calls: Sequence[EngineCall], shape: Stream
 
 @dataclass(slots=True)
 class ChoiceStream:
-    engine: Engine
+    engine: ChatEngine
     call: EngineCall
     shape: StreamShape
     emit: Emit

@@ -116,7 +116,8 @@ class EnginePool:
         requested = budget.requested()
         able = [engine for engine in candidates if requested.keys() <= set(engine.enforced_fields)]
         if able:
-            return min(able, key=lambda engine: engine.outstanding)
+            # Rounds cost the engine more, and honour fewer fields.
+            return min(able, key=lambda engine: (engine.status.enforcement == "rounds", engine.outstanding))
         best = max(candidates, key=lambda engine: len(engine.enforced_fields))
         field, value = next(
             (name, value) for name, value in requested.items() if name not in best.enforced_fields
@@ -203,6 +204,7 @@ class _Watcher:
         if status.state == "down":
             status.reconnects += 1
         status.models, status.description = models, description
+        status.rounds = verdict.rounds
         status.enforcement, status.reason, status.state = verdict.enforcement, verdict.reason, "ready"
         self._probe_again_at = self._next_probe(verdict, description)
         log.info("engine ready", url=self.engine.url, enforcement=verdict.enforcement, reason=verdict.reason)
@@ -218,7 +220,7 @@ class _Watcher:
         if status.state == "ready":
             status.state = "down"
             log.warning("engine down", url=self.engine.url, reason=reason)
-        status.enforcement, status.reason = "none", reason
+        status.enforcement, status.rounds, status.reason = "none", None, reason
 
 
 def _names(cards: tuple[dict[str, Any], ...]) -> list[str]:

@@ -19,6 +19,7 @@ def test_split_whole_outputs() -> None:
     assert split_text("think\n<|im_start|>answer\n5", S1) == _pieces("think\n", "5")
     assert split_text("cut\n<|im_start|>answer\nFinal Answer: 5", S1) == _pieces("cut\n", "5")
     assert split_text("<|im_start|>think\nx<|im_start|>answer\n", S1) == _pieces("\nx", None)
+    assert split_text("cut\n<|im_start|>answer\nFinal ", S1) == _pieces("cut\n", None)
     assert split_text("never ends", S1) == _pieces("never ends", None)
 
 
@@ -70,12 +71,7 @@ def test_any_cut_gives_the_whole_split(
         got_content += pieces.content or ""
     whole = split_text("".join(text for _, text in tokens), S1)
     assert got_reasoning == (whole.reasoning or "")
-    if splitter.in_content or whole.content is None:
-        assert got_content == (whole.content or "")
-    else:
-        # The content so far could still become the answer prompt; nothing of it was given out.
-        assert "\nFinal Answer:".startswith("\n" + whole.content)
-        assert got_content == ""
+    assert got_content == (whole.content or "")
 
 
 def test_a_lookalike_in_ordinary_tokens_does_not_end_thinking() -> None:

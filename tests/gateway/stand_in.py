@@ -246,7 +246,7 @@ async def _chat(engine: StandIn, request: web.Request) -> web.StreamResponse:
         engine.probes += 1
     else:
         engine.bodies.append(body)
-        engine.request_ids.append(request.headers["x-request-id"])
+        engine.request_ids.append(request.headers.get("x-request-id", ""))
     if faults.refuse is not None:
         status, refusal = faults.refuse
         return web.json_response(refusal, status=status)
@@ -302,7 +302,7 @@ def _completion(
         "token_ids": list(range(len(everything))) if body.get("return_token_ids") else None,
     }
     return {
-        "id": f"chatcmpl-{request.headers['x-request-id']}",
+        "id": f"chatcmpl-{request.headers.get('x-request-id', '')}",
         "object": "chat.completion",
         "created": CREATED,
         "model": body["model"],
@@ -384,7 +384,7 @@ class _Writer:
 
     def chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
-            "id": f"chatcmpl-{self.request.headers['x-request-id']}",
+            "id": f"chatcmpl-{self.request.headers.get('x-request-id', '')}",
             "object": "chat.completion.chunk",
             "created": CREATED,
             "model": self.body["model"],

@@ -67,13 +67,15 @@ def serving(directory: Path, *engine_args: str, name: str = "serve") -> Iterator
 
 
 @contextlib.contextmanager
-def gateway_only(directory: Path, *engine_urls: str) -> Iterator[Running]:
+def gateway_only(directory: Path, *engine_urls: str, family: str | None = None) -> Iterator[Running]:
     """`s1 serve --engine-url …` before engines that already run."""
     log = directory / "gateway.log"
     port = free_port()
     argv = [sys.executable, "-m", "server.cli", "serve", "--port", str(port)]
     for engine_url in engine_urls:
         argv += ["--engine-url", engine_url]
+    if family is not None:
+        argv += ["--family", family]
     with _process(argv, log) as process:
         url = f"http://127.0.0.1:{port}"
         _await(process, log, lambda: httpx.get(f"{url}/ready", timeout=5).status_code == 200)

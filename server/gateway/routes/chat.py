@@ -15,7 +15,9 @@ from server.gateway.chat_call import ChatCall, engine_calls, parse_chat
 from server.gateway.completion import complete_chat
 from server.gateway.context import context_of
 from server.gateway.disconnect import unless_disconnected
-from server.gateway.engine import Engine
+from server.gateway.engine import ChatEngine, Engine
+from server.gateway.rounds import Rounds
+from server.gateway.rounds_fields import check_rounds_fields
 from server.gateway.sse import Emit, EventStream
 from server.gateway.streaming import StreamShape, stream_chat
 
@@ -34,6 +36,7 @@ async def create_chat_completion(request: Request) -> Response:
     call = parse_chat(await read_json_object(request, max_bytes=context.settings.max_body_bytes))
     model = context.engines.resolve_model(call.model)
     engine = context.engines.choose(model, call.budget)
+    answering = _answering(call, engine)
     _check_room(call, engine)
     request_id = identify(request, call.fields.get("request_id"))
     calls = engine_calls(call, model=model, request_id=request_id)
@@ -42,14 +45,26 @@ async def create_chat_completion(request: Request) -> Response:
         shape = StreamShape.of(call, id=id, created=created)
 
         async def produce(emit: Emit) -> None:
-            await stream_chat(engine, calls, shape, emit)
+            await stream_chat(answering, calls, shape, emit)
 
         return EventStream(produce)
     completion = await unless_disconnected(
         request.receive,
-        complete_chat(engine, calls, id=id, created=created, hides_reasoning=call.hides_reasoning),
+        complete_chat(answering, calls, id=id, created=created, hides_reasoning=call.hides_reasoning),
     )
     return Response(orjson.dumps(completion), media_type="application/json")
+
+
+def _answering(call: ChatCall, engine: Engine) -> ChatEngine:
+    """The engine itself, or the gateway's rounds before it.
+
+    Raises:
+        InvalidRequest: the request has a field that rounds can't honour.
+    """
+    if not call.budget.is_set or engine.status.rounds is None:
+        return engine
+    check_rounds_fields(call.fields, url=engine.url)
+    return Rounds(engine, engine.status.rounds)
 
 
 def _check_room(call: ChatCall, engine: Engine) -> None:
@@ -58,7 +73,7 @@ def _check_room(call: ChatCall, engine: Engine) -> None:
     Raises:
         BudgetError: `param` is the field the client gave.
     """
-    description = engine.status.description
+    description = engine.described
     if not call.budget.is_set or call.room is None or description is None or call.answer_is_constrained:
         return
     field, room = call.room

@@ -39,14 +39,14 @@ async def root() -> dict[str, str]:
 
 
 def _describe(engine: Engine) -> dict[str, Any]:
-    status = engine.status
+    status, described = engine.status, engine.described
     return {
         "url": engine.url,
         "state": status.state,
         "models": [card["id"] for card in status.models],
         "enforcement": status.enforcement,
-        "family": status.description.family if status.description else None,
-        "processor": status.description.processor if status.description else None,
+        "family": described.family if described else None,
+        "processor": described.processor if described else None,
         "fields": list(engine.enforced_fields),
         "reason": status.reason,
         "outstanding": engine.outstanding,
