@@ -92,6 +92,25 @@ class DeviceBatch:
         self._staged: dict[int, list[int]] = {}
         self._parked: dict[int, Snapshot] = {}
 
+    def warm_up(self, tokens: torch.Tensor, total_len: torch.Tensor) -> None:
+        """Compile the kernels now, on no request, rather than in front of the first one."""
+        nobody = torch.full((1,), -1, dtype=torch.int64, device=self.device)
+        zeros = torch.zeros(2, dtype=torch.int32, device=self.device)
+        self._advance(nobody, tokens, total_len, parked=(self._state[:1], self._bits[:1]))
+        for ids_dtype in (torch.int32, torch.int64):
+            self.decide(
+                torch.zeros((1, self._vocab_size), dtype=torch.float32, device=self.device),
+                slots=nobody,
+                row_slots=nobody,
+                row_places=zeros[:1],
+                input_ids=zeros[:1].to(ids_dtype),
+                tokens=tokens,
+                total_len=total_len,
+            )
+            sampled = zeros[:1].view(1, 1).to(ids_dtype)
+            self.replace(sampled, nobody)
+            self.replace(sampled, nobody, num_sampled=zeros[:1].clone(), row_starts=zeros)
+
     # -- slots are filled and left --------------------------------------------------------------------
 
     def vacate(self, slot: int) -> None:

@@ -147,7 +147,8 @@ def _waits_now(waits, thinking, num_waits, minimum):
 @triton.jit
 def _step(
     token_class, ended,
-    phase, script, script_pos, thinking, waits, blanks, just_waited, seen, end, answer_begin, by_model,
+    phase, script, script_pos, thinking, waits, blanks, just_waited, seen, end, answer_begin,
+    by_model,
     maximum, minimum, num_waits, landing, free_answer, script_lengths,
 ):  # fmt: skip
     """Commit one token. `ended`: an end token was sampled here; the token that stands replaced it.
@@ -200,7 +201,8 @@ def _step(
     by_model = tl.where(leaves, 0, by_model)
     end = tl.where(leaves, tl.where(newline, seen + 1, seen), end)
     return (
-        phase, script, script_pos, thinking, waits, blanks, just_waited, seen, end, answer_begin, by_model,
+        phase, script, script_pos, thinking, waits, blanks, just_waited, seen, end, answer_begin,
+        by_model,
         waiting,
     )  # fmt: skip
 
@@ -281,11 +283,13 @@ def advance(
             waited = (tl.load(parked_bits + (position >> 5)) >> (position & 31)) & 1
             ended = ended | waited
         (
-            phase, script, script_pos, thinking, waits, blanks, just_waited, seen, end, answer_begin, by_model,
+            phase, script, script_pos, thinking, waits, blanks, just_waited, seen, end, answer_begin,
+            by_model,
             waiting,
         ) = _step(
             _token_class(classes_ptr, token, vocab_size), ended,
-            phase, script, script_pos, thinking, waits, blanks, just_waited, seen, end, answer_begin, by_model,
+            phase, script, script_pos, thinking, waits, blanks, just_waited, seen, end, answer_begin,
+            by_model,
             maximum, minimum, num_waits, landing, free_answer, lengths_ptr,
         )  # fmt: skip
         if REPLAY == 0:
@@ -356,11 +360,13 @@ def plan_rows(
         token_class = _token_class(classes_ptr, draft, vocab_size)
         ended = ((token_class & _C_END) != 0).to(tl.int32)
         (
-            phase, script, script_pos, thinking, waits, blanks, just_waited, seen, end, answer_begin, by_model,
+            phase, script, script_pos, thinking, waits, blanks, just_waited, seen, end, answer_begin,
+            by_model,
             _waiting,
         ) = _step(
             token_class, ended,
-            phase, script, script_pos, thinking, waits, blanks, just_waited, seen, end, answer_begin, by_model,
+            phase, script, script_pos, thinking, waits, blanks, just_waited, seen, end, answer_begin,
+            by_model,
             maximum, minimum, num_waits, landing, free_answer, lengths_ptr,
         )  # fmt: skip
 
@@ -449,7 +455,7 @@ def post(
             token = tl.where(forced >= 0, forced, token)
             ended_at = tl.where(attempt, seen + place, ended_at)
             kept = tl.where(token != sampled, place + 1, kept)
-            tl.store(at, token.to(sampled_ptr.dtype.element_ty))
+            tl.store(at, token)
     tl.store(s + _ENDED_AT, ended_at)
     if SPECULATIVE:
-        tl.store(num_sampled_ptr + request, kept.to(num_sampled_ptr.dtype.element_ty))
+        tl.store(num_sampled_ptr + request, kept)

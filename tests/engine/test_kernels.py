@@ -1,4 +1,4 @@
-"""The kernels against the scalar machine: random batches with drafts, discards, preemption, recycled slots."""
+"""The kernels against the scalar machine: random batches, drafts, discards, preemption, recycled slots."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Bench:
     # -- between steps --------------------------------------------------------------------------------
 
     def leave(self, chance: float) -> None:
-        """Finish or preempt some requests; one that is preempted may lose its last tokens (async scheduling)."""
+        """Finish or preempt some requests; preemption may cost the last tokens (async scheduling)."""
         leaving = [run for run in self._placed() if self.random.random() < chance]
         budgeted = [run for run in leaving if run.machine is not None]
         if budgeted:
@@ -237,10 +237,8 @@ class Bench:
                 run.machine.commit(token)
 
 
-def _demanded(
-    machine: BudgetMachine | None, spoken: list[int]
-) -> tuple[BudgetMachine | None, list[int]]:
-    """The tokens that must stand, up to the first that is not what was sampled, and the machine after them."""
+def _demanded(machine: BudgetMachine | None, spoken: list[int]) -> tuple[BudgetMachine | None, list[int]]:
+    """The machine after them, and the tokens that must stand, up to the first that was not sampled."""
     if machine is None:
         return None, spoken
     machine = copy.deepcopy(machine)
