@@ -151,6 +151,6 @@ def _event_on(device: torch.device) -> Any:
     """An event after all that was enqueued so far; waiting for it yields the processor."""
     if device.type != "cuda":
         return None
-    event = torch.cuda.Event(blocking=True)
+    event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
     event.record()
     return event

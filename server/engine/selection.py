@@ -44,7 +44,8 @@ def choose_runner(environment: Mapping[str, str], *, on_gpu: bool) -> Runner:
     if vllm_value is not None and vllm_value != _VLLM_VALUE[runner]:
         raise SelectionError(
             f"{_VLLM_VARIABLE} must be {_VLLM_VALUE[runner]} with {RUNNER_VARIABLE}={runner}: our "
-            f"processor is written for one of vLLM's runners. Given: {vllm_value}. Unset it, and set {RUNNER_VARIABLE}"
+            f"processor is written for one of vLLM's runners. Given: {vllm_value}. "
+            f"Unset it, and set {RUNNER_VARIABLE}"
         )
     return runner
 
