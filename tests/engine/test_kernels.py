@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import random
+import subprocess
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -250,7 +253,34 @@ def _demanded(machine: BudgetMachine | None, spoken: list[int]) -> tuple[BudgetM
     return machine, tokens
 
 
-@settings(max_examples=110, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def _run(bench: Bench, *, steps: int, drafts: int) -> None:
+    for _ in range(steps):
+        bench.leave(0.06)
+        bench.place()
+        bench.step(drafts)
+    bench.leave(1.0)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_fixed_batches(seed: int) -> None:
+    """The same 24 benches at every run, each of up to 8 requests and 30 steps."""
+    rng = random.Random(seed)
+    wait = rng.choice([(WAIT,), (WAIT, WAIT_TAIL), (WAIT, WAIT_TAIL, 30)])
+    bench = Bench(toy_markers(family=rng.choice(["s1", "s1", "qwen3"]), wait=wait), seed)
+    for _ in range(rng.randint(4, 8)):
+        budget = EffectiveBudget(
+            max=rng.choice([rng.randint(0, 14), rng.randint(30, 90)]),
+            min=rng.choice([rng.randint(0, 8), 40]),
+            num_waits=rng.choice([rng.randint(0, 4), 50]),
+            landing=rng.choice([0, rng.randint(0, 8)]),
+            clamped_by=(),
+        )
+        opened, answer_prompt = rng.random() < 0.6, rng.random() < 0.6
+        bench.add(budget if rng.random() < 0.85 else None, opened=opened, answer_prompt=answer_prompt)
+    _run(bench, steps=rng.randint(12, 30), drafts=seed % 5)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     ids=marker_sets,
     requests=st.lists(
@@ -272,8 +302,16 @@ def test_kernels_equal_the_machine(
     bench = Bench(ids, seed)
     for budget, opened, answer_prompt in requests:
         bench.add(budget, opened=opened, answer_prompt=answer_prompt)
-    for _ in range(steps):
-        bench.leave(0.06)
-        bench.place()
-        bench.step(drafts)
-    bench.leave(1.0)
+    _run(bench, steps=steps, drafts=drafts)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_kernels_compile_for_gpus(capability: int) -> None:
+    """Triton's own compiler, down to machine code; in a process of its own, without the interpreter."""
+    nvidia = pytest.importorskip("triton.backends.nvidia")
+    if not list(Path(nvidia.__path__[0]).glob("bin/ptxas*")):
+        pytest.skip("this Triton has no assembler for NVIDIA GPUs")
+    program = [sys.executable, "-m", "tests.support.compile_kernels", str(capability)]
+    done = subprocess.run(program, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["advance"] * 2 + ["plan_rows"] * 4 + ["edit_logits"] + ["post"] * 4
