@@ -17,7 +17,15 @@ from rich.markup import escape
 
 from server import __version__
 from server.budget.markers import FAMILIES
-from server.engine.launch import EngineOptions, LaunchError, command, engine_environment, require_vllm
+from server.engine.launch import (
+    EngineOptions,
+    LaunchError,
+    command,
+    engine_environment,
+    on_gpu,
+    require_vllm,
+)
+from server.engine.selection import SelectionError, choose_runner
 from server.gateway.conformance import conformance
 from server.gateway.settings import SettingsError, read_settings
 from server.serve import ServeError, serve_until_stopped
@@ -98,7 +106,7 @@ def serve(
             )
         else:
             _refuse_engine_settings(context, model, served_model_name, max_model_len)
-    except (LaunchError, SettingsError) as error:
+    except (LaunchError, SelectionError, SettingsError) as error:
         _fail(str(error))
     configure_logging()
     try:
@@ -131,7 +139,7 @@ def engine(
             pipeline_parallel_size=pipeline_parallel_size,
             max_model_len=max_model_len,
         )
-    except LaunchError as error:
+    except (LaunchError, SelectionError) as error:
         _fail(str(error))
     run_dir = Path(tempfile.mkdtemp(prefix="s1-engine-"))
     argv = command(options, host=host, port=port)
@@ -164,6 +172,7 @@ def _engine_options(
         tensor_parallel_size=tensor_parallel_size,
         pipeline_parallel_size=pipeline_parallel_size,
         max_model_len=max_model_len,
+        runner=choose_runner(os.environ, on_gpu=on_gpu()),
         extra_args=tuple(context.obj or ()),
     )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from server.budget.markers import FAMILIES, Family, family_named
 from server.engine.config import environment
+from server.engine.selection import PROCESSORS, RUNNER_VARIABLE, Runner, runner_environment
 
 _HERE = Path(__file__).parent
 S1_TEMPLATE = _HERE / "templates" / "s1.jinja"
@@ -24,7 +25,10 @@ _OURS = {
     "--host": "the gateway publishes the server: use s1 serve --host",
     "--port": "the gateway publishes the server: use s1 serve --port",
     "--model": "name the model before `--`",
-    "--speculative-config": "vLLM's V1 runner has no custom sampling with speculative decoding",
+}
+_OURS_ON_V1 = {
+    "--speculative-config": "vLLM's V1 runner has no custom sampling with speculative decoding; "
+    f"{RUNNER_VARIABLE}=v2 on a GPU has",
 }
 
 
@@ -42,13 +46,15 @@ class EngineOptions:
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
     max_model_len: int | None = None
+    runner: Runner = "v1"
     extra_args: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
+        ours = _OURS | _OURS_ON_V1 if self.runner == "v1" else _OURS
         for argument in self.extra_args:
             name = argument.split("=", 1)[0]
-            if name in _OURS:
-                raise LaunchError(f"{name} can't be given to the engine: {_OURS[name]}. Given: {argument}")
+            if name in ours:
+                raise LaunchError(f"{name} can't be given to the engine: {ours[name]}. Given: {argument}")
         if self.family is not None and self.family not in FAMILIES:
             raise LaunchError(f"--family must be one of {', '.join(FAMILIES)}. Given: {self.family}")
 
@@ -78,14 +84,15 @@ def command(options: EngineOptions, *, host: str, port: int) -> list[str]:
         "--model", options.model,
         "--host", host,
         "--port", str(port),
-        "--logits-processors", "server.engine.processor_v1:BudgetForcing",
+        "--logits-processors", PROCESSORS[options.runner],
         "--reasoning-parser-plugin", str(_HERE / "reasoning_parser.py"),
         "--reasoning-parser", "s1_thinking",
         "--middleware", "server.engine.routes.EngineRoutes",
         "--tensor-parallel-size", str(options.tensor_parallel_size),
         "--pipeline-parallel-size", str(options.pipeline_parallel_size),
-        "--no-async-scheduling",
     ]  # fmt: skip
+    if options.runner == "v1":
+        arguments.append("--no-async-scheduling")
     if options.served_model_name is not None:
         arguments += ["--served-model-name", options.served_model_name]
     if options.max_model_len is not None:
@@ -101,8 +108,6 @@ def engine_environment(options: EngineOptions, *, run_dir: Path, base: Mapping[s
     family = options.family and family_named(options.family)
     ours = environment(run_dir=run_dir, family=family or None, replicas=_replicas(options.extra_args))
     defaults = {
-        # Our processor is written for the V1 runner; vLLM 0.32 would choose V2 on a GPU.
-        "VLLM_USE_V2_MODEL_RUNNER": "0",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "PYTHONUNBUFFERED": "1",
@@ -111,7 +116,7 @@ def engine_environment(options: EngineOptions, *, run_dir: Path, base: Mapping[s
     }
     if not on_gpu():
         defaults |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_TARGET_DEVICE": "cpu"}
-    return {**defaults, **base, **ours}
+    return {**defaults, **base, **ours, **runner_environment(options.runner)}
 
 
 def detect_local_family(model: str) -> Family | None:

@@ -9,24 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams
-from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
 from server.budget.markers import MarkerIds
-from server.budget.spec import BudgetError, EffectiveBudget
 from server.engine import sampler_hook
-from server.engine.admission import (
-    RECEIPT_ID,
-    budget_of,
-    check_extra_args,
-    effective_budget,
-    forces_answer_prompt,
-)
-from server.engine.config import engine_marker_ids, run_dir
+from server.engine.admission import RECEIPT_ID
 from server.engine.forcing import Choice, ForcingBatch, Mask, Plan
-from server.engine.receipts import EngineInfo, ReceiptPublisher, admission_info
+from server.engine.plugin import marker_ids, open_receipts, resolve_budget, validate
+from server.engine.receipts import ReceiptPublisher
 
 _CHOICE = "s1_choice"
 """Key in a request's `extra_args` under which its state survives preemption."""
@@ -42,10 +33,7 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
         Raises:
             VLLMValidationError: answered by vLLM as a 400 naming the field.
         """
-        try:
-            _check_request(sampling_params)
-        except BudgetError as error:
-            raise VLLMValidationError(str(error), parameter=error.param, value=error.value) from error
+        validate(sampling_params)
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
         sampler_hook.install()
@@ -53,14 +41,14 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
             sampler_hook.install_cpu_generator_rewind()
         model_config = vllm_config.model_config
         vocab_size = model_config.get_vocab_size()
-        ids = _marker_ids(model_config, vocab_size)
+        ids = marker_ids(model_config, vocab_size)
         self._configure(
             ids,
             vocab_size=vocab_size,
             max_model_len=model_config.max_model_len,
             capacity=vllm_config.scheduler_config.max_num_seqs,
             device=device,
-            receipts=_open_receipts(vllm_config, ids),
+            receipts=open_receipts(vllm_config, ids, processor="v1"),
         )
 
     def _configure(
@@ -154,77 +142,16 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
 
     def _new_choice(self, params: SamplingParams, prompt: list[int], output: list[int]) -> Choice | None:
         arguments = params.extra_args
-        budget = budget_of(arguments)
-        if budget is None:
+        resolved = resolve_budget(params, prompt, self._ids, max_model_len=self._max_model_len)
+        if resolved is None:
             return None
-        opened = self._ids.opened(prompt)
-        answer_prompt = forces_answer_prompt(arguments, structured=params.structured_outputs is not None)
-        try:
-            effective = effective_budget(
-                budget,
-                max_tokens=params.max_tokens,
-                prompt_tokens=len(prompt),
-                max_model_len=self._max_model_len,
-                opening_tokens=0 if opened else len(self._ids.start),
-                exit_tokens=self._ids.exit_tokens(answer_prompt=answer_prompt),
-            )
-        except BudgetError:
-            # Admission refuses this; an engine without our run directory can't check there, and raising
-            # here would kill it. No thinking at all keeps every maximum.
-            effective = EffectiveBudget(max=0, min=0, num_waits=0, landing=0, clamped_by=("context",))
+        effective, opened, answer_prompt = resolved
         return Choice(arguments.get(RECEIPT_ID, ""), effective, opened, answer_prompt, output)
 
     def _remove(self, row: int) -> None:
         choice = self._batch.remove(row)
         if choice is not None and choice.receipt_id and self._receipts is not None:
             self._receipts.publish(self._batch.receipt(choice))
-
-
-def _check_request(params: SamplingParams) -> None:
-    budget = budget_of(params.extra_args)
-    if budget is None:
-        return
-    check_extra_args(params.extra_args)
-    if params.thinking_token_budget is not None:
-        raise BudgetError(
-            "thinking_token_budget",
-            "`thinking_token_budget` can't be combined with "
-            f"`{next(iter(budget.requested()))}`: name one maximum. Given: {params.thinking_token_budget}",
-            params.thinking_token_budget,
-        )
-    info = admission_info(run_dir())
-    if info is None or params.max_tokens is None:
-        return
-    answer_prompt = forces_answer_prompt(params.extra_args, structured=params.structured_outputs is not None)
-    exit_tokens = info.end_tokens + (info.answer_prompt_tokens if answer_prompt else 0)
-    effective_budget(
-        budget,
-        max_tokens=params.max_tokens,
-        prompt_tokens=0,
-        max_model_len=info.max_model_len,
-        opening_tokens=info.start_tokens,
-        exit_tokens=exit_tokens,
-    )
-
-
-def _marker_ids(model_config: Any, vocab_size: int) -> MarkerIds:
-    eos = model_config.try_get_generation_config().get("eos_token_id")
-    return engine_marker_ids(
-        model=model_config.model,
-        tokenizer=cached_tokenizer_from_config(model_config),
-        vocab_size=vocab_size,
-        eos=[] if eos is None else [eos] if isinstance(eos, int) else list(eos),
-    )
-
-
-def _open_receipts(vllm_config: Any, ids: MarkerIds) -> ReceiptPublisher | None:
-    """The feed of the one worker that speaks for its replica: the first tensor rank of the last stage."""
-    directory, parallel = run_dir(), vllm_config.parallel_config
-    last_stage = parallel.rank // parallel.tensor_parallel_size == parallel.pipeline_parallel_size - 1
-    if directory is None or not last_stage or parallel.rank % parallel.tensor_parallel_size:
-        return None
-    EngineInfo.of(ids, processor="v1", max_model_len=vllm_config.model_config.max_model_len).write(directory)
-    return ReceiptPublisher(directory, replica=parallel.data_parallel_rank)
 
 
 def _membership(ids: set[int] | frozenset[int], vocab_size: int, device: torch.device) -> torch.Tensor:

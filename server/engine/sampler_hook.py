@@ -47,7 +47,7 @@ def install() -> None:
 
     if getattr(Sampler.sample, "edits_sampled_ids", False):
         return
-    _check_signature(Sampler.sample, _SAMPLE_PARAMETERS)
+    check_signature(Sampler.sample, _SAMPLE_PARAMETERS)
     original = Sampler.sample
 
     @functools.wraps(original)
@@ -73,7 +73,7 @@ def install_cpu_generator_rewind() -> None:
 
     if getattr(GPUModelRunner._bookkeeping_sync, "rewinds_cpu_generators", False):
         return
-    _check_signature(GPUModelRunner._bookkeeping_sync, _BOOKKEEPING_PARAMETERS)
+    check_signature(GPUModelRunner._bookkeeping_sync, _BOOKKEEPING_PARAMETERS)
     before_sampling: dict[int, torch.Tensor] = {}
     original_sample, original_sync = Sampler.sample, GPUModelRunner._bookkeeping_sync
 
@@ -101,7 +101,12 @@ def install_cpu_generator_rewind() -> None:
     Sampler.sample, GPUModelRunner._bookkeeping_sync = sample, bookkeeping_sync
 
 
-def _check_signature(method: Any, expected: tuple[str, ...]) -> None:
+def check_signature(method: Any, expected: tuple[str, ...]) -> None:
+    """Stop the start on another vLLM.
+
+    Raises:
+        UnsupportedEngineError: `method` does not take these parameters.
+    """
     found = tuple(inspect.signature(method).parameters)
     if found != expected:
         import vllm

@@ -1,0 +1,360 @@
+"""The budget state of all request slots on the device, and the launches of `server.engine.kernels`.
+
+Nothing here waits for the device: slots are filled by staged copies, and what leaves a slot is copied out on
+the same stream. Nothing here knows vLLM.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from server.budget.markers import MarkerIds
+from server.budget.receipt import EngineReceipt
+from server.budget.spec import EffectiveBudget
+from server.engine import kernels
+from server.engine.kernels import Class, Column, Phase, Plan, Script
+
+_VOCABULARY_BLOCK = 2048
+_WORD_BLOCK = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SlotChoice:
+    """What the host knows of the choice in a slot; it does not change while the choice runs."""
+
+    receipt_id: str
+    budget: EffectiveBudget
+    opened: bool
+    answer_prompt: bool
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """State of some choices as they left their slots, on the device or on its way to the host."""
+
+    choices: tuple[SlotChoice, ...]
+    state: torch.Tensor
+    """[choices, columns]"""
+    wait_bits: torch.Tensor
+    """[choices, words]: bit p of the row is set where a wait text begins at output position p."""
+
+    def of(self, index: int) -> Snapshot:
+        """One choice of it, as a copy that does not hold on to the others."""
+        rows = slice(index, index + 1)
+        return Snapshot(self.choices[rows], self.state[rows].clone(), self.wait_bits[rows].clone())
+
+    def to_host(self) -> Snapshot:
+        """Start the copies to pinned memory; they are complete when the stream has come this far."""
+        return Snapshot(
+            self.choices,
+            self.state.to("cpu", non_blocking=True),
+            self.wait_bits.to("cpu", non_blocking=True),
+        )
+
+
+class DeviceBatch:
+    """Budget state for `slots` requests. Methods enqueue work on the current stream and return."""
+
+    def __init__(
+        self,
+        ids: MarkerIds,
+        *,
+        slots: int,
+        max_rows: int,
+        vocab_size: int,
+        max_model_len: int,
+        device: torch.device,
+    ) -> None:
+        """
+        Args:
+            max_rows: most rows of logits in one step: slots times one more than the drafts of a request.
+        """
+        self.ids = ids
+        self.device = device
+        self.choices: dict[int, SlotChoice] = {}
+        self.occupied: npt.NDArray[np.bool_] = np.zeros(slots, dtype=np.bool_)
+        """[slots], on the host: whether there is a budget in the slot."""
+        self._vocab_size = vocab_size
+        self._words = max_model_len // kernels.WORD + 1
+        self._state = torch.zeros((slots, len(Column)), dtype=torch.int32, device=device)
+        self._state[:, Column.MAX] = -1
+        self._bits = torch.zeros((slots, self._words), dtype=torch.int32, device=device)
+        self._plan = torch.zeros((max_rows, len(Plan)), dtype=torch.int32, device=device)
+        scripts, lengths = _scripts(ids)
+        self._scripts, self._lengths = scripts.to(device), lengths.to(device)
+        self._classes = _classes(ids, vocab_size).to(device)
+        self._staged: dict[int, list[int]] = {}
+        self._parked: dict[int, Snapshot] = {}
+
+    def warm_up(self, tokens: torch.Tensor, total_len: torch.Tensor) -> None:
+        """Compile the kernels now, on no request, rather than in front of the first one."""
+        nobody = torch.full((1,), -1, dtype=torch.int64, device=self.device)
+        zeros = torch.zeros(2, dtype=torch.int32, device=self.device)
+        self._advance(nobody, tokens, total_len, parked=(self._state[:1], self._bits[:1]))
+        for ids_dtype in (torch.int32, torch.int64):
+            self.decide(
+                torch.zeros((1, self._vocab_size), dtype=torch.float32, device=self.device),
+                slots=nobody,
+                row_slots=nobody,
+                row_places=zeros[:1],
+                input_ids=zeros[:1].to(ids_dtype),
+                tokens=tokens,
+                total_len=total_len,
+            )
+            sampled = zeros[:1].view(1, 1).to(ids_dtype)
+            self.replace(sampled, nobody)
+            self.replace(sampled, nobody, num_sampled=zeros[:1].clone(), row_starts=zeros)
+
+    # -- slots are filled and left --------------------------------------------------------------------
+
+    def vacate(self, slot: int) -> None:
+        """A request without a budget, or one that is not known yet, takes the slot."""
+        if self.occupied[slot]:
+            self.occupied[slot] = False
+            self._staged[slot] = _no_budget()
+        self.choices.pop(slot, None)
+        self._parked.pop(slot, None)
+
+    def occupy(self, slot: int, choice: SlotChoice, parked: Snapshot | None = None) -> None:
+        """Put a new choice, or one that was preempted with the state `parked`, into `slot`."""
+        self.choices[slot] = choice
+        self.occupied[slot] = True
+        self._staged[slot] = _first_state(choice)
+        self._parked.pop(slot, None)
+        if parked is not None:
+            self._parked[slot] = parked
+
+    def flush(self, tokens: torch.Tensor, total_len: torch.Tensor) -> None:
+        """Move what was staged to the device. `tokens` and `total_len` already hold the new requests'."""
+        if not self._staged:
+            return
+        slots = _to_device(list(self._staged), torch.int64, self.device)
+        self._state[slots] = _to_device(list(self._staged.values()), torch.int32, self.device)
+        self._bits.index_fill_(0, slots, 0)
+        self._staged.clear()
+        if self._parked:
+            resumed = _to_device(list(self._parked), torch.int64, self.device)
+            state = torch.cat([parked.state for parked in self._parked.values()])
+            bits = torch.cat([parked.wait_bits for parked in self._parked.values()])
+            self._advance(resumed, tokens, total_len, parked=(state, bits))
+            self._parked.clear()
+
+    def leave(self, slots: list[int], tokens: torch.Tensor, total_len: torch.Tensor) -> Snapshot:
+        """Commit the last tokens of these slots and copy their state out; they are free then."""
+        rows = _to_device(slots, torch.int64, self.device)
+        self._advance(rows, tokens, total_len)
+        choices = tuple(self.choices[slot] for slot in slots)
+        for slot in slots:
+            self.vacate(slot)
+        return Snapshot(choices, self._state.index_select(0, rows), self._bits.index_select(0, rows))
+
+    # -- one decoding step ----------------------------------------------------------------------------
+
+    def decide(
+        self,
+        logits: torch.Tensor,
+        *,
+        slots: torch.Tensor,
+        row_slots: torch.Tensor,
+        row_places: torch.Tensor,
+        input_ids: torch.Tensor,
+        tokens: torch.Tensor,
+        total_len: torch.Tensor,
+    ) -> None:
+        """Commit the last step's tokens, then force and mask the rows of `logits` in place.
+
+        Args:
+            logits: [rows, vocabulary], float32.
+            slots: [requests], int64.
+            row_slots, row_places: [rows]: each row's slot, and its place among its request's rows.
+            input_ids: [rows]: the token at each row's input: a draft token at places > 0.
+        """
+        self._advance(slots, tokens, total_len)
+        rows, vocabulary = logits.shape
+        kernels.plan_rows[(rows,)](
+            self._plan,
+            row_slots,
+            row_places,
+            input_ids,
+            self._state,
+            self._scripts,
+            self._scripts.stride(0),
+            self._lengths,
+            self._classes,
+            self._vocab_size,
+            self.ids.wait[0],
+            self.ids.end[0],
+            MARKER_ENDS_ANSWER=self.ids.family.marker_ends_answer,
+            num_warps=1,
+        )
+        kernels.edit_logits[(rows, -(-vocabulary // _VOCABULARY_BLOCK))](
+            logits,
+            logits.stride(0),
+            self._plan,
+            self._classes,
+            min(vocabulary, self._vocab_size),
+            BLOCK=_VOCABULARY_BLOCK,
+        )
+
+    def replace(
+        self,
+        sampled: torch.Tensor,
+        slots: torch.Tensor,
+        *,
+        num_sampled: torch.Tensor | None = None,
+        row_starts: torch.Tensor | None = None,
+    ) -> None:
+        """Edit the sampled ids of the rows last decided, in place.
+
+        Args:
+            sampled: [requests, places].
+            num_sampled: [requests], under speculative decoding; lowered where a changed token ends the step.
+            row_starts: [requests + 1], with `num_sampled`: the first row of each request.
+        """
+        speculative = num_sampled is not None
+        kernels.post[(slots.shape[0],)](
+            sampled,
+            sampled.stride(0),
+            num_sampled if speculative else self._state,
+            row_starts if speculative else self._state,
+            slots,
+            self._state,
+            self._plan,
+            self._classes,
+            self._vocab_size,
+            self.ids.eos_token,
+            SPECULATIVE=speculative,
+            num_warps=1,
+        )
+
+    def _advance(
+        self,
+        slots: torch.Tensor,
+        tokens: torch.Tensor,
+        total_len: torch.Tensor,
+        *,
+        parked: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> None:
+        state, bits = parked if parked is not None else (self._state, self._bits)
+        kernels.advance[(slots.shape[0],)](
+            slots,
+            self._state,
+            self._bits,
+            tokens,
+            tokens.stride(0),
+            total_len,
+            self._lengths,
+            self._classes,
+            state,
+            bits,
+            self._words,
+            self._vocab_size,
+            REPLAY=parked is not None,
+            BLOCK=_WORD_BLOCK,
+            num_warps=1,
+        )
+
+
+def receipts_of(snapshot: Snapshot, ids: MarkerIds) -> list[EngineReceipt]:
+    """The receipts of a snapshot that has arrived on the host."""
+    states = snapshot.state.numpy()
+    words = snapshot.wait_bits.numpy().astype("<i4").view(np.uint8)
+    return [
+        _receipt(choice, state, np.flatnonzero(np.unpackbits(bits, bitorder="little")), ids)
+        for choice, state, bits in zip(snapshot.choices, states, words, strict=True)
+    ]
+
+
+def _receipt(choice: SlotChoice, state: Any, waits: Any, ids: MarkerIds) -> EngineReceipt:
+    end, answer_begin = int(state[Column.END]), int(state[Column.ANSWER_BEGIN])
+    ended_by = "model" if state[Column.BY_MODEL] else "max_thinking_tokens"
+    return EngineReceipt(
+        receipt_id=choice.receipt_id,
+        effective_min=choice.budget.min,
+        effective_max=choice.budget.max,
+        effective_num_waits=choice.budget.num_waits,
+        clamped_by=choice.budget.clamped_by,
+        output_tokens=int(state[Column.SEEN]),
+        thinking_begin=0 if choice.opened else len(ids.start),
+        thinking_end=end if end >= 0 else None,
+        answer_begin=answer_begin if answer_begin >= 0 else None,
+        wait_positions=tuple(int(position) for position in waits),
+        ended_by=ended_by if end >= 0 else None,
+    )
+
+
+def _no_budget() -> list[int]:
+    return [-1] + [0] * (len(Column) - 1)
+
+
+def _first_state(choice: SlotChoice) -> list[int]:
+    """A slot's state before the first output token."""
+    budget = choice.budget
+    row = dict.fromkeys(Column, 0) | {
+        Column.MAX: budget.max,
+        Column.MIN: budget.min,
+        Column.NUM_WAITS: budget.num_waits,
+        Column.LANDING: budget.landing,
+        Column.FREE_ANSWER: int(choice.answer_prompt),
+        Column.PROMPT: choice.prompt_tokens,
+        Column.PHASE: Phase.THINKING,
+        Column.SCRIPT: Script.NONE if choice.opened else Script.OPEN,
+        Column.END: -1,
+        Column.ANSWER_BEGIN: -1,
+        Column.ENDED_AT: -1,
+    }
+    if choice.opened and budget.max <= 1:  # rule 1 holds before the first token
+        newline = budget.max
+        row[Column.SCRIPT] = {
+            (0, True): Script.EXIT,
+            (0, False): Script.END,
+            (1, True): Script.EXIT_NEWLINE,
+            (1, False): Script.EXIT_PLAIN_NEWLINE,
+        }[newline, choice.answer_prompt]
+        row[Column.THINKING] = row[Column.END] = newline
+    return [int(row[column]) for column in Column]
+
+
+def _scripts(ids: MarkerIds) -> tuple[torch.Tensor, torch.Tensor]:
+    """The scripts' tokens, [scripts, width], and lengths."""
+    scripts: dict[Script, tuple[int, ...]] = {
+        Script.NONE: (),
+        Script.OPEN: ids.start,
+        Script.WAIT: ids.wait,
+        Script.END: ids.end,
+        Script.EXIT: ids.end + ids.answer_prompt,
+        Script.EXIT_NEWLINE: (ids.newline, *ids.end, *ids.answer_prompt),
+        Script.EXIT_PLAIN_NEWLINE: (ids.newline, *ids.end),
+    }
+    lengths = torch.tensor([len(scripts[script]) for script in Script], dtype=torch.int32)
+    tokens = torch.zeros((len(Script), int(lengths.max()) + 1), dtype=torch.int32)
+    for script, content in scripts.items():
+        tokens[script, : len(content)] = torch.tensor(content, dtype=torch.int32)
+    return tokens, lengths
+
+
+def _classes(ids: MarkerIds, vocab_size: int) -> torch.Tensor:
+    """[vocabulary]: the bits of `kernels.Class` for every token id."""
+    classes = np.zeros(vocab_size, dtype=np.int32)
+    for bit, members in (
+        (Class.END, ids.end_attempt),
+        (Class.NOT_FIRST_IN_ANSWER, ids.not_first_in_answer),
+        (Class.BLANK, ids.blank),
+        (Class.SENTENCE_END, ids.sentence_end),
+        (Class.LINE_END, ids.line_end),
+        (Class.MARKER, frozenset({ids.start[0], ids.end[0]})),
+    ):
+        classes[[i for i in members if i < vocab_size]] |= int(bit)
+    return torch.from_numpy(classes)
+
+
+def _to_device(values: list[Any], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """A copy that the host does not wait for."""
+    pinned = device.type == "cuda"
+    return torch.tensor(values, dtype=dtype, pin_memory=pinned).to(device, non_blocking=True)

@@ -1,0 +1,461 @@
+"""The budget rules as Triton kernels: one row of int32 state per request slot, never read by the host.
+
+The same rules as `server.budget.machine`, which is their oracle, in the form of `server.engine.forcing`:
+scripts of forced tokens, and a step of conditional moves instead of branches. `triton` is imported directly,
+so that `TRITON_INTERPRET=1` runs these kernels on a CPU, where vLLM substitutes its own `triton`.
+
+Four kernels, in the order of a decoding step: `advance` commits what the last step appended, `plan_rows`
+decides for each row of logits, `edit_logits` forces and masks, `post` edits the sampled ids. The ones that
+step through scalars run as one warp: a scalar store is one thread's, and others must not read before it.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import triton
+import triton.language as tl
+
+from server.budget.machine import MAX_BLANK_ANSWER_TOKENS
+
+
+class Column(IntEnum):
+    """A slot's state. The first six are constant for a request."""
+
+    MAX = 0
+    """-1: no budget in this slot."""
+    MIN = 1
+    NUM_WAITS = 2
+    LANDING = 3
+    FREE_ANSWER = 4
+    PROMPT = 5
+    """Prompt tokens: where the output begins among the slot's tokens."""
+    PHASE = 6
+    SCRIPT = 7
+    SCRIPT_POS = 8
+    THINKING = 9
+    WAITS = 10
+    BLANKS = 11
+    JUST_WAITED = 12
+    SEEN = 13
+    """Output tokens that are committed to this state."""
+    END = 14
+    ANSWER_BEGIN = 15
+    BY_MODEL = 16
+    ENDED_AT = 17
+    """Tentative: output position at which an end token was sampled and replaced; -1 for none."""
+
+
+class Plan(IntEnum):
+    """What one row of logits must do."""
+
+    FORCED = 0
+    """The token that must come, or -1."""
+    MASK = 1
+    """Classes of tokens that can't be sampled."""
+    REPLACEMENT = 2
+    """What stands for a sampled end token, or -1: the row is not thinking."""
+    ENDS_ANSWER = 3
+    """Whether a sampled marker becomes the end-of-sequence token."""
+
+
+class Class(IntEnum):
+    """Bits of the token classes that the rules speak of."""
+
+    END = 1
+    NOT_FIRST_IN_ANSWER = 2
+    BLANK = 4
+    SENTENCE_END = 8
+    LINE_END = 16
+    MARKER = 32
+
+
+class Phase(IntEnum):
+    THINKING = 1
+    ANSWER_START = 2
+    ANSWER = 3
+
+
+class Script(IntEnum):
+    """As in `server.engine.forcing`: a fixed sequence of forced tokens."""
+
+    NONE = 0
+    OPEN = 1
+    WAIT = 2
+    END = 3
+    EXIT = 4
+    EXIT_NEWLINE = 5
+    EXIT_PLAIN_NEWLINE = 6
+
+
+WORD = 32
+"""Output positions per int32 of a slot's wait bits: position >> 5 is its word, position & 31 its bit."""
+
+_MAX: tl.constexpr = tl.constexpr(int(Column.MAX))
+_MIN: tl.constexpr = tl.constexpr(int(Column.MIN))
+_NUM_WAITS: tl.constexpr = tl.constexpr(int(Column.NUM_WAITS))
+_LANDING: tl.constexpr = tl.constexpr(int(Column.LANDING))
+_FREE_ANSWER: tl.constexpr = tl.constexpr(int(Column.FREE_ANSWER))
+_PROMPT: tl.constexpr = tl.constexpr(int(Column.PROMPT))
+_PHASE: tl.constexpr = tl.constexpr(int(Column.PHASE))
+_SCRIPT: tl.constexpr = tl.constexpr(int(Column.SCRIPT))
+_SCRIPT_POS: tl.constexpr = tl.constexpr(int(Column.SCRIPT_POS))
+_THINKING: tl.constexpr = tl.constexpr(int(Column.THINKING))
+_WAITS: tl.constexpr = tl.constexpr(int(Column.WAITS))
+_BLANKS: tl.constexpr = tl.constexpr(int(Column.BLANKS))
+_JUST_WAITED: tl.constexpr = tl.constexpr(int(Column.JUST_WAITED))
+_SEEN: tl.constexpr = tl.constexpr(int(Column.SEEN))
+_END: tl.constexpr = tl.constexpr(int(Column.END))
+_ANSWER_BEGIN: tl.constexpr = tl.constexpr(int(Column.ANSWER_BEGIN))
+_BY_MODEL: tl.constexpr = tl.constexpr(int(Column.BY_MODEL))
+_ENDED_AT: tl.constexpr = tl.constexpr(int(Column.ENDED_AT))
+_COLUMNS: tl.constexpr = tl.constexpr(len(Column))
+
+_PLAN_COLUMNS: tl.constexpr = tl.constexpr(len(Plan))
+_PLAN_FORCED: tl.constexpr = tl.constexpr(int(Plan.FORCED))
+_PLAN_MASK: tl.constexpr = tl.constexpr(int(Plan.MASK))
+_PLAN_REPLACEMENT: tl.constexpr = tl.constexpr(int(Plan.REPLACEMENT))
+_PLAN_ENDS_ANSWER: tl.constexpr = tl.constexpr(int(Plan.ENDS_ANSWER))
+
+_C_END: tl.constexpr = tl.constexpr(int(Class.END))
+_C_NOT_FIRST: tl.constexpr = tl.constexpr(int(Class.NOT_FIRST_IN_ANSWER))
+_C_BLANK: tl.constexpr = tl.constexpr(int(Class.BLANK))
+_C_SENTENCE_END: tl.constexpr = tl.constexpr(int(Class.SENTENCE_END))
+_C_LINE_END: tl.constexpr = tl.constexpr(int(Class.LINE_END))
+_C_MARKER: tl.constexpr = tl.constexpr(int(Class.MARKER))
+
+_P_THINKING: tl.constexpr = tl.constexpr(int(Phase.THINKING))
+_P_ANSWER_START: tl.constexpr = tl.constexpr(int(Phase.ANSWER_START))
+_P_ANSWER: tl.constexpr = tl.constexpr(int(Phase.ANSWER))
+
+_S_NONE: tl.constexpr = tl.constexpr(int(Script.NONE))
+_S_WAIT: tl.constexpr = tl.constexpr(int(Script.WAIT))
+_S_END: tl.constexpr = tl.constexpr(int(Script.END))
+_S_EXIT: tl.constexpr = tl.constexpr(int(Script.EXIT))
+_S_EXIT_NEWLINE: tl.constexpr = tl.constexpr(int(Script.EXIT_NEWLINE))
+_S_EXIT_PLAIN_NEWLINE: tl.constexpr = tl.constexpr(int(Script.EXIT_PLAIN_NEWLINE))
+
+_MAX_BLANKS: tl.constexpr = tl.constexpr(MAX_BLANK_ANSWER_TOKENS)
+_WORD: tl.constexpr = tl.constexpr(WORD)
+
+
+@triton.jit
+def _waits_now(waits, thinking, num_waits, minimum):
+    return (waits < num_waits) | (thinking < minimum)
+
+
+@triton.jit
+def _step(
+    token_class, ended,
+    phase, script, script_pos, thinking, waits, blanks, just_waited, seen, end, answer_begin,
+    by_model,
+    maximum, minimum, num_waits, landing, free_answer, script_lengths,
+):  # fmt: skip
+    """Commit one token. `ended`: an end token was sampled here; the token that stands replaced it.
+
+    Returns the eleven variable columns, and whether a wait text began here.
+    """
+    forced = script != _S_NONE
+    thinks = (script == _S_NONE) & (phase == _P_THINKING)
+    starts = (script == _S_NONE) & (phase == _P_ANSWER_START)
+    thought = thinks & (ended == 0)
+    attempt = thinks & (ended != 0)
+    again = _waits_now(waits, thinking, num_waits, minimum)
+    waiting = attempt & again
+    ending = attempt & (again == 0)
+    in_wait = (script == _S_WAIT) & (phase == _P_THINKING)
+
+    thinking = tl.where(thought | waiting | in_wait, thinking + 1, thinking)
+    just_waited = tl.where(thought, 0, just_waited)
+    script_pos = tl.where(forced, script_pos + 1, tl.where(attempt, 1, script_pos))
+    script = tl.where(waiting, _S_WAIT, tl.where(ending, _S_END, script))
+    waits = tl.where(waiting, waits + 1, waits)
+    by_model = tl.where(ending, 1, by_model)
+    end = tl.where(ending, seen, end)
+    blanks = tl.where(starts, blanks + 1, blanks)
+    phase = tl.where(starts & ((token_class & _C_BLANK) == 0), _P_ANSWER, phase)
+    seen = seen + 1
+
+    # Leave a script that is at its end.
+    done = (forced | attempt) & (script_pos >= tl.load(script_lengths + script))
+    closed = done & (script >= _S_END)
+    just_waited = tl.where(done & (script == _S_WAIT), 1, just_waited)
+    phase = tl.where(closed, _P_ANSWER_START, phase)
+    answer_begin = tl.where(closed, seen, answer_begin)
+    script = tl.where(done, _S_NONE, script)
+    script_pos = tl.where(done, 0, script_pos)
+
+    # Rules 1, 3 and 6.
+    open_ = (phase == _P_THINKING) & ((script == _S_NONE) | (script == _S_WAIT))
+    full = open_ & (thinking >= tl.where(maximum > 0, maximum - 1, 0))
+    near = open_ & (script == _S_NONE) & (just_waited == 0) & (landing > 0)
+    near = near & (thinking >= maximum - landing) & ((token_class & _C_SENTENCE_END) != 0)
+    leaves = full | near
+    newline = (full & (maximum > 0)) | (near & (full == 0) & ((token_class & _C_LINE_END) == 0))
+    with_newline = tl.where(free_answer != 0, _S_EXIT_NEWLINE, _S_EXIT_PLAIN_NEWLINE)
+    exit_script = tl.where(newline, with_newline, tl.where(free_answer != 0, _S_EXIT, _S_END))
+    script = tl.where(leaves, exit_script, script)
+    script_pos = tl.where(leaves, 0, script_pos)
+    just_waited = tl.where(leaves, 0, just_waited)
+    thinking = tl.where(newline, thinking + 1, thinking)
+    by_model = tl.where(leaves, 0, by_model)
+    end = tl.where(leaves, tl.where(newline, seen + 1, seen), end)
+    return (
+        phase, script, script_pos, thinking, waits, blanks, just_waited, seen, end, answer_begin,
+        by_model,
+        waiting,
+    )  # fmt: skip
+
+
+@triton.jit
+def _token_class(classes_ptr, token, vocab_size):
+    known = (token >= 0) & (token < vocab_size)
+    return tl.load(classes_ptr + tl.where(known, token, 0), mask=known, other=0)
+
+
+@triton.jit(do_not_specialize=["tokens_stride", "words", "vocab_size"])
+def advance(
+    slots_ptr,  # [requests], int64
+    state_ptr,  # [slots, columns], int32
+    bits_ptr,  # [slots, words], int32: the wait positions
+    tokens_ptr,  # [slots, max_model_len], int32: prompt and committed output
+    tokens_stride,
+    total_ptr,  # [slots], int32: committed tokens, the prompt among them
+    lengths_ptr,  # [scripts], int32
+    classes_ptr,  # [vocabulary], int32
+    parked_ptr,  # [requests, columns]: REPLAY: the states of the same requests before their preemption
+    parked_bits_ptr,  # [requests, words]
+    words,
+    vocab_size,
+    REPLAY: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Commit the tokens that vLLM has appended since the last call; one program per request.
+
+    With REPLAY a resumed request takes over its parked state. If vLLM has meanwhile dropped tokens that this
+    state has seen, its tokens are committed again from the first, with the parked events as a guide.
+    """
+    request = tl.program_id(0)
+    slot = tl.load(slots_ptr + request).to(tl.int64)
+    if slot < 0:
+        return
+    s = state_ptr + slot * _COLUMNS
+    maximum = tl.load(s + _MAX)
+    if maximum < 0:
+        return
+    bits = bits_ptr + slot * words
+    prompt = tl.load(s + _PROMPT)
+    output_tokens = tl.load(total_ptr + slot) - prompt
+
+    minimum = tl.load(s + _MIN)
+    num_waits = tl.load(s + _NUM_WAITS)
+    landing = tl.load(s + _LANDING)
+    free_answer = tl.load(s + _FREE_ANSWER)
+    ended_at = tl.load(s + _ENDED_AT)
+    source = s
+    if REPLAY:
+        parked = parked_ptr + request * _COLUMNS
+        parked_bits = parked_bits_ptr + request * words
+        ended_at = tl.where(tl.load(parked + _BY_MODEL) != 0, tl.load(parked + _END), -1)
+        if tl.load(parked + _SEEN) <= output_tokens:
+            source = parked
+        for first in range(0, words, BLOCK):
+            word = first + tl.arange(0, BLOCK)
+            left = output_tokens - word * _WORD
+            kept = tl.where(left >= _WORD, -1, (1 << tl.where((left > 0) & (left < _WORD), left, 0)) - 1)
+            inside = word < words
+            tl.store(bits + word, tl.load(parked_bits + word, mask=inside, other=0) & kept, mask=inside)
+    phase = tl.load(source + _PHASE)
+    script = tl.load(source + _SCRIPT)
+    script_pos = tl.load(source + _SCRIPT_POS)
+    thinking = tl.load(source + _THINKING)
+    waits = tl.load(source + _WAITS)
+    blanks = tl.load(source + _BLANKS)
+    just_waited = tl.load(source + _JUST_WAITED)
+    seen = tl.load(source + _SEEN)
+    end = tl.load(source + _END)
+    answer_begin = tl.load(source + _ANSWER_BEGIN)
+    by_model = tl.load(source + _BY_MODEL)
+    for position in range(seen, output_tokens):
+        token = tl.load(tokens_ptr + slot * tokens_stride + prompt + position)
+        ended = (ended_at == position).to(tl.int32)
+        if REPLAY:
+            waited = (tl.load(parked_bits + (position >> 5)) >> (position & 31)) & 1
+            ended = ended | waited
+        (
+            phase, script, script_pos, thinking, waits, blanks, just_waited, seen, end, answer_begin,
+            by_model,
+            waiting,
+        ) = _step(
+            _token_class(classes_ptr, token, vocab_size), ended,
+            phase, script, script_pos, thinking, waits, blanks, just_waited, seen, end, answer_begin,
+            by_model,
+            maximum, minimum, num_waits, landing, free_answer, lengths_ptr,
+        )  # fmt: skip
+        if REPLAY == 0:
+            tl.atomic_or(bits + (position >> 5), (waiting.to(tl.int32) << (position & 31)), mask=waiting)
+    tl.store(s + _PHASE, phase)
+    tl.store(s + _SCRIPT, script)
+    tl.store(s + _SCRIPT_POS, script_pos)
+    tl.store(s + _THINKING, thinking)
+    tl.store(s + _WAITS, waits)
+    tl.store(s + _BLANKS, blanks)
+    tl.store(s + _JUST_WAITED, just_waited)
+    tl.store(s + _SEEN, seen)
+    tl.store(s + _END, end)
+    tl.store(s + _ANSWER_BEGIN, answer_begin)
+    tl.store(s + _BY_MODEL, by_model)
+    tl.store(s + _ENDED_AT, -1)
+
+
+@triton.jit(do_not_specialize=["scripts_stride", "vocab_size", "wait_token", "end_token"])
+def plan_rows(
+    plan_ptr,  # [rows, plan columns], int32
+    row_slots_ptr,  # [rows], int64: the slot of each row
+    row_places_ptr,  # [rows], int32: its place among the rows of its request
+    input_ids_ptr,  # [rows]: the token at each row's input; a draft token where the place is > 0
+    state_ptr,
+    scripts_ptr,  # [scripts, width], int32
+    scripts_stride,
+    lengths_ptr,
+    classes_ptr,
+    vocab_size,
+    wait_token,
+    end_token,
+    MARKER_ENDS_ANSWER: tl.constexpr,
+):
+    """Decide for one row of logits, as if the drafts before it had been accepted."""
+    row = tl.program_id(0)
+    slot = tl.load(row_slots_ptr + row).to(tl.int64)
+    place = tl.load(row_places_ptr + row)
+    plan = plan_ptr + row * _PLAN_COLUMNS
+    tl.store(plan + _PLAN_FORCED, -1)
+    tl.store(plan + _PLAN_MASK, 0)
+    tl.store(plan + _PLAN_REPLACEMENT, -1)
+    tl.store(plan + _PLAN_ENDS_ANSWER, 0)
+    if slot < 0:
+        return
+    s = state_ptr + slot * _COLUMNS
+    maximum = tl.load(s + _MAX)
+    if maximum < 0:
+        return
+    minimum = tl.load(s + _MIN)
+    num_waits = tl.load(s + _NUM_WAITS)
+    landing = tl.load(s + _LANDING)
+    free_answer = tl.load(s + _FREE_ANSWER)
+    phase = tl.load(s + _PHASE)
+    script = tl.load(s + _SCRIPT)
+    script_pos = tl.load(s + _SCRIPT_POS)
+    thinking = tl.load(s + _THINKING)
+    waits = tl.load(s + _WAITS)
+    blanks = tl.load(s + _BLANKS)
+    just_waited = tl.load(s + _JUST_WAITED)
+    seen = tl.load(s + _SEEN)
+    end = tl.load(s + _END)
+    answer_begin = tl.load(s + _ANSWER_BEGIN)
+    by_model = tl.load(s + _BY_MODEL)
+    for i in range(0, place):
+        # A draft that can't stand is cut by `post`, and whatever this row then holds is dropped with it.
+        draft = tl.load(input_ids_ptr + row - place + 1 + i).to(tl.int32)
+        token_class = _token_class(classes_ptr, draft, vocab_size)
+        ended = ((token_class & _C_END) != 0).to(tl.int32)
+        (
+            phase, script, script_pos, thinking, waits, blanks, just_waited, seen, end, answer_begin,
+            by_model,
+            _waiting,
+        ) = _step(
+            token_class, ended,
+            phase, script, script_pos, thinking, waits, blanks, just_waited, seen, end, answer_begin,
+            by_model,
+            maximum, minimum, num_waits, landing, free_answer, lengths_ptr,
+        )  # fmt: skip
+
+    free = script == _S_NONE
+    thinks = free & (phase == _P_THINKING)
+    starts = free & (phase == _P_ANSWER_START)
+    too_blank = (free_answer != 0) & (blanks >= _MAX_BLANKS)
+    forced = tl.load(scripts_ptr + script * scripts_stride + script_pos)
+    start_mask = tl.where(too_blank, _C_NOT_FIRST | _C_BLANK, _C_NOT_FIRST)
+    mask = tl.where(starts, start_mask, tl.where(thinks & (just_waited != 0), _C_END, 0))
+    replacement = tl.where(_waits_now(waits, thinking, num_waits, minimum), wait_token, end_token)
+    tl.store(plan + _PLAN_FORCED, tl.where(free, -1, forced))
+    tl.store(plan + _PLAN_MASK, mask)
+    tl.store(plan + _PLAN_REPLACEMENT, tl.where(thinks, replacement, -1))
+    if MARKER_ENDS_ANSWER:
+        tl.store(plan + _PLAN_ENDS_ANSWER, (free & (phase == _P_ANSWER)).to(tl.int32))
+
+
+@triton.jit(do_not_specialize=["logits_stride", "vocab_size"])
+def edit_logits(
+    logits_ptr,  # [rows, vocabulary], float32
+    logits_stride,
+    plan_ptr,
+    classes_ptr,
+    vocab_size,
+    BLOCK: tl.constexpr,
+):
+    """Force or mask one block of one row; most programs find nothing to do."""
+    row = tl.program_id(0)
+    plan = plan_ptr + row * _PLAN_COLUMNS
+    forced = tl.load(plan + _PLAN_FORCED)
+    mask = tl.load(plan + _PLAN_MASK)
+    if (forced < 0) & (mask == 0):
+        return
+    tokens = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = tokens < vocab_size
+    block = logits_ptr + row.to(tl.int64) * logits_stride + tokens
+    if forced >= 0:
+        tl.store(block, tl.where(tokens == forced, 0.0, float("-inf")), mask=inside)
+    else:
+        classes = tl.load(classes_ptr + tokens, mask=inside, other=0)
+        tl.store(block, float("-inf"), mask=inside & ((classes & mask) != 0))
+
+
+@triton.jit(do_not_specialize=["sampled_stride", "vocab_size", "eos_token"])
+def post(
+    sampled_ptr,  # [requests, places], edited in place
+    sampled_stride,
+    num_sampled_ptr,  # [requests], edited in place (SPECULATIVE)
+    row_starts_ptr,  # [requests + 1]: the first row of each request (SPECULATIVE)
+    slots_ptr,  # [requests], int64
+    state_ptr,
+    plan_ptr,
+    classes_ptr,
+    vocab_size,
+    eos_token,
+    SPECULATIVE: tl.constexpr,
+):
+    """Put the demanded token in place of the sampled one; what was sampled after a changed one is dropped."""
+    request = tl.program_id(0)
+    slot = tl.load(slots_ptr + request).to(tl.int64)
+    if slot < 0:
+        return
+    s = state_ptr + slot * _COLUMNS
+    if tl.load(s + _MAX) < 0:
+        return
+    seen = tl.load(s + _SEEN)
+    first_row = request
+    places = 1
+    if SPECULATIVE:
+        first_row = tl.load(row_starts_ptr + request).to(tl.int32)
+        places = tl.load(num_sampled_ptr + request).to(tl.int32)
+    ended_at = seen * 0 - 1
+    kept = places
+    for place in range(0, places):
+        if place < kept:
+            at = sampled_ptr + request * sampled_stride + place
+            plan = plan_ptr + (first_row + place) * _PLAN_COLUMNS
+            sampled = tl.load(at).to(tl.int32)
+            token_class = _token_class(classes_ptr, sampled, vocab_size)
+            forced = tl.load(plan + _PLAN_FORCED)
+            replacement = tl.load(plan + _PLAN_REPLACEMENT)
+            attempt = (replacement >= 0) & ((token_class & _C_END) != 0)
+            ends_answer = (tl.load(plan + _PLAN_ENDS_ANSWER) != 0) & ((token_class & _C_MARKER) != 0)
+            token = tl.where(attempt, replacement, tl.where(ends_answer, eos_token, sampled))
+            token = tl.where(forced >= 0, forced, token)
+            ended_at = tl.where(attempt, seen + place, ended_at)
+            kept = tl.where(token != sampled, place + 1, kept)
+            tl.store(at, token)
+    tl.store(s + _ENDED_AT, ended_at)
+    if SPECULATIVE:
+        tl.store(num_sampled_ptr + request, kept)

@@ -1,0 +1,52 @@
+"""Receipts that are still on their way from the device: published by a thread, once their copy is complete.
+
+The decoding loop never waits for a copy. After the last request of a burst there is no further step in which
+a finished copy could be found, so a thread waits for it.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+
+from server.budget.markers import MarkerIds
+from server.budget.receipt import EngineReceipt
+from server.engine.device_batch import Snapshot, receipts_of
+
+_log = structlog.get_logger(__name__)
+
+
+class Event(Protocol):
+    """A point on the device's stream, such as `torch.cuda.Event`."""
+
+    def synchronize(self) -> None: ...
+
+
+class Outbox:
+    """The only user of `publish` after its construction: ZeroMQ sockets must not be shared by threads."""
+
+    def __init__(self, ids: MarkerIds, publish: Callable[[EngineReceipt], None]) -> None:
+        self._ids = ids
+        self._publish = publish
+        self._pending: queue.SimpleQueue[tuple[Snapshot, Event | None]] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name="s1-receipts", daemon=True).start()
+
+    def put(self, snapshot: Snapshot, arrived: Event | None) -> None:
+        """Publish the receipts of `snapshot` after `arrived`; None: it is on the host already."""
+        self._pending.put((snapshot, arrived))
+
+    def _run(self) -> None:
+        while True:
+            snapshot, arrived = self._pending.get()
+            try:
+                if arrived is not None:
+                    arrived.synchronize()
+                for receipt in receipts_of(snapshot, self._ids):
+                    if receipt.receipt_id:
+                        self._publish(receipt)
+            except (RuntimeError, OSError):  # a lost device or socket; the engine itself reports it
+                _log.exception("receipts_lost", count=len(snapshot.choices))

@@ -1,0 +1,107 @@
+"""What our processors for vLLM's two runners share: admission, the marker ids, the receipts' way out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from vllm.exceptions import VLLMValidationError
+from vllm.sampling_params import SamplingParams
+from vllm.tokenizers import cached_tokenizer_from_config
+
+from server.budget.markers import MarkerIds
+from server.budget.spec import BudgetError, EffectiveBudget
+from server.engine.admission import budget_of, check_extra_args, effective_budget, forces_answer_prompt
+from server.engine.config import engine_marker_ids, run_dir
+from server.engine.receipts import EngineInfo, ReceiptPublisher, admission_info
+
+
+def validate(params: SamplingParams) -> None:
+    """Refuse at admission what could not be honoured later.
+
+    Raises:
+        VLLMValidationError: answered by vLLM as a 400 naming the field.
+    """
+    try:
+        _check_request(params)
+    except BudgetError as error:
+        raise VLLMValidationError(str(error), parameter=error.param, value=error.value) from error
+
+
+def resolve_budget(
+    params: SamplingParams, prompt: Sequence[int], ids: MarkerIds, *, max_model_len: int
+) -> tuple[EffectiveBudget, bool, bool] | None:
+    """What to enforce, whether the prompt has opened thinking, and whether to force the answer prompt.
+
+    None without a budget.
+    """
+    budget = budget_of(params.extra_args)
+    if budget is None:
+        return None
+    opened = ids.opened(prompt)
+    answer_prompt = forces_answer_prompt(params.extra_args, structured=params.structured_outputs is not None)
+    try:
+        effective = effective_budget(
+            budget,
+            max_tokens=params.max_tokens,
+            prompt_tokens=len(prompt),
+            max_model_len=max_model_len,
+            opening_tokens=0 if opened else len(ids.start),
+            exit_tokens=ids.exit_tokens(answer_prompt=answer_prompt),
+        )
+    except BudgetError:
+        # Admission refuses this; an engine without our run directory can't check there, and raising
+        # here would kill it. No thinking at all keeps every maximum.
+        effective = EffectiveBudget(max=0, min=0, num_waits=0, landing=0, clamped_by=("context",))
+    return effective, opened, answer_prompt
+
+
+def marker_ids(model_config: Any, vocab_size: int) -> MarkerIds:
+    eos = model_config.try_get_generation_config().get("eos_token_id")
+    return engine_marker_ids(
+        model=model_config.model,
+        tokenizer=cached_tokenizer_from_config(model_config),
+        vocab_size=vocab_size,
+        eos=[] if eos is None else [eos] if isinstance(eos, int) else list(eos),
+    )
+
+
+def open_receipts(vllm_config: Any, ids: MarkerIds, *, processor: str) -> ReceiptPublisher | None:
+    """The feed of the one worker that speaks for its replica: the first tensor rank of the last stage."""
+    directory, parallel = run_dir(), vllm_config.parallel_config
+    last_stage = parallel.rank // parallel.tensor_parallel_size == parallel.pipeline_parallel_size - 1
+    if directory is None or not last_stage or parallel.rank % parallel.tensor_parallel_size:
+        return None
+    info = EngineInfo.of(ids, processor=processor, max_model_len=vllm_config.model_config.max_model_len)
+    info.write(directory)
+    return ReceiptPublisher(directory, replica=parallel.data_parallel_rank)
+
+
+def _check_request(params: SamplingParams) -> None:
+    budget = budget_of(params.extra_args)
+    if budget is None:
+        return
+    check_extra_args(params.extra_args)
+    for name in ("thinking_token_budget", "trace_decode_token_ids"):
+        value = getattr(params, name)
+        if value is not None:
+            reason = "name one maximum" if name == "thinking_token_budget" else "leave it out"
+            raise BudgetError(
+                name,
+                f"`{name}` can't be combined with `{next(iter(budget.requested()))}`: {reason}. "
+                f"Given: {value}",
+                value,
+            )
+    info = admission_info(run_dir())
+    if info is None or params.max_tokens is None:
+        return
+    answer_prompt = forces_answer_prompt(params.extra_args, structured=params.structured_outputs is not None)
+    exit_tokens = info.end_tokens + (info.answer_prompt_tokens if answer_prompt else 0)
+    effective_budget(
+        budget,
+        max_tokens=params.max_tokens,
+        prompt_tokens=0,
+        max_model_len=info.max_model_len,
+        opening_tokens=info.start_tokens,
+        exit_tokens=exit_tokens,
+    )
