@@ -91,7 +91,11 @@ def serve(
     options = None
     try:
         settings = read_settings(
-            os.environ, host=host, port=port, engine_urls=engine_url or None, family=family
+            os.environ,
+            host=host,
+            port=port,
+            engine_urls=engine_url or None,
+            family=family if engine_url else None,
         )
         if not settings.engine_urls:
             require_vllm()
