@@ -6,9 +6,11 @@ Strings of the s1 family: "s1: Simple test-time scaling", appendix D, and its ev
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
+
+from server.budget.spec import MAX_WAIT_TOKENS, WAIT_TEXT, BudgetError
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,13 @@ class MarkerIds:
     """Tokens that show nothing: white space, special tokens, ids beyond the vocabulary."""
     line_end: frozenset[int]
     sentence_end: frozenset[int]
+    unknown: frozenset[int] = frozenset()
+    """Ids beyond the tokenizer's vocabulary: rows that pad the output layer. Never sampled under a budget."""
+
+    @property
+    def reserved(self) -> frozenset[int]:
+        """Tokens that no wait text may contain: markers, end tokens, special tokens."""
+        return self.not_first_in_answer
 
     @property
     def end_attempt(self) -> frozenset[int]:
@@ -168,9 +177,42 @@ def marker_ids(
         blank=frozenset(i for i, text in enumerate(texts) if not text.strip()) | special | frozenset(unseen),
         line_end=frozenset(i for i, text in enumerate(texts) if text.endswith("\n")),
         sentence_end=frozenset(i for i, text in enumerate(texts) if _ends_sentence(text)),
+        unknown=frozenset(unseen),
     )
     _check(ids, tokenizer, reserved=frozenset(added) | special)
     return ids
+
+
+def wait_ids(
+    texts: Sequence[str], encode: Callable[[str], Sequence[int]], *, reserved: frozenset[int]
+) -> tuple[tuple[int, ...], ...]:
+    """A request's own wait texts as token ids.
+
+    Args:
+        encode: the model's tokenizer, adding no special tokens.
+        reserved: `MarkerIds.reserved`.
+
+    Raises:
+        BudgetError: a text is too long, or contains a marker, an end token or a special token.
+    """
+    return tuple(_wait(text, tuple(encode(text)), reserved) for text in texts)
+
+
+def _wait(text: str, token_ids: tuple[int, ...], reserved: frozenset[int]) -> tuple[int, ...]:
+    if not 0 < len(token_ids) <= MAX_WAIT_TOKENS:
+        raise BudgetError(
+            WAIT_TEXT,
+            f"`{WAIT_TEXT}` must be 1 to {MAX_WAIT_TOKENS} tokens of this model. "
+            f"Given: {text!r}, {len(token_ids)} tokens",
+            text,
+        )
+    if not reserved.isdisjoint(token_ids):
+        raise BudgetError(
+            WAIT_TEXT,
+            f"`{WAIT_TEXT}` can't contain a marker, an end token or a special token. Given: {text!r}",
+            text,
+        )
+    return token_ids
 
 
 def _encode(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
@@ -202,6 +244,11 @@ def _check(ids: MarkerIds, tokenizer: Tokenizer, *, reserved: frozenset[int]) ->
     ):
         if not marker:
             raise FamilyError(f"the {label} of family {family.name} is empty. Given: {text!r}")
+    if len(ids.wait) > MAX_WAIT_TOKENS:
+        raise FamilyError(
+            f"the wait text of family {family.name} must be at most {MAX_WAIT_TOKENS} tokens. "
+            f"Given: {family.wait_text!r}, {len(ids.wait)} tokens"
+        )
     if ids.end[0] not in reserved:
         first = tokenizer.decode([ids.end[0]], skip_special_tokens=False)
         raise FamilyError(

@@ -58,6 +58,8 @@ class Toy:
     ends: float = 0.15
     """How often an end token is the likeliest."""
     opens_thinking: bool = True
+    period: int = 0
+    """Set: the model repeats itself, unless an end token comes."""
     url: str = ""
     missing: frozenset[str] = frozenset()
     """Paths that this server doesn't have."""
@@ -78,6 +80,8 @@ class Toy:
         rng = random.Random(f"{self.seed} {len(sequence)} {sequence[-2:]}")
         tokens = list(range(VOCABULARY))
         rng.shuffle(tokens)
+        if self.period and rng.random() < 0.97:
+            tokens.insert(0, sequence[-min(self.period, len(sequence))])
         if rng.random() < self.ends:
             ends = [TURN, EOS]
             rng.shuffle(ends)
@@ -185,6 +189,7 @@ async def _generate(toy: Toy, request: web.Request, body: dict[str, Any]) -> web
     stop = frozenset(body.get("stop_token_ids", []))
     allowed = frozenset(body.get("allowed_token_ids", range(VOCABULARY)))
     banned = frozenset(range(VOCABULARY)) - allowed
+    banned |= {int(token) for token, bias in body.get("logit_bias", {}).items() if bias == -100}
     output: list[int] = []
     finish = "length"
     while len(output) < body["max_tokens"]:
