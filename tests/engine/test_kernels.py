@@ -306,6 +306,18 @@ def test_fixed_batches(seed: int) -> None:
     _run(bench, steps=rng.randint(12, 30), drafts=seed % 5)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_wait_that_ends_a_sentence_is_no_place_to_land(seed: int) -> None:
+    bench = Bench(toy_markers(), seed)
+    bench.likely = [EOS, 25]
+    for _ in range(4):
+        budget = EffectiveBudget(
+            max=60, min=0, num_waits=50, landing=40, clamped_by=(), wait_ids=((WAIT, DOT),)
+        )
+        bench.add(budget, opened=True, answer_prompt=True)
+    _run(bench, steps=40, drafts=seed)
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     ids=marker_sets,
