@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import aiohttp
 import orjson
@@ -17,6 +17,9 @@ from server.gateway.chat_call import EngineCall
 from server.gateway.errors import EngineDied, EngineMisbehaved, EngineRefused, ReceiptMissing
 from server.gateway.settings import Settings
 from server.gateway.sse import DONE, EventSplitter
+
+if TYPE_CHECKING:
+    from server.gateway.completions import Completions
 
 PROTOCOL = 1
 """Version of /s1/engine, `vllm_xargs` and /s1/receipts that this gateway speaks."""
@@ -43,6 +46,8 @@ class RoundsSupport:
 
     ids: MarkerIds
     description: EngineDescription
+    dialect: type[Completions]
+    """How its make is asked for completions."""
 
 
 @dataclass(slots=True)
@@ -143,15 +148,31 @@ class Engine:
             raise self._lost(error) from error
         return _json_object(raw)
 
+    async def get(self, path: str) -> dict[str, Any]:
+        """The JSON object that answers a GET of a small, quick route.
+
+        Raises:
+            EngineRefused, EngineDied, EngineMisbehaved
+        """
+        try:
+            status, raw = await self._get(path)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._lost(error) from error
+        _raise_for_status(status, raw)
+        return _json_object(raw)
+
     async def events(
-        self, path: str, body: bytes, request_id: str | None
+        self, path: str, body: bytes, request_id: str | None, *, says_done: bool = True
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of a streamed answer. Closing the generator closes the engine's connection.
+
+        Args:
+            says_done: the stream ends with [DONE], as OpenAI's do.
 
         Raises: as `stream`.
         """
         splitter = EventSplitter()
-        finished = False
+        finished = not says_done
         try:
             async with self._post(path, body, request_id) as response:
                 if response.status != 200:
