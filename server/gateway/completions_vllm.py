@@ -102,7 +102,9 @@ class VllmCompletions(Completions):
         raise RoundsUnavailable("it accepts `stop_token_ids` that can't exist, so it may ignore the field")
 
     async def try_alone(self, token: int) -> Alone:
-        shown = await self._whole([token], max_tokens=2, skip_special_tokens=True, **self.only([token]))
+        shown = await self._whole(
+            [token, token], max_tokens=2, skip_special_tokens=True, **self.only([token])
+        )
         if not set(shown["token_ids"]) <= {token}:
             raise RoundsUnavailable("it ignores `allowed_token_ids`")
         if shown["finish_reason"] == "stop" and len(shown["token_ids"]) == 1:
