@@ -254,7 +254,8 @@ def _fields(prompt: list[int], ask: Ask, sampling: Mapping[str, Any], *, stream:
     fields = {name: sampling[name] for name in _SAME_NAME if name in sampling}
     if "repetition_penalty" in sampling:
         # Over prompt and output, as vLLM counts; by default it looks back 64 tokens.
-        fields |= {"repeat_penalty": sampling["repetition_penalty"], "repeat_last_n": -1}
+        seen = len(prompt) + _most(ask)
+        fields |= {"repeat_penalty": sampling["repetition_penalty"], "repeat_last_n": seen}
     if "seed" in sampling:
         fields["seed"] = sampling["seed"] % _SEEDS
     return fields | {

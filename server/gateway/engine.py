@@ -174,7 +174,9 @@ class Engine:
         splitter = EventSplitter()
         finished = not says_done
         try:
-            async with self._post(path, body, request_id) as response:
+            # llama.cpp's server closes the connection after a stream without saying so, unless it is told to.
+            closes = self.status.description is None
+            async with self._post(path, body, request_id, closes=closes) as response:
                 if response.status != 200:
                     _raise_for_status(response.status, await response.read())
                 async for part in response.content.iter_any():
@@ -243,9 +245,17 @@ class Engine:
 
     @asynccontextmanager
     async def _post(
-        self, path: str, body: bytes, request_id: str | None, timeout_s: float | None = None
+        self,
+        path: str,
+        body: bytes,
+        request_id: str | None,
+        timeout_s: float | None = None,
+        *,
+        closes: bool = False,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         headers = {"content-type": "application/json"}
+        if closes:
+            headers["connection"] = "close"
         if request_id is not None:
             headers["x-request-id"] = request_id
         timeout = self.session.timeout if timeout_s is None else aiohttp.ClientTimeout(total=timeout_s)

@@ -293,6 +293,7 @@ async def test_neutral_values_are_no_reason_to_refuse(client: httpx.AsyncClient)
 
 async def test_n_choices_and_seeds(client: httpx.AsyncClient, toy: Toy) -> None:
     toy.ends = 0.5
+    toy.bodies.clear()  # the probe's
     body = {"model": "toy-s1", "messages": MESSAGES, "num_waits": 2, "n": 3, "seed": 2**63 - 2}
     got = (await client.post("/v1/chat/completions", json=body | {"seed": 7})).json()
     assert [choice["index"] for choice in got["choices"]] == [0, 1, 2]
