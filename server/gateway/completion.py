@@ -41,6 +41,9 @@ async def _finish(
     engine: ChatEngine, call: EngineCall, choice: dict[str, Any], usage: dict[str, Any], hides_reasoning: bool
 ) -> None:
     message = choice["message"]
+    if message.get("reasoning") is None:
+        # The name that llama.cpp and SGLang give it.
+        message["reasoning"] = message.get("reasoning_content")
     finish = Finish(
         finish_reason=choice["finish_reason"],
         stop_reason=choice.get("stop_reason"),

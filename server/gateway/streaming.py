@@ -92,6 +92,9 @@ class ChoiceStream:
     def _shape(self, choice: dict[str, Any]) -> bool:
         """Put the delta in the client's form; False if nothing is left to say before the finish."""
         delta = choice["delta"]
+        if "reasoning_content" in delta and "reasoning" not in delta:
+            # The name that llama.cpp and SGLang give it.
+            delta["reasoning"] = delta.pop("reasoning_content")
         if delta.get("content") or delta.get("tool_calls"):
             self._has_answer = True
         if self.shape.hides_reasoning:

@@ -178,7 +178,9 @@ class _Learner:
         sampling = {"temperature": 0, **self._completions.only(allowed)}
         tokens: list[int] = []
         finish = None
-        async with self._gate, aclosing(self._completions.generate([allowed[0]], ask, sampling)) as parts:
+        # Of two tokens, so that a server that takes ids for something else miscounts it.
+        generated = self._completions.generate([allowed[0]] * 2, ask, sampling)
+        async with self._gate, aclosing(generated) as parts:
             async for part in parts:
                 tokens += part.token_ids
                 finish = part.finish_reason or finish

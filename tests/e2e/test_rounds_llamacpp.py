@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 from server.budget.markers import MarkerIds
 from tests.e2e.budget_rules import assert_rules_hold
 from tests.support.engines import DEMO, Running, gateway_only, sse_events
-from tests.support.llamacpp import llamacpp, slots_in_use
+from tests.support.llamacpp import llamacpp, slots
 from training.evaluate.suite import held_out_questions
 
 pytestmark = pytest.mark.engine
@@ -189,9 +189,11 @@ def test_a_client_that_leaves_stops_the_engine(rounds: Running, engine: Running,
             with pytest.raises(httpx.ReadTimeout):
                 client.post(f"{rounds.url}/v1/chat/completions", json=body, timeout=0.05)
     deadline = time.monotonic() + 10
-    while slots_in_use(engine.url) > 0:
+    while any(slot["is_processing"] for slot in slots(engine.url)):
         assert time.monotonic() < deadline, "the engine still generates for nobody"
         time.sleep(0.02)
+    latest = max(slots(engine.url), key=lambda slot: slot.get("id_task", -1))
+    assert latest["next_token"][0]["has_next_token"], "the generation ended by itself"
     (seen,) = rounds.get("/ready")["engines"]
     assert seen["outstanding"] == 0
 

@@ -17,15 +17,19 @@ from server.budget.receipt import receipt
 from server.budget.spec import BUDGET_FIELDS, BudgetError, RoomLimit, ThinkingBudget, resolve
 from tests.gateway.serving import eventually, gateway
 from tests.gateway.toy_engine import MAX_MODEL_LEN, Toy, encode, running, text_of
+from tests.gateway.toy_llamacpp import running_llamacpp
 from tests.support.toy_markers import ANSWER, EOS, TURN, toy_markers
 
 IDS = toy_markers()
 MESSAGES = [{"role": "user", "content": "6 * 7?"}]
 
 
-@pytest.fixture
-async def toy() -> AsyncIterator[Toy]:
-    async with running(Toy()) as started:
+MAKES = {"vllm": running, "llamacpp": running_llamacpp}
+
+
+@pytest.fixture(params=MAKES)
+async def toy(request: pytest.FixtureRequest) -> AsyncIterator[Toy]:
+    async with MAKES[request.param](Toy()) as started:
         yield started
 
 

@@ -60,14 +60,25 @@ class Toy:
     opens_thinking: bool = True
     period: int = 0
     """Set: the model repeats itself, unless an end token comes."""
+    halves: tuple[int, ...] = ()
+    """Two tokens that only together are a character; of `toy_llamacpp` alone, like the next three."""
+    prefers: float = 0.0
+    """How often a half is the likeliest token."""
+    spells_halves: bool = True
+    """The tokenizer makes the two halves of their character."""
+    tells_apart: bool = True
+    """Its chat route gives the reasoning apart from the content."""
     url: str = ""
     missing: frozenset[str] = frozenset()
     """Paths that this server doesn't have."""
     ignores: frozenset[str] = frozenset()
-    """Fields of completions that it takes and doesn't honour."""
+    """Fields of completions that it takes and doesn't honour, or honours in its own way."""
     stall_after: int | None = None
     refuse: tuple[int, Any] | None = None
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    """Of the streamed completions."""
+    repeats: list[dict[str, Any]] = field(default_factory=list)
+    """Of the other completions."""
     active: int = 0
     cancelled: int = 0
 
@@ -82,6 +93,8 @@ class Toy:
         rng.shuffle(tokens)
         if self.period and rng.random() < 0.97:
             tokens.insert(0, sequence[-min(self.period, len(sequence))])
+        if self.halves and rng.random() < self.prefers:
+            tokens.insert(0, rng.choice(self.halves))
         if rng.random() < self.ends:
             ends = [TURN, EOS]
             rng.shuffle(ends)
@@ -122,9 +135,9 @@ async def running(toy: Toy) -> AsyncIterator[Toy]:
     }
     for path, handler in routes.items():
         if path not in toy.missing:
-            app.router.add_post(path, _bound(handler, toy))
-    app.router.add_get("/health", _bound(_health, toy))
-    app.router.add_get("/v1/models", _bound(_models, toy))
+            app.router.add_post(path, bound(handler, toy))
+    app.router.add_get("/health", bound(_health, toy))
+    app.router.add_get("/v1/models", bound(_models, toy))
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -136,7 +149,7 @@ async def running(toy: Toy) -> AsyncIterator[Toy]:
         await runner.cleanup()
 
 
-def _bound(handler: Callable[[Toy, web.Request], Any], toy: Toy) -> Any:
+def bound(handler: Callable[[Toy, web.Request], Any], toy: Toy) -> Any:
     async def bound(request: web.Request) -> web.StreamResponse:
         return await handler(toy, request)
 

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import xllamacpp
@@ -35,8 +36,10 @@ def llamacpp(directory: Path) -> Iterator[Running]:
         yield Running(url, process, log, model=DEMO.name, engine_url=url)
 
 
-def slots_in_use(url: str) -> int:
-    return sum(slot["is_processing"] for slot in httpx.get(f"{url}/slots", timeout=30).json())
+def slots(url: str) -> list[dict[str, Any]]:
+    """What each slot is doing, or did last."""
+    found: list[dict[str, Any]] = httpx.get(f"{url}/slots", timeout=30).json()
+    return found
 
 
 def main(file: str, port: str) -> None:
