@@ -37,6 +37,11 @@ class Settings(BaseModel):
     """Between two looks at a ready engine."""
     starting_interval_s: Annotated[float, Field(gt=0)] = 0.5
     """Between two looks at an engine that isn't ready."""
+    drain_delay_s: Annotated[float, Field(ge=0)] = 0.0
+    """After SIGTERM, how long new connections are still taken while /ready says no: as long as a load
+    balancer needs to notice."""
+    drain_timeout_s: Annotated[float, Field(ge=0)] = 600.0
+    """After SIGTERM, how long open requests may run on before they are ended with an error."""
     probe_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     """For one probing request; an engine's first may have to compile."""
     probe_retry_s: Annotated[float, Field(gt=0)] = 30.0
