@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import aiohttp
 import orjson
@@ -19,6 +19,9 @@ from server.gateway.errors import EngineDied, EngineMisbehaved, EngineRefused, R
 from server.gateway.progress import tokens_made
 from server.gateway.settings import Settings
 from server.gateway.sse import DONE, EventSplitter
+
+if TYPE_CHECKING:
+    from server.gateway.completions import Completions
 
 PROTOCOL = 1
 """Version of /s1/engine, `vllm_xargs` and /s1/receipts that this gateway speaks."""
@@ -45,6 +48,8 @@ class RoundsSupport:
 
     ids: MarkerIds
     description: EngineDescription
+    dialect: type[Completions]
+    """How its make is asked for completions."""
 
 
 @dataclass(slots=True)
@@ -162,17 +167,35 @@ class Engine:
             raise self._lost(error) from error
         return _json_object(raw)
 
+    async def get(self, path: str) -> dict[str, Any]:
+        """The JSON object that answers a GET of a small, quick route.
+
+        Raises:
+            EngineRefused, EngineDied, EngineMisbehaved
+        """
+        try:
+            status, raw = await self._get(path)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._lost(error) from error
+        _raise_for_status(status, raw)
+        return _json_object(raw)
+
     async def events(
-        self, path: str, body: bytes, request_id: str | None
+        self, path: str, body: bytes, request_id: str | None, *, says_done: bool = True
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of a streamed answer. Closing the generator closes the engine's connection.
+
+        Args:
+            says_done: the stream ends with [DONE], as OpenAI's do.
 
         Raises: as `stream`.
         """
         splitter = EventSplitter()
-        finished = False
+        finished = not says_done
         try:
-            async with self._post(path, body, request_id) as response:
+            # llama.cpp's server closes the connection after a stream without saying so, unless it is told to.
+            closes = self.status.description is None
+            async with self._post(path, body, request_id, closes=closes) as response:
                 if response.status != 200:
                     _raise_for_status(response.status, await response.read())
                 async for part in response.content.iter_any():
@@ -247,9 +270,17 @@ class Engine:
 
     @asynccontextmanager
     async def _post(
-        self, path: str, body: bytes, request_id: str | None, timeout_s: float | None = None
+        self,
+        path: str,
+        body: bytes,
+        request_id: str | None,
+        timeout_s: float | None = None,
+        *,
+        closes: bool = False,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         headers = {"content-type": "application/json"}
+        if closes:
+            headers["connection"] = "close"
         if request_id is not None:
             headers["x-request-id"] = request_id
         timeout = self.session.timeout if timeout_s is None else aiohttp.ClientTimeout(total=timeout_s)

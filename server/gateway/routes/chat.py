@@ -17,7 +17,7 @@ from server.gateway.context import context_of
 from server.gateway.disconnect import unless_disconnected
 from server.gateway.engine import ChatEngine, Engine
 from server.gateway.rounds import Rounds
-from server.gateway.rounds_fields import check_rounds_fields
+from server.gateway.rounds_fields import check_chat_fields, check_rounds_fields
 from server.gateway.sse import Emit, EventStream
 from server.gateway.streaming import StreamShape, stream_chat
 
@@ -60,12 +60,16 @@ def _answering(call: ChatCall, engine: Engine) -> ChatEngine:
     """The engine itself, or the gateway's rounds before it.
 
     Raises:
-        InvalidRequest: the request has a field that rounds can't honour.
+        InvalidRequest: the request has a field that rounds, or the engine's chat route, can't honour.
     """
-    if not call.budget.is_set or engine.status.rounds is None:
+    support = engine.status.rounds
+    if support is None:
         return engine
-    check_rounds_fields(call.fields, url=engine.url)
-    return Rounds(engine, engine.status.rounds)
+    if not call.budget.is_set:
+        check_chat_fields(call.fields, url=engine.url, dialect=support.dialect)
+        return engine
+    check_rounds_fields(call.fields, url=engine.url, dialect=support.dialect)
+    return Rounds(engine, support)
 
 
 def _check_room(call: ChatCall, engine: Engine) -> None:
