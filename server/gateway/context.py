@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from starlette.requests import Request
 
+from server.gateway.drain import Drain
 from server.gateway.settings import Settings
 from server.gateway.upstream import EnginePool
 
@@ -15,6 +16,7 @@ from server.gateway.upstream import EnginePool
 class Context:
     settings: Settings
     engines: EnginePool
+    drain: Drain = field(default_factory=Drain)
 
 
 def context_of(request: Request) -> Context:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -15,6 +16,7 @@ from server.budget.markers import MarkerIds
 from server.budget.receipt import EngineReceipt
 from server.gateway.chat_call import EngineCall
 from server.gateway.errors import EngineDied, EngineMisbehaved, EngineRefused, ReceiptMissing
+from server.gateway.progress import tokens_made
 from server.gateway.settings import Settings
 from server.gateway.sse import DONE, EventSplitter
 
@@ -88,6 +90,23 @@ class Engine:
     """Generations under way."""
     on_lost: Callable[[], None] = lambda: None
     """Called when a connection fails, so that the pool looks at once instead of at the next interval."""
+    parts_received: int = 0
+    """Parts of streams so far: as long as it grows, the engine makes tokens."""
+    _streams: set[aiohttp.ClientResponse] = field(default_factory=set)
+    _sending: set[asyncio.Task[aiohttp.ClientResponse]] = field(default_factory=set)
+    _abandoned: set[asyncio.Task[aiohttp.ClientResponse]] = field(default_factory=set)
+
+    @property
+    def open_streams(self) -> int:
+        return len(self._streams)
+
+    def abandon(self) -> None:
+        """Fail every request under way with EngineDied: the engine answers, but makes no tokens."""
+        for response in self._streams:
+            response.close()
+        self._abandoned |= self._sending
+        for sending in self._sending:
+            sending.cancel()
 
     @contextmanager
     def occupied(self, generations: int) -> Iterator[None]:
@@ -180,6 +199,7 @@ class Engine:
                 if response.status != 200:
                     _raise_for_status(response.status, await response.read())
                 async for part in response.content.iter_any():
+                    self.parts_received += 1
                     for event in splitter.feed(part):
                         if event == DONE:
                             finished = True
@@ -230,6 +250,11 @@ class Engine:
             raise EngineMisbehaved("the engine's /v1/models is not a list of models")
         return tuple(cards)
 
+    async def learn_tokens_made(self) -> float | None:
+        """All tokens since its start; None if it doesn't say: not every server has vLLM's metrics."""
+        status, raw = await self._get("/metrics")
+        return tokens_made(raw) if status == 200 else None
+
     async def learn_description(self) -> EngineDescription | None:
         """None for an engine without our plugin."""
         status, raw = await self._get("/s1/engine")
@@ -264,13 +289,32 @@ class Engine:
             return await self.session.post(self.url + path, data=body, headers=headers, timeout=timeout)
 
         try:
-            response = await send()
+            response = await self._unless_abandoned(send())
         except aiohttp.ServerDisconnectedError:
             # The engine was closing this idle connection when it was reused, and has answered nothing.
             # One that has died refuses the second attempt at once.
-            response = await send()
+            response = await self._unless_abandoned(send())
         async with response:
-            yield response
+            self._streams.add(response)
+            try:
+                yield response
+            finally:
+                self._streams.discard(response)
+
+    async def _unless_abandoned(
+        self, send: Coroutine[Any, Any, aiohttp.ClientResponse]
+    ) -> aiohttp.ClientResponse:
+        sending = asyncio.create_task(send)
+        self._sending.add(sending)
+        try:
+            return await sending
+        except asyncio.CancelledError:
+            if sending in self._abandoned:
+                raise ConnectionAbortedError("the engine makes no tokens") from None
+            raise
+        finally:
+            self._sending.discard(sending)
+            self._abandoned.discard(sending)
 
     async def _get(self, path: str) -> tuple[int, bytes]:
         timeout = aiohttp.ClientTimeout(total=self.settings.control_timeout_s)

@@ -141,7 +141,7 @@ class Bench:
 
     def _say(self, output: list[int], choices: list[int]) -> int:
         """A model that repeats itself now and then."""
-        period = self.random.choice([1, 2, 3])
+        period = self.random.choice([1, 2, 3, 3, 4])
         if len(output) >= period and output[-period] in choices and self.random.random() < self.repetitive:
             return output[-period]
         return self.random.choice(choices)

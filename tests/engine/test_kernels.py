@@ -90,6 +90,7 @@ class Bench:
         self.total_len = torch.full((SLOTS,), 7, dtype=torch.int32)
         self.runs: list[Run] = []
         self.repetitive = self.random.choice([0.0, 0.0, 0.5, 0.9, 1.0])
+        self.periods = [1, 2, 3, 4]
         self.likely = self.random.choice([_LIKELY, _LIKELY, [EOS, SPACE, SPACE, SPACE, SPACE, NEWLINE]])
 
     def add(self, budget: EffectiveBudget | None, *, opened: bool, answer_prompt: bool) -> None:
@@ -239,7 +240,7 @@ class Bench:
 
     def _again(self, run: Run, after: list[int]) -> int | None:
         """Now and then, what stands some places before."""
-        output, period = run.output + after, self.random.choice([1, 2, 3])
+        output, period = run.output + after, self.random.choice(self.periods)
         return output[-period] if len(output) >= period and self.random.random() < self.repetitive else None
 
     # -- bookkeeping ----------------------------------------------------------------------------------
@@ -298,7 +299,7 @@ def test_fixed_batches(seed: int) -> None:
             num_waits=rng.choice([0, 0, 1, 3, 50]),
             landing=rng.choice([0, rng.randint(0, 8)]),
             clamped_by=(),
-            loop_guard=rng.choice([0, 8, 12]),
+            loop_guard=rng.choice([0, 8, 9, 12]),
             wait_ids=rng.choice([(), ((30,), (30, 31)), ((WAIT, DOT),)]),
         )
         opened, answer_prompt = rng.random() < 0.6, rng.random() < 0.6
@@ -306,16 +307,32 @@ def test_fixed_batches(seed: int) -> None:
     _run(bench, steps=rng.randint(12, 30), drafts=seed % 5)
 
 
+@pytest.mark.parametrize("texts", [((WAIT, DOT),), ((30,), (31, 32), (33,))], ids=["sentence", "in turn"])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_wait_that_ends_a_sentence_is_no_place_to_land(seed: int) -> None:
+def test_many_waits(seed: int, texts: tuple[tuple[int, ...], ...]) -> None:
+    """Texts in turn; and one that ends a sentence is no place to land."""
     bench = Bench(toy_markers(), seed)
     bench.likely = [EOS, 25]
     for _ in range(4):
-        budget = EffectiveBudget(
-            max=60, min=0, num_waits=50, landing=40, clamped_by=(), wait_ids=((WAIT, DOT),)
-        )
+        budget = EffectiveBudget(max=60, min=0, num_waits=50, landing=40, clamped_by=(), wait_ids=texts)
         bench.add(budget, opened=True, answer_prompt=True)
     _run(bench, steps=40, drafts=seed)
+
+
+@pytest.mark.parametrize(("period", "loops"), [(2, True), (3, False)])
+def test_a_sequence_three_times_over_is_no_loop(period: int, loops: bool) -> None:
+    bench = Bench(toy_markers(), seed=period)
+    bench.likely, bench.periods, bench.repetitive = [25, 26, 27], [period], 1.0
+    budget = EffectiveBudget(max=80, min=0, num_waits=0, landing=0, clamped_by=(), loop_guard=9)
+    bench.add(budget, opened=True, answer_prompt=True)
+    (run,) = bench.runs
+    run.output, run.sampled = [25, 26, 27], [25, 26, 27]
+    for token in run.output:
+        run.machine.commit(token)
+    while len(run.output) < 40:
+        bench.place()
+        bench.step(drafts=2)
+    assert (run.machine.ended_by == "loop") is loops
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

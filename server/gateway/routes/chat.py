@@ -47,10 +47,11 @@ async def create_chat_completion(request: Request) -> Response:
         async def produce(emit: Emit) -> None:
             await stream_chat(answering, calls, shape, emit)
 
-        return EventStream(produce)
+        return EventStream(produce, cut_off=context.drain.cut_off)
     completion = await unless_disconnected(
         request.receive,
         complete_chat(answering, calls, id=id, created=created, hides_reasoning=call.hides_reasoning),
+        cut_off=context.drain.cut_off,
     )
     return Response(orjson.dumps(completion), media_type="application/json")
 
