@@ -209,13 +209,14 @@ def _finding(check: _Check, natural: Seen, got: Seen) -> Finding:
 
 def _at_most(budget: int) -> Callable[[Seen, Seen], tuple[Verdict, str]]:
     def judge(natural: Seen, got: Seen) -> tuple[Verdict, str]:
-        evidence = f"{_counts(got)}; {natural.thinking_tokens} without"
-        if not natural.told_apart:
-            same = got.text == natural.text
+        same = got.text == natural.text
+        if not _thinking_is_seen(natural, got):
             return (Verdict.NO_EFFECT if same else Verdict.UNCLEAR), _compared(natural, got)
+        evidence = f"{_counts(got)}; {_without(natural)}"
         if got.thinking_tokens > budget:
             return Verdict.IGNORED, evidence
-        if natural.thinking_tokens <= budget or got.counted_by == "words":
+        nothing_to_hold = natural.thinking_tokens <= budget if natural.told_apart else same
+        if nothing_to_hold or got.counted_by == "words":
             return Verdict.UNCLEAR, evidence
         if not got.content.strip():
             return Verdict.HELD, f"{evidence}; but the answer is empty"
@@ -226,14 +227,14 @@ def _at_most(budget: int) -> Callable[[Seen, Seen], tuple[Verdict, str]]:
 
 def _at_least(budget: int) -> Callable[[Seen, Seen], tuple[Verdict, str]]:
     def judge(natural: Seen, got: Seen) -> tuple[Verdict, str]:
-        if not natural.told_apart:
+        if not _thinking_is_seen(natural, got):
             too_short = got.text == natural.text or (got.all_tokens or budget) < budget
             return (Verdict.IGNORED if too_short else Verdict.UNCLEAR), _compared(natural, got)
         # There are never more words than tokens.
         below = Verdict.UNCLEAR if got.counted_by == "words" else Verdict.IGNORED
         return (
             Verdict.HELD if got.thinking_tokens >= budget else below,
-            f"{_counts(got)}; {natural.thinking_tokens} without",
+            f"{_counts(got)}; {_without(natural)}",
         )
 
     return judge
@@ -242,7 +243,7 @@ def _at_least(budget: int) -> Callable[[Seen, Seen], tuple[Verdict, str]]:
 def _waited(waits: int) -> Callable[[Seen, Seen], tuple[Verdict, str]]:
     def judge(natural: Seen, got: Seen) -> tuple[Verdict, str]:
         before, after = natural.text.count("Wait"), got.text.count("Wait")
-        counts = _counts(got) if natural.told_apart else _compared(natural, got)
+        counts = _counts(got) if _thinking_is_seen(natural, got) else _compared(natural, got)
         evidence = f"{after} 'Wait', {before} without; {counts}"
         if got.receipt is not None:
             evidence += f"; receipt: {got.receipt.get('waits')} waits"
@@ -256,6 +257,17 @@ def _waited(waits: int) -> Callable[[Seen, Seen], tuple[Verdict, str]]:
 def _should_be_refused(natural: Seen, got: Seen) -> tuple[Verdict, str]:
     counts = _counts(got) if natural.told_apart else _compared(natural, got)
     return Verdict.IGNORED, f"accepted, though it can't be meant; {counts}"
+
+
+def _thinking_is_seen(natural: Seen, got: Seen) -> bool:
+    """A server may tell it apart only where there is a budget."""
+    return natural.told_apart or got.told_apart or got.receipt is not None
+
+
+def _without(natural: Seen) -> str:
+    if natural.told_apart:
+        return f"{natural.thinking_tokens} without"
+    return f"{_all(natural)} without, the answer included"
 
 
 def _compared(natural: Seen, got: Seen) -> str:

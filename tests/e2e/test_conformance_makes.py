@@ -7,11 +7,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.engines import Running
+from tests.support.engines import Running, gateway_only
 from tests.support.llamacpp import llamacpp
 
 pytestmark = pytest.mark.engine
@@ -102,9 +103,11 @@ def test_llamacpp(other_make: Running) -> None:
     assert _verdicts(other_make.url) == LLAMA_CPP
 
 
-def test_rounds_make_either_hold(rounds: Running, served: Running) -> None:
-    """The same table as the plugin's."""
-    assert _verdicts(rounds.url) == _verdicts(served.url)
+def test_rounds_hold_what_the_plugin_holds(rounds: Running, other_make: Running, tmp_path: Path) -> None:
+    """Before either of the others, though without a budget neither tells the thinking apart."""
+    assert _verdicts(rounds.url) == OURS
+    with gateway_only(tmp_path, other_make.url) as before_llamacpp:
+        assert _verdicts(before_llamacpp.url) == OURS
 
 
 def test_the_table_says_what_was_seen(other_make: Running, served: Running) -> None:
