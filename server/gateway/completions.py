@@ -83,6 +83,9 @@ class Completions(ABC):
     chat_fields: ClassVar[frozenset[str] | None]
     """Fields that the engine's own chat route honours; None if it honours or refuses every one."""
 
+    keeps_alive: ClassVar[bool]
+    """Connections may be used for several requests."""
+
     def __init__(self, engine: Engine, model: str, *, probing: bool = False) -> None:
         """
         Args:

@@ -44,6 +44,8 @@ class LlamaCppCompletions(Completions):
     make = "llama.cpp"
     prompt_fields = frozenset(["add_generation_prompt", "chat_template_kwargs", "messages"])
     sampling_fields = frozenset([*_SAME_NAME, "logit_bias", "repetition_penalty"])
+    # An idle connection holds one of its few threads, and after a stream it closes without saying so.
+    keeps_alive = False
     # Its chat route takes any field, and these are what it reads.
     chat_fields = frozenset(
         [

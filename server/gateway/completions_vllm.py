@@ -51,6 +51,7 @@ class VllmCompletions(Completions):
         ]
     )
     chat_fields = None
+    keeps_alive = True
 
     async def render(self, fields: Mapping[str, Any], request_id: str | None = None) -> Rendered:
         answer = await self._post("/tokenize", fields, request_id)

@@ -193,9 +193,7 @@ class Engine:
         splitter = EventSplitter()
         finished = not says_done
         try:
-            # llama.cpp's server closes the connection after a stream without saying so, unless it is told to.
-            closes = self.status.description is None
-            async with self._post(path, body, request_id, closes=closes) as response:
+            async with self._post(path, body, request_id) as response:
                 if response.status != 200:
                     _raise_for_status(response.status, await response.read())
                 async for part in response.content.iter_any():
@@ -275,12 +273,8 @@ class Engine:
         body: bytes,
         request_id: str | None,
         timeout_s: float | None = None,
-        *,
-        closes: bool = False,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        headers = {"content-type": "application/json"}
-        if closes:
-            headers["connection"] = "close"
+        headers = {"content-type": "application/json", **self._connection_headers()}
         if request_id is not None:
             headers["x-request-id"] = request_id
         timeout = self.session.timeout if timeout_s is None else aiohttp.ClientTimeout(total=timeout_s)
@@ -318,8 +312,15 @@ class Engine:
 
     async def _get(self, path: str) -> tuple[int, bytes]:
         timeout = aiohttp.ClientTimeout(total=self.settings.control_timeout_s)
-        async with self.session.get(self.url + path, timeout=timeout) as response:
+        headers = self._connection_headers()
+        async with self.session.get(self.url + path, headers=headers, timeout=timeout) as response:
             return response.status, await response.read()
+
+    def _connection_headers(self) -> dict[str, str]:
+        """Keep connections only to makes that are known to bear it."""
+        rounds = self.status.rounds
+        keeps = self.status.description is not None or (rounds is not None and rounds.dialect.keeps_alive)
+        return {} if keeps else {"connection": "close"}
 
     def _lost(self, error: Exception) -> EngineDied:
         self.on_lost()

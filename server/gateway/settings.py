@@ -49,7 +49,7 @@ class Settings(BaseModel):
     probe_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     """For one probing request; an engine's first may have to compile."""
     probe_retry_s: Annotated[float, Field(gt=0)] = 30.0
-    """Before an engine with the plugin that failed its probe is probed again."""
+    """Before an engine that failed its probe is probed again."""
 
     @field_validator("engine_urls", mode="before")
     @classmethod

@@ -264,8 +264,8 @@ class _Watcher:
         log.info("engine ready", url=self.engine.url, enforcement=verdict.enforcement, reason=verdict.reason)
 
     def _next_probe(self, verdict: Verdict, description: EngineDescription | None) -> float | None:
-        """A plugin that fails its probe may have had a bad moment; an engine without one will not grow it."""
-        if verdict.enforcement == "native" or description is None:
+        """Who fails a probe may have had a bad moment; an engine without our plugin will not grow one."""
+        if verdict.enforcement == "native" or (verdict.enforcement == "rounds" and description is None):
             return None
         return time.monotonic() + self.engine.settings.probe_retry_s
 

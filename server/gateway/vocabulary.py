@@ -92,8 +92,8 @@ async def learn_markers(engine: Engine, model: str, family_name: str | None) -> 
 async def _learn(dialect: type[Completions], engine: Engine, model: str, family_name: str | None) -> Learnt:
     learner = _Learner(dialect(engine, model, probing=True), model)
     try:
-        family, max_model_len = await learner.family(family_name)
         vocab_size = await learner.vocabulary_size()
+        family, max_model_len = await learner.family(family_name)
         tokenizer, eos = await learner.tokenizer(family, vocab_size)
         ids = marker_ids(family, tokenizer, vocab_size=vocab_size, eos_token_ids=eos)
         await learner.check_rounds(ids)

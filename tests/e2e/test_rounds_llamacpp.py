@@ -6,9 +6,10 @@ and on the token ids themselves.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -189,31 +190,37 @@ def test_choices_have_their_own_budgets_and_seeds(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_stops_the_engine(gateway: Running, engine: Running, stream: bool) -> None:
+async def test_a_client_that_leaves_stops_the_engine(gateway: Running, engine: Running, stream: bool) -> None:
     body = {
         "model": gateway.model,
         "messages": [{"role": "user", "content": "How many r in raspberry?"}],
         "max_completion_tokens": 1900,
-        # Never an end token: one long round.
+        # Twice as many as it has slots, and never an end token: seconds of work for this quick engine.
+        "n": 16,
         "logit_bias": {"416": -100, "417": -100, "415": -100},
         "num_waits": 1,
         "stream": stream,
     }
-    with httpx.Client(timeout=60) as client:
-        if stream:
-            with client.stream("POST", f"{gateway.url}/v1/chat/completions", json=body) as response:
-                next(response.iter_lines())
-        else:
-            with pytest.raises(httpx.ReadTimeout):
-                client.post(f"{gateway.url}/v1/chat/completions", json=body, timeout=0.05)
+    before = max(slot.get("id_task", -1) for slot in slots(engine.url))
+    async with httpx.AsyncClient(timeout=60) as client:
+        leaving = asyncio.create_task(client.post(f"{gateway.url}/v1/chat/completions", json=body))
+        await _until(lambda: _generates(engine), "the engine never began")
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+    await _until(lambda: not _generates(engine), "the engine still generates for nobody")
+    given_up = [slot for slot in slots(engine.url) if slot.get("id_task", -1) > before]
+    assert any(slot["next_token"][0]["has_next_token"] for slot in given_up), "they ended by themselves"
+    await _until(lambda: gateway.get("/ready")["engines"][0]["outstanding"] == 0, "it counts as outstanding")
+
+
+def _generates(engine: Running) -> bool:
+    return any(slot["is_processing"] for slot in slots(engine.url))
+
+
+async def _until(condition: Callable[[], bool], otherwise: str) -> None:
     deadline = time.monotonic() + 10
-    while any(slot["is_processing"] for slot in slots(engine.url)):
-        assert time.monotonic() < deadline, "the engine still generates for nobody"
-        time.sleep(0.02)
-    latest = max(slots(engine.url), key=lambda slot: slot.get("id_task", -1))
-    assert latest["next_token"][0]["has_next_token"], "the generation ended by itself"
-    (seen,) = gateway.get("/ready")["engines"]
-    assert seen["outstanding"] == 0
+    while not await asyncio.to_thread(condition):
+        assert time.monotonic() < deadline, otherwise
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from server.budget.markers import wait_ids
 from server.budget.receipt import receipt
 from server.budget.spec import BUDGET_FIELDS, BudgetError, RoomLimit, ThinkingBudget, resolve
 from tests.gateway.serving import eventually, gateway
-from tests.gateway.toy_engine import MAX_MODEL_LEN, Toy, encode, running, text_of
+from tests.gateway.toy_engine import MAX_MODEL_LEN, Toy, encode, running, running_agreeable, text_of
 from tests.gateway.toy_llamacpp import running_llamacpp
 from tests.support.toy_markers import ANSWER, EOS, TURN, toy_markers
 
@@ -244,6 +244,27 @@ async def test_an_engine_that_lacks_something_is_refused_by_name(toy: Toy, reaso
         error = (await client.post("/v1/chat/completions", json=body)).json()["error"]
         assert error["param"] == "num_waits"
         assert reason in error["message"]
+
+
+async def test_a_probe_that_failed_is_repeated() -> None:
+    async with running(Toy(ignores=frozenset({"min_tokens"}))) as toy, gateway(toy.url) as client:
+        (engine,) = client.pool.engines  # type: ignore[attr-defined]
+        assert engine.status.enforcement == "none"
+        toy.ignores = frozenset()
+        await eventually(lambda: engine.status.enforcement == "rounds")
+
+
+async def test_a_server_that_agrees_to_everything_is_not_believed() -> None:
+    async with running_agreeable() as url, gateway(url) as client:
+        body = {"model": "agreeable", "messages": MESSAGES}
+        assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
+        for fields in ({"max_thinking_tokens": 5}, {"num_waits": 1}, {"thinking_token_budget": 5}):
+            response = await client.post("/v1/chat/completions", json=body | fields)
+            assert response.status_code == 400, fields
+            error = response.json()["error"]
+            assert error["param"] in ("max_thinking_tokens", "num_waits")
+            assert "as vLLM: " in error["message"]
+            assert "as llama.cpp: " in error["message"]
 
 
 async def test_a_family_that_cannot_be_told_is_asked_for() -> None:

@@ -149,6 +149,36 @@ async def running(toy: Toy) -> AsyncIterator[Toy]:
         await runner.cleanup()
 
 
+@asynccontextmanager
+async def running_agreeable() -> AsyncIterator[str]:
+    """A server that answers every POST with the same completion, whatever it is asked."""
+    usage = {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}
+    choice = {"index": 0, "text": "42", "token_ids": [11], "finish_reason": "stop"}
+    answer = {
+        "choices": [choice | {"message": {"role": "assistant", "content": "42"}}],
+        "usage": usage,
+        "tokens": [11, 12],
+        "max_model_len": MAX_MODEL_LEN,
+        "prompt": "42",
+        "content": "42",
+    }
+
+    async def agree(request: web.Request) -> web.Response:
+        if request.path == "/s1/engine":
+            return web.json_response({}, status=404)
+        return web.json_response(answer | {"data": [{"id": "agreeable", "meta": {"n_vocab": VOCABULARY}}]})
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", agree)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
 def bound(handler: Callable[[Toy, web.Request], Any], toy: Toy) -> Any:
     async def bound(request: web.Request) -> web.StreamResponse:
         return await handler(toy, request)
