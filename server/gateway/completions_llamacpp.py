@@ -28,7 +28,7 @@ from server.gateway.completions import (
     RoundsUnavailable,
     read_token_ids,
 )
-from server.gateway.errors import EngineMisbehaved, EngineRefused
+from server.gateway.errors import EngineMisbehaved, EngineRefused, InvalidRequest
 
 _PATH = "/completion"
 _SEEDS = 2**32 - 1
@@ -92,8 +92,8 @@ class LlamaCppCompletions(Completions):
         self, prompt: list[int], ask: Ask, sampling: Mapping[str, Any], request_id: str | None = None
     ) -> AsyncGenerator[Part, None]:
         seen: list[int] = []
+        # The last tokens without a text: special ones, or the end token that finishes the round.
         hidden: list[int] = []
-        """The last tokens without a text: special ones, or the end token that finishes the round."""
         body = self._body(_fields(prompt, ask, sampling, stream=True))
         async with aclosing(self._engine.events(_PATH, body, request_id, says_done=False)) as events:
             async for event in events:
@@ -250,8 +250,20 @@ def _first(token_ids: Sequence[int], stop: frozenset[int]) -> int | None:
     return next((i for i, token in enumerate(token_ids) if token in stop), None)
 
 
+def _token_id(text: str) -> int:
+    """
+    Raises:
+        InvalidRequest: its server would take any other text for the tokens it is made of.
+    """
+    if not text.isdecimal():
+        raise InvalidRequest(f"`logit_bias` must have token ids as keys. Given: {text!r}", param="logit_bias")
+    return int(text)
+
+
 def _fields(prompt: list[int], ask: Ask, sampling: Mapping[str, Any], *, stream: bool) -> dict[str, Any]:
-    bias = [[int(token), value] for token, value in sampling.get("logit_bias", {}).items()]
+    bias: list[list[Any]] = [
+        [_token_id(token), value] for token, value in sampling.get("logit_bias", {}).items()
+    ]
     bias += [[token, False] for token in sorted(ask.banned | (ask.stop if ask.masked else frozenset()))]
     fields = {name: sampling[name] for name in _SAME_NAME if name in sampling}
     if "repetition_penalty" in sampling:

@@ -111,6 +111,7 @@ async def test_without_a_budget_its_reasoning_has_our_name(client: httpx.AsyncCl
     [
         ({"repetition_penalty": 1.2}, "repetition_penalty"),
         ({"stop_token_ids": [3]}, "stop_token_ids"),
+        ({"num_waits": 1, "min_tokens": 3}, "min_tokens"),
         ({"include_reasoning": False}, "include_reasoning"),
         (
             {"stream": True, "stream_options": {"continuous_usage_stats": True}},
@@ -125,3 +126,10 @@ async def test_what_its_chat_route_ignores_is_refused_by_name(
     response = await client.post("/v1/chat/completions", json={"messages": MESSAGES, **fields})
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
     assert "llama.cpp" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_a_bias_is_of_token_ids(client: httpx.AsyncClient, streams: bool) -> None:
+    body = {"messages": MESSAGES, "num_waits": 1, "logit_bias": {"Wait": 5}, "stream": streams}
+    response = await client.post("/v1/chat/completions", json=body)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "logit_bias")
