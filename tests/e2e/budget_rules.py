@@ -23,7 +23,6 @@ def assert_rules_hold(body: dict[str, Any], answer: dict[str, Any], ids: MarkerI
     thinking, rest, ended = _parted(output, ids)
     assert receipt["thinking_tokens"] == len(thinking), (body, receipt)
     assert ids.reserved.isdisjoint(thinking), body
-    assert ids.unknown.isdisjoint(output), body
     if choice["stop_reason"] is None:
         assert ended, (body, "without a stop string the thinking always ends")
         assert choice["message"]["content"], (body, "the content is never empty")

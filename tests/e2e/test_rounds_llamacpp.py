@@ -146,6 +146,19 @@ def test_a_budget_may_fill_the_whole_context(gateway: Running, http: httpx.Clien
     assert answer["choices"][0]["thinking_budget"]["clamped_by"] == ["context"]
 
 
+def test_ids_beyond_the_vocabulary_are_never_sampled(gateway: Running, http: httpx.Client) -> None:
+    """The demo checkpoint has 448 output rows and 418 tokens."""
+    body = {
+        "messages": [{"role": "user", "content": "How many r in raspberry?"}],
+        "temperature": 0,
+        "max_thinking_tokens": 40,
+        "logit_bias": {"440": 100},
+        "return_token_ids": True,
+    }
+    (choice,) = _asked(gateway, http, body).json()["choices"]
+    assert max(choice["token_ids"]) < 418
+
+
 def test_streams_say_what_whole_answers_say(gateway: Running, http: httpx.Client) -> None:
     compared = 0
     for body in _bodies()[::3]:
