@@ -92,6 +92,9 @@ async def _serve(
     # uvicorn raises a signal again once it has stopped; the first one was enough.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+    if settings.policy_file is not None:
+        reload = app.state.context.policy.reload
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
     await server.serve(sockets=[listener])
     if failures:
         raise ServeError(str(failures[0]))

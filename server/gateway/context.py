@@ -7,6 +7,7 @@ from typing import cast
 
 from starlette.requests import Request
 
+from server.gateway.policy_file import PolicyStore
 from server.gateway.settings import Settings
 from server.gateway.upstream import EnginePool
 
@@ -15,6 +16,7 @@ from server.gateway.upstream import EnginePool
 class Context:
     settings: Settings
     engines: EnginePool
+    policy: PolicyStore
 
 
 def context_of(request: Request) -> Context:

@@ -39,9 +39,10 @@ async def receipt_for(
         delivered = int(usage["completion_tokens"])
         if call.receipt_id is not None:
             recorded = await engine.receipt(call.receipt_id, delivered)
-            return receipt(
+            enforced = receipt(
                 call.budget, recorded, delivered_tokens=delivered, finish_reason=finish.finish_reason
             )
+            return call.origin.told(enforced)
         return _uncounted_or_unbudgeted(call, finish, usage)
     except (KeyError, TypeError, ValueError) as error:
         raise EngineMisbehaved(f"the engine's usage can't be read: {error!r}") from error

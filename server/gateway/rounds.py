@@ -27,7 +27,7 @@ from server.budget.spec import RoomLimit, resolve
 from server.gateway.chat_call import EngineCall
 from server.gateway.engine import Engine, RoundsSupport
 from server.gateway.errors import EngineMisbehaved, ReceiptMissing
-from server.gateway.rounds_fields import PROMPT_FIELDS, SAMPLING_FIELDS
+from server.gateway.rounds_fields import SAMPLING_FIELDS, prompt_fields
 from server.gateway.transcript import StopMatch, Transcript
 
 _SEED_STRIDE = 1_000_003
@@ -219,7 +219,7 @@ class _Choice:
                 return ending
 
     async def _begin(self) -> None:
-        rendered = await self._post("/tokenize", self._only(PROMPT_FIELDS))
+        rendered = await self._post("/tokenize", prompt_fields(self._fields))
         try:
             self.prompt = list(map(int, rendered["tokens"]))
             context_room = int(rendered["max_model_len"]) - len(self.prompt)

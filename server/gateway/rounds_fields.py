@@ -21,6 +21,19 @@ PROMPT_FIELDS = frozenset(
 )
 """Of vLLM's TokenizeChatRequest."""
 
+
+def prompt_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What /tokenize needs to render the prompt as the chat route would.
+
+    It has no field for an effort; vLLM's chat route hands it to the template in the same way.
+    """
+    prompt = {name: value for name, value in fields.items() if name in PROMPT_FIELDS}
+    if "reasoning_effort" in fields:
+        effort = {"reasoning_effort": fields["reasoning_effort"]}
+        prompt["chat_template_kwargs"] = prompt.get("chat_template_kwargs", {}) | effort
+    return prompt
+
+
 SAMPLING_FIELDS = frozenset(
     ["cache_salt", "logit_bias", "min_p", "priority", "repetition_penalty", "temperature", "top_k", "top_p"]
 )
@@ -32,13 +45,13 @@ _BY_THE_GATEWAY = frozenset(BUDGET_FIELDS) | {
     "max_tokens",
     "model",
     "n",
+    "reasoning_effort",
     "request_id",
     "return_token_ids",
     "seed",
     "stop",
     "stream",
     "stream_options",
-    "thinking_token_budget",
     "user",
 }
 _HONOURED = PROMPT_FIELDS | SAMPLING_FIELDS | _BY_THE_GATEWAY
