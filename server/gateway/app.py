@@ -16,6 +16,7 @@ from server.budget.spec import BudgetError
 from server.gateway.boundary import Boundary, http_error_response, known_error_response
 from server.gateway.chat_request import ChatCompletionRequest
 from server.gateway.context import Context
+from server.gateway.earlier_thinking import EarlierThinking
 from server.gateway.errors import GatewayError
 from server.gateway.policy_file import PolicyStore
 from server.gateway.routes import chat, health, models
@@ -49,7 +50,7 @@ def create_app(
             yield
 
     app = FastAPI(title="s1-server", version=__version__, lifespan=lifespan)
-    app.state.context = Context(settings, pool, PolicyStore(settings.policy_file))
+    app.state.context = Context(settings, pool, PolicyStore(settings.policy_file), EarlierThinking())
     for router in (chat.router, models.router, health.router):
         app.include_router(router)
     app.add_middleware(Boundary)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
+from server.budget.forms import root_schemas
 from server.budget.spec import (
     BUDGET_LIMITS,
     DEFAULT_ANSWER_RESERVE_TOKENS,
@@ -31,11 +32,17 @@ _TokenCount = Annotated[int, Field(ge=1)]
 _Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 
 
-def _budget_field(name: str, description: str) -> Any:
+def _budget_field(name: str, description: str, default: str = "0") -> Any:
     """Only documented here: `ThinkingBudget.from_fields` checks it, so that all parts check alike."""
     low, high = BUDGET_LIMITS[name]
     integer: dict[str, Any] = {"type": "integer", "minimum": low, "maximum": high}
-    return Field(None, description=description, json_schema_extra={"anyOf": [integer, {"type": "null"}]})
+    extra: dict[str, Any] = {"anyOf": [integer, {"type": "null"}], "x-default": default}
+    return Field(None, description=description, json_schema_extra=extra)
+
+
+def _with_dialects(schema: dict[str, Any]) -> None:
+    """The forms of other dialects, which `server.budget.aliases` checks."""
+    schema["properties"] |= root_schemas()
 
 
 class _Checked(BaseModel):
@@ -45,6 +52,8 @@ class _Checked(BaseModel):
 class Message(_Checked):
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
     content: Any = Field(None, description="A string, or an array of content parts.")
+    reasoning: Any = Field(None, description="An assistant message's thinking, as a string.")
+    reasoning_content: Any = Field(None, description="Another name of `reasoning`.")
 
     @field_validator("content")
     @classmethod
@@ -82,11 +91,15 @@ class ResponseFormat(_Checked):
 class ChatCompletionRequest(_Checked):
     """OpenAI's chat completion request, vLLM's sampling fields, and a thinking budget."""
 
+    model_config = ConfigDict(strict=True, extra="allow", json_schema_extra=_with_dialects)
+
     model: str | None = Field(None, description="May be left out when exactly one model is served.")
     messages: Annotated[list[Message], Field(min_length=1)]
 
     max_thinking_tokens: Any = _budget_field(
-        "max_thinking_tokens", "The thinking never has more tokens than this; 0 means no thinking."
+        "max_thinking_tokens",
+        "The thinking never has more tokens than this; 0 means no thinking.",
+        default="what fits",
     )
     min_thinking_tokens: Any = _budget_field(
         "min_thinking_tokens", "An attempt to end the thinking before this many tokens becomes a wait."
@@ -96,8 +109,8 @@ class ChatCompletionRequest(_Checked):
     )
     answer_reserve_tokens: Any = _budget_field(
         "answer_reserve_tokens",
-        "Tokens kept free for the answer; by default "
-        f"{DEFAULT_ANSWER_RESERVE_TOKENS}, or a quarter of the room if that is less.",
+        "Tokens kept free for the answer; the maximum is lowered to fit.",
+        default=f"{DEFAULT_ANSWER_RESERVE_TOKENS}, or a quarter of the room if that is less",
     )
     landing_tokens: Any = _budget_field(
         "landing_tokens",

@@ -7,6 +7,7 @@ from typing import cast
 
 from starlette.requests import Request
 
+from server.gateway.earlier_thinking import EarlierThinking
 from server.gateway.policy_file import PolicyStore
 from server.gateway.settings import Settings
 from server.gateway.upstream import EnginePool
@@ -17,6 +18,7 @@ class Context:
     settings: Settings
     engines: EnginePool
     policy: PolicyStore
+    earlier_thinking: EarlierThinking
 
 
 def context_of(request: Request) -> Context:
