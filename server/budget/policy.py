@@ -108,11 +108,15 @@ class Rung(_Strict):
         _check_not_above("default", defaults, "cap", caps)
         _check_not_above("floor", floors, "cap", caps)
         _check_not_above("floor", floors, "default", defaults)
-        for kind, fields in (("default", defaults), ("cap", caps)):
-            maximum = fields.get(MAXIMUM)
+        for low_kind, low, high_kind, high in (
+            ("default", defaults, "default", defaults),
+            ("default", defaults, "cap", caps),
+            ("floor", floors, "cap", caps),
+        ):
+            maximum = high.get(MAXIMUM)
             for name in WITHIN_MAXIMUM:
-                if kind == "default" and maximum is not None and fields.get(name, 0) > maximum:
-                    raise _wrong(f"{kind}.{name} must be <= {kind}.{MAXIMUM} ({maximum})", fields[name])
+                if maximum is not None and low.get(name, 0) > maximum:
+                    raise _wrong(f"{low_kind}.{name} must be <= {high_kind}.{MAXIMUM} ({maximum})", low[name])
         return self
 
 
