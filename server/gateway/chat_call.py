@@ -36,6 +36,8 @@ class ChatCall:
     budget: ThinkingBudget
     """What is to be enforced: as asked until the policy is applied."""
     origin: Origin
+    roots: frozenset[str] = frozenset()
+    """The fields of the client's own JSON, in its own dialect."""
 
     @property
     def model(self) -> str | None:
@@ -52,6 +54,11 @@ class ChatCall:
     @property
     def hides_reasoning(self) -> bool:
         return self.asked.hides_thinking
+
+    @property
+    def wants_reasoning_details(self) -> bool:
+        """OpenRouter's clients read the thinking there."""
+        return "reasoning" in self.roots
 
     @property
     def wants_usage_chunk(self) -> bool:
@@ -106,7 +113,7 @@ def parse_chat(fields: Mapping[str, Any]) -> ChatCall:
     asked = read_chat(given)
     check_conflicts(given, asked.budget)
     origin = Origin(asked.budget.requested(), asked.requested_as)
-    return ChatCall(_engine_fields(given, asked), asked, asked.budget, origin)
+    return ChatCall(_engine_fields(given, asked), asked, asked.budget, origin, frozenset(given))
 
 
 def engine_calls(call: ChatCall, *, model: str, request_id: str) -> list[EngineCall]:

@@ -1,8 +1,9 @@
 """Thinking in earlier assistant messages: left to the chat template, kept, or stripped (docs/policy.md).
 
-Clients send it back as `reasoning` or `reasoning_content` (both are what this server answers with) or as
-Anthropic's content parts of type "thinking". Engines read `reasoning` alone, and would take a thinking part
-for content: whatever comes is made one `reasoning`, and what becomes of that is the policy's to say.
+Clients send it back as `reasoning`, `reasoning_content` or OpenRouter's `reasoning_details`, which are this
+server's own answers, or as Anthropic's content parts of type "thinking". Engines read `reasoning` alone, and
+would take a thinking part for content: whatever comes is made one `reasoning`, and what becomes of that is
+the policy's to say.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ Way = Literal["switch", "inline"]
 """How a prompt is made to hold earlier thinking: by the template's own switch, or inside the content."""
 
 _FIELDS = ("reasoning", "reasoning_content")
-_PARTS = ("thinking", "redacted_thinking")
+_DETAILS = "reasoning_details"
+_TEXTS = {"thinking": "thinking", "reasoning.text": "text"}
+"""Kinds of parts whose thinking can be read, and where it stands in them."""
+_REDACTED = ("redacted_thinking", "reasoning.encrypted")
 _SWITCHES = {"preserve_thinking": True, "clear_thinking": False}
 """What templates that strip earlier thinking call the switch: Qwen's name and GLM's."""
 
@@ -80,7 +84,7 @@ class EarlierThinking:
 
 
 def _read(message: Mapping[str, Any], path: str, mode: PreserveThinking) -> _Message:
-    bare = {name: value for name, value in message.items() if name not in _FIELDS}
+    bare = {name: value for name, value in message.items() if name not in (*_FIELDS, _DETAILS)}
     found: dict[str, str] = {}
     for name in _FIELDS:
         value = message.get(name)
@@ -90,28 +94,37 @@ def _read(message: Mapping[str, Any], path: str, mode: PreserveThinking) -> _Mes
             )
         if value is not None:
             found[f"{path}.{name}"] = value
+    details = message.get(_DETAILS)
+    if details is not None:
+        found[f"{path}.{_DETAILS}"] = _joined(details, f"{path}.{_DETAILS}", mode)
     content = message.get("content")
     parts = content if isinstance(content, list) else []
-    thoughts = [part for part in parts if part.get("type") in _PARTS]
+    thoughts = [part for part in parts if _is_thought(part)]
     if thoughts:
-        found[f"{path}.content"] = "".join(_thought(part, f"{path}.content", mode) for part in thoughts)
-        bare["content"] = [part for part in parts if part.get("type") not in _PARTS] or None
+        found[f"{path}.content"] = _joined(thoughts, f"{path}.content", mode)
+        bare["content"] = [part for part in parts if not _is_thought(part)] or None
     _check(found, message.get("role"))
     return _Message(bare, next(iter(found.values()), None) or None, next(iter(found), ""))
 
 
+def _is_thought(part: Mapping[str, Any]) -> bool:
+    return part.get("type") in ("thinking", "redacted_thinking")
+
+
+def _joined(parts: object, path: str, mode: PreserveThinking) -> str:
+    if not isinstance(parts, list) or not all(isinstance(part, Mapping) for part in parts):
+        raise InvalidRequest(f"`{path}` must be an array of objects. Given: {show(parts)}", param=path)
+    return "".join(_thought(part, path, mode) for part in parts)
+
+
 def _thought(part: Mapping[str, Any], path: str, mode: PreserveThinking) -> str:
-    if part["type"] == "redacted_thinking":
-        if mode == "strip":
-            return ""
-        raise InvalidRequest(
-            f"`{path}` holds a redacted_thinking part, which only the server that made it can read",
-            param=path,
-        )
-    text = part.get("thinking")
+    kind = part.get("type")
+    if kind in _REDACTED and mode == "strip":
+        return ""
+    text = part.get(_TEXTS[kind]) if isinstance(kind, str) and kind in _TEXTS else None
     if not isinstance(text, str):
         raise InvalidRequest(
-            f"`{path}` has a thinking part without its text. Given: {show(part)}", param=path
+            f"`{path}` has thinking whose text this server can't read. Given: {show(part)}", param=path
         )
     return text
 

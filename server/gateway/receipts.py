@@ -48,6 +48,11 @@ async def receipt_for(
         raise EngineMisbehaved(f"the engine's usage can't be read: {error!r}") from error
 
 
+def reasoning_details(text: str | None) -> list[dict[str, Any]]:
+    """Thinking as OpenRouter's clients read it."""
+    return [{"type": "reasoning.text", "text": text, "format": "unknown", "index": 0}] if text else []
+
+
 def merged_usage(
     usages: Sequence[Mapping[str, Any]], receipts: Sequence[dict[str, Any] | None]
 ) -> dict[str, Any]:

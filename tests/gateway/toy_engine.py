@@ -68,6 +68,8 @@ class Toy:
     stall_after: int | None = None
     refuse: tuple[int, Any] | None = None
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    rendered: list[dict[str, Any]] = field(default_factory=list)
+    """Bodies of /tokenize with messages."""
     active: int = 0
     cancelled: int = 0
 
@@ -157,6 +159,8 @@ async def _chat(_: Toy, request: web.Request) -> web.Response:
 
 async def _tokenize(toy: Toy, request: web.Request) -> web.Response:
     body = await request.json()
+    if "messages" in body:
+        toy.rendered.append(body)
     tokens = toy.prompt if "messages" in body else encode(body["prompt"])
     return web.json_response({"tokens": tokens, "count": len(tokens), "max_model_len": MAX_MODEL_LEN})
 

@@ -57,7 +57,14 @@ async def create_chat_completion(request: Request) -> Response:
         return EventStream(produce, headers=headers)
     completion = await unless_disconnected(
         request.receive,
-        complete_chat(answering, calls, id=id, created=created, hides_reasoning=call.hides_reasoning),
+        complete_chat(
+            answering,
+            calls,
+            id=id,
+            created=created,
+            hides_reasoning=call.hides_reasoning,
+            wants_reasoning_details=call.wants_reasoning_details,
+        ),
     )
     return Response(orjson.dumps(completion), headers=headers, media_type="application/json")
 
