@@ -18,7 +18,7 @@ from server.gateway.validation import describe_problem, show
 
 log = structlog.get_logger(__name__)
 
-_Path = tuple[int | str, ...]
+_Path = tuple[str, ...]
 _KEY = "[key]"
 """How pydantic marks a mapping's key in the place of an error."""
 
@@ -96,7 +96,7 @@ def digest(policy: Policy) -> str:
 
 
 def _problem(detail: ErrorDetails, lines: dict[_Path, int], name: str) -> str:
-    place: _Path = tuple(part for part in detail["loc"] if part != _KEY)
+    place: _Path = tuple(str(part) for part in detail["loc"] if part != _KEY)
     what, shown = describe_problem(detail), f". Given: {show(detail['input'])}"
     if detail["type"] == "order":
         # Of two fields below this place; the message begins with one and holds both values.
@@ -106,7 +106,7 @@ def _problem(detail: ErrorDetails, lines: dict[_Path, int], name: str) -> str:
     while known and known not in lines:
         known = known[:-1]
     line = f":{lines[known]}" if known in lines else ""
-    where = ".".join(map(str, place)) or "the policy"
+    where = ".".join(place) or "the policy"
     return f"{name}{line}: {where} {what}{shown}"
 
 
@@ -122,11 +122,12 @@ def _lines(node: yaml.Node, path: _Path, name: str) -> Iterator[tuple[_Path, int
             place = (*path, str(key.value))
             line = key.start_mark.line + 1
             if key.value in seen:
-                raise PolicyFileError(f"{name}:{line}: {'.'.join(map(str, place))} is given twice")
+                raise PolicyFileError(f"{name}:{line}: {'.'.join(place)} is given twice")
             seen.add(key.value)
             yield place, line
             yield from _lines(value, place, name)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            yield (*path, index), value.start_mark.line + 1
-            yield from _lines(value, (*path, index), name)
+            place = (*path, str(index))
+            yield place, value.start_mark.line + 1
+            yield from _lines(value, place, name)
