@@ -1,6 +1,7 @@
-"""Print the README's API table from the request's schema: `api_table.py`, or compare: `--check README.md`.
+"""Print the API's tables from the request's schema: `api_table.py fields`, `api_table.py dialects`.
 
-The table stands between the comment lines `<!-- api-table -->` and `<!-- /api-table -->`.
+`api_table.py --check README.md` compares: a table stands between the comment lines `<!-- api-table: fields -->`
+(or `dialects`) and `<!-- /api-table -->`.
 """
 
 from __future__ import annotations
@@ -15,15 +16,19 @@ from server.budget.effort import EFFORTS, NO_EFFORT
 from server.budget.forms import FORMS, Form
 from server.gateway.chat_request import ChatCompletionRequest
 
-BEGIN, END = "<!-- api-table -->", "<!-- /api-table -->"
+END = "<!-- /api-table -->"
 _DEFAULT = "x-default"
 
 
-def table() -> str:
-    """Markdown: our own fields, then every other dialect's."""
+def tables() -> dict[str, str]:
+    """Markdown tables: our own fields, and every other dialect's."""
     own = ["| field | meaning | default | limits |", "|---|---|---|---|", *own_rows()]
     others = ["| from | field | meaning | limits |", "|---|---|---|---|", *alias_rows()]
-    return "\n".join([*own, "", *others])
+    return {"fields": "\n".join(own), "dialects": "\n".join(others)}
+
+
+def begin(name: str) -> str:
+    return f"<!-- api-table: {name} -->"
 
 
 def own_rows() -> list[str]:
@@ -40,14 +45,19 @@ def alias_rows() -> list[str]:
 
 
 def problem(document: str) -> str | None:
-    """What is wrong with the table in `document`, or None."""
-    before, found, rest = document.partition(BEGIN)
-    inside, ended, _ = rest.partition(END)
-    if not found or not ended:
-        return f"the lines {BEGIN} and {END} are missing"
-    if inside.strip() != table():
-        return f"the table is not what the schema says; put `python {Path(__file__).name}`'s output there"
-    return None
+    """What is wrong with the tables in `document`, or None."""
+    found = 0
+    for name, table in tables().items():
+        _, opened, rest = document.partition(begin(name))
+        if not opened:
+            continue
+        found += 1
+        inside, closed, _ = rest.partition(END)
+        if not closed:
+            return f"the line {END} is missing after {begin(name)}"
+        if inside.strip() != table:
+            return f"its table is not what the schema says; put `scripts/api_table.py {name}`'s output there"
+    return None if found else f"it has no line {' or '.join(map(begin, tables()))}"
 
 
 def _alias_row(form: Form) -> str:
@@ -82,11 +92,16 @@ def _choices(choices: list[str]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", type=Path, metavar="FILE", help="compare with the table in FILE")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", nargs="?", choices=sorted(tables()), help="which table to print")
+    parser.add_argument("--check", type=Path, metavar="FILE", help="compare with the tables in FILE")
     arguments = parser.parse_args()
+    if (arguments.table is None) == (arguments.check is None):
+        parser.error("give a table's name, or --check FILE")
     if arguments.check is None:
-        sys.stdout.write(table() + "\n")
+        sys.stdout.write(tables()[arguments.table] + "\n")
         return
     wrong = problem(arguments.check.read_text(encoding="utf-8"))
     if wrong is not None:

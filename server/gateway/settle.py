@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from server.budget.effort import EffortTable, effort_tokens
-from server.budget.policy import MAXIMUM, Policy, Rung, apply_policy
+from server.budget.policy import MAXIMUM, Applied, Policy, Rung, apply_policy
 from server.budget.receipt import Origin
-from server.budget.spec import MAX_TOKENS, BudgetError, ThinkingBudget, resolve
+from server.budget.spec import BUDGET_FIELDS, MAX_TOKENS, BudgetError, ThinkingBudget, resolve
 from server.gateway.chat_call import ChatCall
 from server.gateway.chat_conflicts import check_beam_search
 from server.gateway.engine import EngineDescription
@@ -31,6 +31,24 @@ class Rungs:
     def of(cls, policy: Policy, *, model: str, key: Rung | None = None) -> Rungs:
         return cls(policy.server, policy.models.get(model), key, policy.efforts(model))
 
+    def apply(
+        self,
+        budget: ThinkingBudget,
+        *,
+        lenient: frozenset[str],
+        unlimited: bool = False,
+        named: Mapping[str, str] | None = None,
+    ) -> Applied:
+        return apply_policy(
+            budget,
+            server=self.server,
+            model=self.model,
+            key=self.key,
+            unlimited=unlimited,
+            lenient=lenient,
+            named=named,
+        )
+
 
 def settle(call: ChatCall, rungs: Rungs, description: EngineDescription | None) -> ChatCall:
     """`call` with the budget that is to be enforced, and where it came from.
@@ -46,18 +64,12 @@ def settle(call: ChatCall, rungs: Rungs, description: EngineDescription | None) 
     asked, budget = call.asked, call.asked.budget
     lenient: frozenset[str] = frozenset()
     if asked.effort is not None and asked.effort_sets_maximum:
-        room, fits = _room(call, description or _UNKNOWN_ENGINE)
+        # The answer's reserve may be the policy's, too.
+        reserve = rungs.apply(budget, lenient=frozenset(BUDGET_FIELDS)).budget.answer_reserve_tokens
+        room, fits = _room(call, reserve, description or _UNKNOWN_ENGINE)
         maximum = effort_tokens(asked.effort, rungs.efforts, room=room, fits=fits)
         budget, lenient = replace(budget, max_thinking_tokens=maximum), frozenset({MAXIMUM})
-    applied = apply_policy(
-        budget,
-        server=rungs.server,
-        model=rungs.model,
-        key=rungs.key,
-        unlimited=asked.unlimited,
-        lenient=lenient,
-        named=asked.requested_as,
-    )
+    applied = rungs.apply(budget, lenient=lenient, unlimited=asked.unlimited, named=asked.requested_as)
     if not budget.is_set and _needs_no_forcing(call, applied.budget, description):
         return call
     if applied.budget.is_set:
@@ -80,7 +92,7 @@ def budget_headers(call: ChatCall) -> Mapping[str, str]:
     return {name: str(value) for name, value in known.items() if value is not None}
 
 
-def _room(call: ChatCall, description: EngineDescription) -> tuple[int, int]:
+def _room(call: ChatCall, reserve: int | None, description: EngineDescription) -> tuple[int, int]:
     """Completion tokens that an effort is a share of, and the thinking tokens that fit them.
 
     Only the engine knows the prompt's length; it lowers what the context doesn't hold.
@@ -89,7 +101,7 @@ def _room(call: ChatCall, description: EngineDescription) -> tuple[int, int]:
     room = min(call.room[1] if call.room is not None else context, context)
     try:
         fitted = resolve(
-            ThinkingBudget(answer_reserve_tokens=call.budget.answer_reserve_tokens),
+            ThinkingBudget(answer_reserve_tokens=reserve),
             room=room,
             limited_by="max_completion_tokens",
             opening_tokens=0,

@@ -121,6 +121,12 @@ async def test_efforts_are_the_models(tmp_path: Path) -> None:
             assert (receipt["effective"]["max"], receipt["clamped_by"]) == (left, clamped)
 
 
+async def test_an_effort_leaves_the_answer_what_the_policy_reserves(tmp_path: Path) -> None:
+    async with ruled(tmp_path, "server: {default: {answer_reserve_tokens: 90}}") as (client, engine):
+        receipt, _ = await answered(client, reasoning_effort="max", max_completion_tokens=100)
+        assert (receipt["effective"]["max"], receipt["clamped_by"]) == (2, [])
+
+
 async def test_defaults_fill_what_is_left_out(tmp_path: Path) -> None:
     policy = "server: {default: {max_thinking_tokens: 20, num_waits: 2}, floor: {min_thinking_tokens: 9}}"
     async with ruled(tmp_path, policy) as (client, engine):
