@@ -1,7 +1,7 @@
 """Print the API's tables from the request's schema: `api_table.py fields`, `api_table.py dialects`.
 
-`api_table.py --check README.md` compares: a table stands between the comment lines `<!-- api-table: fields -->`
-(or `dialects`) and `<!-- /api-table -->`.
+`api_table.py --check README.md` compares: a table stands between the comment lines
+`<!-- api-table: fields -->` (or `dialects`) and `<!-- /api-table -->`.
 """
 
 from __future__ import annotations
