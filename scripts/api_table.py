@@ -70,6 +70,8 @@ def _sentence(schema: Mapping[str, Any]) -> str:
 
 
 def _limits(schema: Mapping[str, Any]) -> str:
+    if "x-limits" in schema:
+        return str(schema["x-limits"])
     kinds = [_limit(kind) for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null"]
     return ", or ".join(dict.fromkeys(kinds))
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -22,12 +24,13 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from server.budget.effort import DEFAULT_EFFORTS, Effort, EffortTable, Share
-from server.budget.spec import BUDGET_FIELDS, BUDGET_LIMITS, MAX_TOKENS, BudgetError, ThinkingBudget
+from server.budget.spec import BUDGET_LIMITS, MAX_TOKENS, WAIT_TEXT, BudgetError, ThinkingBudget
 
 MAXIMUM = "max_thinking_tokens"
 WITHIN_MAXIMUM = ("min_thinking_tokens", "landing_tokens")
 """Fields that the maximum bounds: where both can't be had, the maximum wins (rule 3)."""
 FLOOR_FIELDS = ("min_thinking_tokens",)
+INTEGER_FIELDS = tuple(BUDGET_LIMITS)
 
 RungName = Literal["policy:server", "policy:model", "policy:key"]
 PreserveThinking = Literal["template", "keep", "strip"]
@@ -37,17 +40,39 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-def _fields_model(name: str, fields: tuple[str, ...], description: str) -> Any:
-    """A model with these budget fields, each within the limits of a request's."""
-    declared: dict[str, Any] = {
-        field: (Annotated[int, Field(ge=BUDGET_LIMITS[field][0], le=BUDGET_LIMITS[field][1])] | None, None)
-        for field in fields
-    }
-    return create_model(name, __base__=_Strict, __doc__=description, **declared)
+def _valid(name: str, value: Any) -> Any:
+    """`value`, if a request could give it for this field alone."""
+    try:
+        # A text is only of use to something that waits.
+        waits = {"num_waits": 1} if name == WAIT_TEXT else {}
+        ThinkingBudget.from_fields({**waits, name: value})
+    except BudgetError as error:
+        expected = str(error).removeprefix(f"`{name}` ").rpartition(". Given:")[0]
+        raise PydanticCustomError("budget", "{expected}", {"expected": expected}) from None
+    return value
 
 
-Defaults: Any = _fields_model("Defaults", BUDGET_FIELDS, "What a field is where the request leaves it out.")
-Caps: Any = _fields_model("Caps", BUDGET_FIELDS, "The most that a field may be.")
+def _integer(name: str) -> Any:
+    low, high = BUDGET_LIMITS[name]
+    return Annotated[int, Field(ge=low, le=high), AfterValidator(partial(_valid, name))] | None
+
+
+def _fields_model(name: str, fields: tuple[str, ...], description: str, **others: Any) -> Any:
+    """A model with these integer fields, each within the limits of a request's."""
+    declared: dict[str, Any] = {field: (_integer(field), None) for field in fields}
+    return create_model(name, __base__=_Strict, __doc__=description, **declared, **others)
+
+
+_WaitText = Annotated[
+    str | list[str], Field(union_mode="left_to_right"), AfterValidator(partial(_valid, WAIT_TEXT))
+]
+Defaults: Any = _fields_model(
+    "Defaults",
+    INTEGER_FIELDS,
+    "What a field is where the request leaves it out.",
+    wait_text=(_WaitText | None, None),
+)
+Caps: Any = _fields_model("Caps", INTEGER_FIELDS, "The most that a field may be.")
 Floors: Any = _fields_model("Floors", FLOOR_FIELDS, "The least that a field may be.")
 
 
@@ -251,7 +276,7 @@ def apply_policy(
         BudgetError: the policy is strict and a field is beyond its limit; `param` is the client's name.
     """
     found = (("policy:server", server), ("policy:model", model), ("policy:key", key))
-    asked = {name: value for name in BUDGET_FIELDS if (value := getattr(budget, name)) is not None}
+    asked = {name: value for name in INTEGER_FIELDS if (value := getattr(budget, name)) is not None}
     ladder = _Ladder(
         rungs=[(name, rung) for name, rung in found if rung is not None],  # type: ignore[misc]
         values=dict(asked),
@@ -263,7 +288,18 @@ def apply_policy(
     _raise_to_floors(ladder)
     _lower_to_caps(ladder)
     values: dict[str, Any] = ladder.values
-    return Applied(replace(budget, **values), tuple(ladder.clamps))
+    text = _wait_text(budget, ladder)
+    return Applied(replace(budget, **values, wait_text=text), tuple(ladder.clamps))
+
+
+def _wait_text(budget: ThinkingBudget, ladder: _Ladder) -> tuple[str, ...] | None:
+    """The request's text or the most specific default; none where nothing is left that waits."""
+    if not ladder.values.get("num_waits") and not ladder.values.get("min_thinking_tokens"):
+        return None
+    defaults = [rung.default.wait_text for _, rung in ladder.rungs if rung.default.wait_text is not None]
+    if budget.wait_text is not None or not defaults:
+        return budget.wait_text
+    return (defaults[-1],) if isinstance(defaults[-1], str) else tuple(defaults[-1])
 
 
 def _take_defaults(ladder: _Ladder) -> None:
@@ -286,7 +322,7 @@ def _raise_to_floors(ladder: _Ladder) -> None:
 
 def _lower_to_caps(ladder: _Ladder) -> None:
     values = ladder.values
-    for name in BUDGET_FIELDS:
+    for name in INTEGER_FIELDS:
         limit = ladder.limit("cap", name)
         if limit is None:
             continue
@@ -305,7 +341,8 @@ def _lower_to_caps(ladder: _Ladder) -> None:
 
 
 def given_fields(model: BaseModel) -> dict[str, int]:
-    return {name: value for name, value in model if value is not None}
+    """The integer fields that are given in a rung's defaults, caps or floors."""
+    return {name: value for name, value in model if value is not None and name in INTEGER_FIELDS}
 
 
 def _check_not_above(low_kind: str, low: Mapping[str, int], high_kind: str, high: Mapping[str, int]) -> None:

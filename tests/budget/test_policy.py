@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from server.budget.effort import DEFAULT_EFFORTS, Share
 from server.budget.policy import (
     FLOOR_FIELDS,
+    INTEGER_FIELDS,
     MAXIMUM,
     WITHIN_MAXIMUM,
     Applied,
@@ -20,7 +21,7 @@ from server.budget.policy import (
     Rung,
     apply_policy,
 )
-from server.budget.spec import BUDGET_FIELDS, BUDGET_LIMITS, BudgetError, ThinkingBudget
+from server.budget.spec import BUDGET_LIMITS, BudgetError, ThinkingBudget
 
 MIN, WAITS = "min_thinking_tokens", "num_waits"
 LIMIT_OF = ", the policy's limit for this "
@@ -34,11 +35,11 @@ def cap(**fields: int) -> Rung:
     return rung(cap=fields)
 
 
-def default(**fields: int) -> Rung:
+def default(**fields: Any) -> Rung:
     return rung(default=fields)
 
 
-def asked(**fields: int) -> ThinkingBudget:
+def asked(**fields: Any) -> ThinkingBudget:
     return ThinkingBudget.from_fields(fields)
 
 
@@ -80,13 +81,13 @@ def test_no_default_sets_a_maximum_on_an_explicitly_unlimited_request() -> None:
 # -- caps and floors ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("field", BUDGET_FIELDS)
+@pytest.mark.parametrize("field", INTEGER_FIELDS)
 def test_every_field_has_a_cap(field: str) -> None:
-    low = BUDGET_LIMITS[field][0]
-    got = applied(asked(**{field: low + 9}), cap(**{field: low + 4}))
-    assert getattr(got.budget, field) == low + 4
-    assert got.clamps == (Clamp(field, low + 9, low + 4, "policy:server"),)
-    assert applied(asked(**{field: low + 4}), cap(**{field: low + 4})).clamps == ()
+    assert BUDGET_LIMITS[field][0] <= 10
+    got = applied(asked(**{field: 15}), cap(**{field: 10}))
+    assert getattr(got.budget, field) == 10
+    assert got.clamps == (Clamp(field, 15, 10, "policy:server"),)
+    assert applied(asked(**{field: 10}), cap(**{field: 10})).clamps == ()
 
 
 def test_the_lowest_cap_holds_and_names_its_rung() -> None:
@@ -140,6 +141,25 @@ def test_a_floor_raises_the_minimum_and_the_maximum_wins() -> None:
     assert applied(asked(max_thinking_tokens=0), floor).budget == asked(
         max_thinking_tokens=0, min_thinking_tokens=0
     )
+
+
+# -- wait texts ---------------------------------------------------------------------------------------
+
+
+def test_a_wait_text_by_default_is_for_requests_that_wait() -> None:
+    server, model = default(wait_text="Hm"), default(wait_text=["Wait", "Hold on"])
+    assert applied(ThinkingBudget(), server) == Applied(ThinkingBudget())
+    assert applied(asked(num_waits=1), server).budget.wait_text == ("Hm",)
+    assert applied(asked(min_thinking_tokens=1), server, model).budget.wait_text == ("Wait", "Hold on")
+    assert applied(ThinkingBudget(), server, default(num_waits=2)).budget.wait_text == ("Hm",)
+    own = asked(num_waits=1, wait_text="Mine")
+    assert applied(own, server, model) == Applied(own)
+
+
+def test_a_wait_text_goes_with_the_last_wait() -> None:
+    got = applied(asked(num_waits=2, wait_text="Mine"), cap(num_waits=0))
+    assert got.budget == asked(num_waits=0)
+    assert got.clamped_by == ("policy:server",)
 
 
 # -- strict -------------------------------------------------------------------------------------------
@@ -208,8 +228,9 @@ def test_what_an_effort_meant_is_clamped_even_then() -> None:
 
 # -- always -------------------------------------------------------------------------------------------
 
-numbers = st.integers(1, 30)
-fields_of = st.dictionaries(st.sampled_from(BUDGET_FIELDS), numbers, max_size=4)
+# No integer of a loop guard from 1 to 7 is valid.
+numbers = st.integers(8, 30)
+fields_of = st.dictionaries(st.sampled_from(INTEGER_FIELDS), numbers, max_size=4)
 
 
 @st.composite
@@ -234,12 +255,12 @@ def test_what_is_left_is_within_all_limits(
     unlimited = unlimited and budget.max_thinking_tokens is None
     ladder = [each for each in (server, model, key) if each is not None]
     said = [each.strict for each in ladder if each.strict is not None]
-    lenient = frozenset(BUDGET_FIELDS)
+    lenient = frozenset(INTEGER_FIELDS)
     got = applied(budget, server, model, key, unlimited=unlimited, lenient=lenient)
     left = got.budget.requested()
     assert ThinkingBudget.from_fields(left) == got.budget
     for each in ladder:
-        for name in BUDGET_FIELDS:
+        for name in INTEGER_FIELDS:
             limit = getattr(each.cap, name)
             assert limit is None or left.get(name, 0) <= limit
         if each.cap.max_thinking_tokens is not None:
@@ -289,6 +310,10 @@ def caps_of(ladder: list[Rung], name: str) -> list[int]:
         ({"cap": {MAXIMUM: True}}, "valid integer"),
         ({"cap": {WAITS: 2000}}, "less than or equal to 1024"),
         ({"cap": {"max_thinking": 1}}, "Extra inputs"),
+        ({"cap": {"loop_guard_tokens": 7}}, r"must be 0 \(off\) or >= 8"),
+        ({"cap": {"wait_text": "Hm"}}, "Extra inputs"),
+        ({"default": {"wait_text": ""}}, "must be a non-empty string or an array of them"),
+        ({"default": {"wait_text": ["a"] * 9}}, "must have at most 8 strings"),
         ({"floor": {WAITS: 1}}, "Extra inputs"),
         ({"caps": {}}, "Extra inputs"),
         ({"strict": "yes"}, "valid boolean"),
