@@ -6,7 +6,7 @@ whoever supplies the rungs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, Any, Literal, Self
@@ -258,7 +258,7 @@ def apply_policy(
     *,
     server: Rung,
     model: Rung | None = None,
-    key: Rung | None = None,
+    key: Rung | Sequence[Rung] | None = None,
     unlimited: bool = False,
     lenient: frozenset[str] = frozenset(),
     named: Mapping[str, str] | None = None,
@@ -268,6 +268,7 @@ def apply_policy(
     A cap on the maximum also holds for a request that asks for no budget: it then has one.
 
     Args:
+        key: the key's rung; several if limits of the key are kept in several places.
         unlimited: the client asked for no maximum: no default sets one, a cap does and counts as a clamp.
         lenient: fields that are clamped even if the policy is strict: what an effort meant, say.
         named: the client's own names of fields, for messages.
@@ -275,10 +276,13 @@ def apply_policy(
     Raises:
         BudgetError: the policy is strict and a field is beyond its limit; `param` is the client's name.
     """
-    found = (("policy:server", server), ("policy:model", model), ("policy:key", key))
+    keys = () if key is None else (key,) if isinstance(key, Rung) else key
+    models = () if model is None else (model,)
+    rungs: list[tuple[RungName, Rung]] = [("policy:server", server)]
+    rungs += [("policy:model", rung) for rung in models] + [("policy:key", rung) for rung in keys]
     asked = {name: value for name in INTEGER_FIELDS if (value := getattr(budget, name)) is not None}
     ladder = _Ladder(
-        rungs=[(name, rung) for name, rung in found if rung is not None],  # type: ignore[misc]
+        rungs=rungs,
         values=dict(asked),
         asked={MAXIMUM: -1, **asked} if unlimited else asked,
         lenient=lenient,

@@ -53,7 +53,7 @@ class Origin:
     requested_as: Mapping[str, str] = field(default_factory=dict)
     """The client's own name of a field, where it is another."""
     clamped_by: tuple[str, ...] = ()
-    """The rungs of the policy that changed what was asked for."""
+    """What changed the budget that was asked for, before the engine's room did: rungs of the policy."""
 
     def told(self, receipt: dict[str, Any]) -> dict[str, Any]:
         """An enforced budget's receipt, with what the client asked for and what the policy made of it."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import orjson
 from pydantic import ValidationError
@@ -38,6 +38,11 @@ class ChatCall:
     origin: Origin
     roots: frozenset[str] = frozenset()
     """The fields of the client's own JSON, in its own dialect."""
+
+    def limited(self, budget: ThinkingBudget, *, by: tuple[str, ...]) -> Self:
+        """The same request with what limits outside of it leave of its budget; `by` is for the receipt."""
+        origin = replace(self.origin, clamped_by=(*self.origin.clamped_by, *by))
+        return replace(self, budget=budget, origin=origin)
 
     @property
     def model(self) -> str | None:

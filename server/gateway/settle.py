@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Self
 
 from server.budget.effort import EffortTable, effort_tokens
-from server.budget.policy import MAXIMUM, Applied, Policy, Rung, apply_policy
+from server.budget.policy import MAXIMUM, Applied, Caps, Policy, Rung, apply_policy
 from server.budget.receipt import Origin
 from server.budget.spec import BUDGET_FIELDS, MAX_TOKENS, BudgetError, ThinkingBudget, resolve
 from server.gateway.chat_call import ChatCall
@@ -24,12 +25,22 @@ class Rungs:
 
     server: Rung
     model: Rung | None
-    key: Rung | None
+    key: tuple[Rung, ...]
     efforts: EffortTable
 
     @classmethod
-    def of(cls, policy: Policy, *, model: str, key: Rung | None = None) -> Rungs:
-        return cls(policy.server, policy.models.get(model), key, policy.efforts(model))
+    def of(
+        cls, policy: Policy, *, model: str, key: str | None = None, key_caps: Mapping[str, int] | None = None
+    ) -> Self:
+        """
+        Args:
+            key: the name of the request's API key.
+            key_caps: caps that are kept with the key itself, beside those of the policy.
+        """
+        of_key = [policy.keys[key]] if key is not None and key in policy.keys else []
+        if key_caps:
+            of_key.append(Rung(cap=Caps(**key_caps)))
+        return cls(policy.server, policy.models.get(model), tuple(of_key), policy.efforts(model))
 
     def apply(
         self,
@@ -74,8 +85,8 @@ def settle(call: ChatCall, rungs: Rungs, description: EngineDescription | None) 
         return call
     if applied.budget.is_set:
         check_beam_search(call.fields, applied.budget)
-    origin = Origin(budget.requested(), asked.requested_as, applied.clamped_by)
-    return replace(call, budget=applied.budget, origin=origin)
+    settled = replace(call, origin=Origin(budget.requested(), asked.requested_as))
+    return settled.limited(applied.budget, by=applied.clamped_by)
 
 
 def budget_headers(call: ChatCall) -> Mapping[str, str]:

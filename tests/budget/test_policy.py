@@ -120,6 +120,13 @@ def test_a_cap_on_the_maximum_holds_without_a_budget_and_takes_nothing() -> None
     )
 
 
+def test_limits_of_a_key_may_be_kept_in_several_places() -> None:
+    keys = (rung(default={MAXIMUM: 9}, cap={WAITS: 2}), cap(max_thinking_tokens=5))
+    got = apply_policy(asked(num_waits=3), server=Rung(), key=keys)
+    assert got.budget == asked(max_thinking_tokens=5, num_waits=2)
+    assert got.clamped_by == ("policy:key",)
+
+
 def test_a_default_is_capped_silently() -> None:
     got = applied(ThinkingBudget(), default(max_thinking_tokens=500), None, cap(max_thinking_tokens=10))
     assert got == Applied(asked(max_thinking_tokens=10))
