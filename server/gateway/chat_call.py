@@ -184,6 +184,9 @@ def _engine_fields(given: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
     forced marker for content.
     """
     fields = {name: value for name, value in given.items() if name not in ALIAS_ROOTS - OPEN_OBJECTS}
+    if asked.hides_thinking:
+        # The gateway hides it, but not what an engine's own chat route calls it: see check_chat_fields.
+        fields["include_reasoning"] = False
     kwargs = dict(given.get("chat_template_kwargs", {}))
     if asked.thinking is False:
         kwargs = {

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from starlette.requests import Request
 
+from server.gateway.drain import Drain
 from server.gateway.earlier_thinking import EarlierThinking
 from server.gateway.policy_file import PolicyStore
 from server.gateway.settings import Settings
@@ -19,6 +20,7 @@ class Context:
     engines: EnginePool
     policy: PolicyStore
     earlier_thinking: EarlierThinking
+    drain: Drain = field(default_factory=Drain)
 
 
 def context_of(request: Request) -> Context:

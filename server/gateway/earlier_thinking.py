@@ -1,9 +1,9 @@
 """Thinking in earlier assistant messages: left to the chat template, kept, or stripped (docs/policy.md).
 
 Clients send it back as `reasoning`, `reasoning_content` or OpenRouter's `reasoning_details`, which are this
-server's own answers, or as Anthropic's content parts of type "thinking". Engines read `reasoning` alone, and
-would take a thinking part for content: whatever comes is made one `reasoning`, and what becomes of that is
-the policy's to say.
+server's own answers, or as Anthropic's content parts of type "thinking". Engines read one field and would
+take a thinking part for content: whatever comes is made one text, and what becomes of it is the policy's to
+say.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import orjson
-
 from server.budget.markers import FAMILIES
 from server.budget.policy import PreserveThinking
 from server.gateway.chat_call import ChatCall
+from server.gateway.completions_vllm import VllmCompletions
 from server.gateway.engine import Engine
 from server.gateway.errors import EngineRefused, InvalidRequest
 from server.gateway.validation import show
@@ -148,7 +147,8 @@ def _check(found: Mapping[str, str], role: object) -> None:
 def _told(message: _Message, *, strip: bool) -> dict[str, Any]:
     if strip or message.thinking is None:
         return message.bare
-    return message.bare | {"reasoning": message.thinking}
+    # vLLM reads the one, llama.cpp the other.
+    return message.bare | {"reasoning": message.thinking, "reasoning_content": message.thinking}
 
 
 def _keep(fields: dict[str, Any], messages: list[_Message], way: Way, engine: Engine) -> None:
@@ -175,7 +175,8 @@ def _inline(message: _Message, engine: Engine) -> dict[str, Any]:
 
 async def _find_way(engine: Engine, model: str) -> Way | None:
     """Render two conversations that differ in their thinking alone, each way: prompts that differ hold it."""
-    described = engine.described
+    described, support = engine.described, engine.status.rounds
+    completions = (support.dialect if support is not None else VllmCompletions)(engine, model)
     ways: tuple[Way, ...] = ("switch", "inline")
     for way in ways:
         if way == "inline" and (described is None or described.family not in FAMILIES):
@@ -184,14 +185,12 @@ async def _find_way(engine: Engine, model: str) -> Way | None:
         for thinking in ("one", "two"):
             question = _Message({"role": "user", "content": "a"}, None, "")
             answer = _Message({"role": "assistant", "content": "b"}, thinking, "messages[1]")
-            fields: dict[str, Any] = {"model": model}
+            fields: dict[str, Any] = {}
             _keep(fields, [question, answer, question], way, engine)
             try:
-                timeout_s = engine.settings.control_timeout_s
-                rendered = await engine.post("/tokenize", orjson.dumps(fields), timeout_s=timeout_s)
+                prompts.append((await completions.render(fields)).token_ids)
             except EngineRefused:
                 break
-            prompts.append(rendered.get("tokens"))
         if len(prompts) == 2 and prompts[0] != prompts[1]:
             return way
     return None

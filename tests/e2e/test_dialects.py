@@ -197,6 +197,11 @@ async def test_kept_thinking_begins_the_next_prompt_with_the_same_tokens(
     kept = (await turn([*MESSAGES, earlier, follow_up]))["prompt_token_ids"]
     # The session's own gateway has no policy: the demo template leaves earlier thinking out.
     dropped = (await turn([*MESSAGES, earlier, follow_up], served.url))["prompt_token_ids"]
+    both = earlier | {"reasoning_content": message["reasoning"]}
+    tokenized = await http.post(
+        f"{served.engine_url}/tokenize", json={"model": served.model, "messages": [*MESSAGES, both]}
+    )
+    assert tokenized.status_code == 200, tokenized.text
     told = first["prompt_token_ids"] + first["choices"][0]["token_ids"]
     assert common_prefix(kept, told) == len(told)
     assert common_prefix(dropped, told) < len(first["prompt_token_ids"])

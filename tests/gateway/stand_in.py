@@ -80,6 +80,9 @@ class StandIn:
     receipt_waits: int = 0
     receipt_waits_cancelled: int = 0
     receipts: dict[str, EngineReceipt] = field(default_factory=dict)
+    metrics_read: int = 0
+    tokens_made: float | None = None
+    """What /metrics says; None: there is no such route."""
     release: asyncio.Event = field(default_factory=asyncio.Event)
     """Ends a stall."""
 
@@ -168,7 +171,7 @@ class _Died(Exception):
 
 
 @asynccontextmanager
-async def running(engine: StandIn, *, port: int = 0) -> AsyncIterator[StandIn]:
+async def running(engine: StandIn, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[StandIn]:
     """Serve `engine` in the running loop; `engine.url` is set."""
     app = web.Application()
     app.router.add_post("/v1/chat/completions", partial(_chat, engine))
@@ -176,13 +179,14 @@ async def running(engine: StandIn, *, port: int = 0) -> AsyncIterator[StandIn]:
         app.router.add_post("/tokenize", partial(_tokenize, engine))
     app.router.add_get("/v1/models", partial(_models, engine))
     app.router.add_get("/health", partial(_health, engine))
+    app.router.add_get("/metrics", partial(_metrics, engine))
     app.router.add_get("/s1/engine", partial(_description, engine))
     app.router.add_get("/s1/receipts/{id}", partial(_receipt, engine))
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", port)
+    site = web.TCPSite(runner, host, port)
     await site.start()
-    engine.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    engine.url = f"http://{host}:{runner.addresses[0][1]}"
     try:
         yield engine
     finally:
@@ -192,6 +196,13 @@ async def running(engine: StandIn, *, port: int = 0) -> AsyncIterator[StandIn]:
 
 async def _health(engine: StandIn, _: web.Request) -> web.Response:
     return web.Response(status=503 if engine.faults.unhealthy else 200)
+
+
+async def _metrics(engine: StandIn, _: web.Request) -> web.Response:
+    engine.metrics_read += 1
+    if engine.tokens_made is None:
+        return web.Response(status=404)
+    return web.Response(text=f'vllm:generation_tokens_total{{engine="0"}} {engine.tokens_made}\n')
 
 
 async def _models(engine: StandIn, _: web.Request) -> web.Response:

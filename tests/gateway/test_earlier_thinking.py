@@ -70,7 +70,12 @@ async def test_by_default_the_template_gets_the_thinking_as_one_field(tmp_path: 
     responses, engine = await forwarded(tmp_path, "template", None, THINKING[form])
     assert responses[0].status_code == 200
     content = [{"type": "text", "text": "42"}] if form == "parts" else "42"
-    assert assistant(engine) == {"role": "assistant", "content": content, "reasoning": "hm"}
+    assert assistant(engine) == {
+        "role": "assistant",
+        "content": content,
+        "reasoning": "hm",
+        "reasoning_content": "hm",
+    }
     assert "chat_template_kwargs" not in engine.bodies[-1]
     assert engine.renderings == 0
 

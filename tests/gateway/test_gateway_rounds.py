@@ -224,7 +224,9 @@ async def test_the_engine_is_ready_for_rounds(client: httpx.AsyncClient) -> None
         (Toy(missing=frozenset({"/v1/completions"})), "no /v1/completions"),
         (Toy(ignores=frozenset({"return_token_ids"})), "token ids"),
         (Toy(ignores=frozenset({"stop_token_ids"})), "stop_token_ids"),
-        (Toy(ignores=frozenset({"min_tokens"})), "min_tokens"),
+        (Toy(ignores=frozenset({"min_tokens"})), "can't mask a stop token"),
+        (Toy(ignores=frozenset({"max_tokens"})), "exactly as many tokens as asked"),
+        (Toy(ignores=frozenset({"prompt"})), "1 tokens of a prompt of"),
         (Toy(ignores=frozenset({"allowed_token_ids"})), "allowed_token_ids"),
     ],
     ids=str,
@@ -291,6 +293,7 @@ async def test_neutral_values_are_no_reason_to_refuse(client: httpx.AsyncClient)
 
 async def test_n_choices_and_seeds(client: httpx.AsyncClient, toy: Toy) -> None:
     toy.ends = 0.5
+    toy.bodies.clear()  # the probe's
     body = {"model": "toy-s1", "messages": MESSAGES, "num_waits": 2, "n": 3, "seed": 2**63 - 2}
     got = (await client.post("/v1/chat/completions", json=body | {"seed": 7})).json()
     assert [choice["index"] for choice in got["choices"]] == [0, 1, 2]

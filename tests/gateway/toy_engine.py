@@ -170,7 +170,10 @@ async def _detokenize(_: Toy, request: web.Request) -> web.Response:
 
 
 async def _completions(toy: Toy, request: web.Request) -> web.StreamResponse:
-    body = {k: v for k, v in (await request.json()).items() if k not in toy.ignores}
+    whole = await request.json()
+    body = {k: v for k, v in whole.items() if k not in toy.ignores or k in ("prompt", "max_tokens")}
+    if "max_tokens" in toy.ignores:
+        body["max_tokens"] += 1
     beyond = [token for token in body.get("stop_token_ids", []) if token >= VOCABULARY]
     if beyond:
         message = f"token_id(s) {beyond} in stop_token_ids … Vocabulary size: {VOCABULARY}"
@@ -213,7 +216,8 @@ async def _generate(toy: Toy, request: web.Request, body: dict[str, Any]) -> web
     if body.get("skip_special_tokens", True):
         shown = [token for token in shown if token not in SPECIALS]
     choice = {"text": text_of(shown), "token_ids": output if returned else None, **ends}
-    return web.json_response({"choices": [choice]})
+    counted = 1 if "prompt" in toy.ignores else len(body["prompt"])
+    return web.json_response({"choices": [choice], "usage": {"prompt_tokens": counted}})
 
 
 async def _stream(
