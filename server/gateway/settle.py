@@ -73,11 +73,12 @@ def settle(call: ChatCall, rungs: Rungs, description: EngineDescription | None) 
         InvalidRequest: the policy sets a budget on a beam search.
     """
     asked, budget = call.asked, call.asked.budget
+    engine = description or _UNKNOWN_ENGINE
     lenient: frozenset[str] = frozenset()
     if asked.effort is not None and asked.effort_sets_maximum:
         # The answer's reserve may be the policy's, too.
-        reserve = rungs.apply(budget, lenient=frozenset(BUDGET_FIELDS)).budget.answer_reserve_tokens
-        room, fits = _room(call, reserve, description or _UNKNOWN_ENGINE)
+        policys = rungs.apply(budget, lenient=frozenset(BUDGET_FIELDS)).budget
+        room, fits = _room(call, _with_fitting_reserve(call, policys, engine), engine)
         maximum = effort_tokens(asked.effort, rungs.efforts, room=room, fits=fits)
         budget, lenient = replace(budget, max_thinking_tokens=maximum), frozenset({MAXIMUM})
     applied = rungs.apply(budget, lenient=lenient, unlimited=asked.unlimited, named=asked.requested_as)
@@ -86,7 +87,7 @@ def settle(call: ChatCall, rungs: Rungs, description: EngineDescription | None) 
     if applied.budget.is_set:
         check_beam_search(call.fields, applied.budget)
     settled = replace(call, origin=Origin(budget.requested(), asked.requested_as))
-    return settled.limited(applied.budget, by=applied.clamped_by)
+    return settled.limited(_with_fitting_reserve(call, applied.budget, engine), by=applied.clamped_by)
 
 
 def budget_headers(call: ChatCall) -> Mapping[str, str]:
@@ -103,7 +104,19 @@ def budget_headers(call: ChatCall) -> Mapping[str, str]:
     return {name: str(value) for name, value in known.items() if value is not None}
 
 
-def _room(call: ChatCall, reserve: int | None, description: EngineDescription) -> tuple[int, int]:
+def _with_fitting_reserve(
+    call: ChatCall, budget: ThinkingBudget, description: EngineDescription
+) -> ThinkingBudget:
+    """`budget` without a reserve that is the policy's and more than the client's completion tokens hold."""
+    reserve = budget.answer_reserve_tokens
+    if reserve is None or call.room is None or call.asked.budget.answer_reserve_tokens is not None:
+        return budget
+    if reserve <= call.room[1] - description.minimum_room + 1:
+        return budget
+    return replace(budget, answer_reserve_tokens=None)
+
+
+def _room(call: ChatCall, budget: ThinkingBudget, description: EngineDescription) -> tuple[int, int]:
     """Completion tokens that an effort is a share of, and the thinking tokens that fit them.
 
     Only the engine knows the prompt's length; it lowers what the context doesn't hold.
@@ -112,7 +125,7 @@ def _room(call: ChatCall, reserve: int | None, description: EngineDescription) -
     room = min(call.room[1] if call.room is not None else context, context)
     try:
         fitted = resolve(
-            ThinkingBudget(answer_reserve_tokens=reserve),
+            ThinkingBudget(answer_reserve_tokens=budget.answer_reserve_tokens),
             room=room,
             limited_by="max_completion_tokens",
             opening_tokens=0,
@@ -128,7 +141,8 @@ def _needs_no_forcing(call: ChatCall, imposed: ThinkingBudget, description: Engi
     """Whether the policy's limits can be left to the room: it is too small for a budget, and for more than
     the policy's maximum. A client that asked for no budget gets no error for the policy's sake.
     """
-    if call.room is None or description is None or imposed.max_thinking_tokens is None:
+    if call.room is None or description is None:
         return False
     _, room = call.room
-    return room < description.minimum_room and room <= imposed.max_thinking_tokens
+    maximum = imposed.max_thinking_tokens
+    return room < description.minimum_room and (maximum is None or room <= maximum)

@@ -127,6 +127,21 @@ async def test_an_effort_leaves_the_answer_what_the_policy_reserves(tmp_path: Pa
         assert (receipt["effective"]["max"], receipt["clamped_by"]) == (2, [])
 
 
+async def test_a_policys_reserve_never_makes_a_request_fail(tmp_path: Path) -> None:
+    policy = "server: {default: {answer_reserve_tokens: 90, num_waits: 1}}"
+    async with ruled(tmp_path, policy) as (client, engine):
+        for room, reserve in ((98, 90), (97, None), (20, None)):
+            for fields in ({}, {"max_thinking_tokens": 3}, {"reasoning_effort": "low"}):
+                await answered(client, max_completion_tokens=room, **fields)
+                assert engine.bodies[-1]["vllm_xargs"].get("answer_reserve_tokens") == reserve, fields
+        receipt, _ = await answered(client, max_completion_tokens=20, reasoning_effort="low")
+        assert receipt["effective"]["max"] == 4
+        receipt, _ = await answered(client, max_completion_tokens=3)
+        assert receipt["effective"] is None
+        refused = await client.post(PATH, json=ASK | {"max_tokens": 20, "answer_reserve_tokens": 50})
+        assert refused.json()["error"]["param"] == "answer_reserve_tokens"
+
+
 async def test_defaults_fill_what_is_left_out(tmp_path: Path) -> None:
     policy = "server: {default: {max_thinking_tokens: 20, num_waits: 2}, floor: {min_thinking_tokens: 9}}"
     async with ruled(tmp_path, policy) as (client, engine):
