@@ -27,7 +27,9 @@ from server.engine.launch import (
 )
 from server.engine.selection import SelectionError, choose_runner
 from server.gateway.conformance import conformance
+from server.gateway.policy_file import read_policy
 from server.gateway.settings import SettingsError, read_settings
+from server.policy_cli import policy as policy_commands
 from server.serve import ServeError, serve_until_stopped
 from training.evaluate.cli import evaluate
 from training.train import train
@@ -42,6 +44,7 @@ app = typer.Typer(
 app.command()(train)
 app.command()(evaluate)
 app.command()(conformance)
+app.add_typer(policy_commands)
 
 _ENGINE_COMMANDS = ("serve", "engine")
 
@@ -83,6 +86,10 @@ def serve(
     tensor_parallel_size: TensorParallel = 1,
     pipeline_parallel_size: PipelineParallel = 1,
     max_model_len: MaxModelLen = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="Defaults and caps of thinking budgets; read again on SIGHUP."),
+    ] = None,
     log_file: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Where the engine's log goes. Default: logs/.")
     ] = None,
@@ -96,7 +103,10 @@ def serve(
             port=port,
             engine_urls=engine_url or None,
             family=family if engine_url else None,
+            policy_file=policy,
         )
+        if settings.policy_file is not None:
+            read_policy(settings.policy_file)
         if not settings.engine_urls:
             require_vllm()
             options = _engine_options(

@@ -97,6 +97,8 @@ async def _serve(
     for number in grace_s:
         stop = functools.partial(_stop, server, drain, delay_s=delay_s[number], grace_s=grace_s[number])
         loop.add_signal_handler(number, stop)
+    if settings.policy_file is not None:
+        loop.add_signal_handler(signal.SIGHUP, app.state.context.policy.reload)
     await server.serve(sockets=[listener])
     if failures:
         raise ServeError(str(failures[0]))

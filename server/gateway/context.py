@@ -8,6 +8,8 @@ from typing import cast
 from starlette.requests import Request
 
 from server.gateway.drain import Drain
+from server.gateway.earlier_thinking import EarlierThinking
+from server.gateway.policy_file import PolicyStore
 from server.gateway.settings import Settings
 from server.gateway.upstream import EnginePool
 
@@ -16,6 +18,8 @@ from server.gateway.upstream import EnginePool
 class Context:
     settings: Settings
     engines: EnginePool
+    policy: PolicyStore
+    earlier_thinking: EarlierThinking
     drain: Drain = field(default_factory=Drain)
 
 

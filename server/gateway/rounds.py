@@ -28,6 +28,7 @@ from server.gateway.chat_call import EngineCall
 from server.gateway.completions import Ask
 from server.gateway.engine import Engine, RoundsSupport
 from server.gateway.errors import EngineMisbehaved, ReceiptMissing
+from server.gateway.rounds_fields import prompt_fields
 from server.gateway.transcript import StopMatch, Transcript
 
 _SEED_STRIDE = 1_000_003
@@ -210,7 +211,7 @@ class _Choice:
 
     async def _begin(self) -> None:
         rendered = await self._completions.render(
-            self._only(self._completions.prompt_fields), self._call.request_id
+            prompt_fields(self._fields, self._completions.prompt_fields), self._call.request_id
         )
         self.prompt = rendered.token_ids
         context_room = rendered.max_model_len - len(self.prompt)

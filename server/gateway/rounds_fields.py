@@ -13,19 +13,35 @@ from server.gateway.completions import Completions
 from server.gateway.errors import InvalidRequest
 from server.gateway.validation import show
 
+
+def prompt_fields(fields: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
+    """What renders the prompt as the chat route would.
+
+    No rendering route has a field for an effort; vLLM's chat route hands it to the template in this way.
+
+    Args:
+        known: fields that the engine's rendering route knows.
+    """
+    prompt = {name: value for name, value in fields.items() if name in known}
+    if "reasoning_effort" in fields:
+        effort = {"reasoning_effort": fields["reasoning_effort"]}
+        prompt["chat_template_kwargs"] = prompt.get("chat_template_kwargs", {}) | effort
+    return prompt
+
+
 _BY_THE_GATEWAY = frozenset(BUDGET_FIELDS) | {
     "include_reasoning",
     "max_completion_tokens",
     "max_tokens",
     "model",
     "n",
+    "reasoning_effort",
     "request_id",
     "return_token_ids",
     "seed",
     "stop",
     "stream",
     "stream_options",
-    "thinking_token_budget",
     "user",
 }
 _BY_THE_GATEWAY_ALONE = frozenset(["model", "n", "request_id", "stream", "user"])
@@ -45,7 +61,6 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
     "stop_token_ids": ([],),
-    "thinking_token_budget": (-1,),
     "tool_choice": ("none",),
     "top_logprobs": (0,),
     "use_beam_search": (False,),

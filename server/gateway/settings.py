@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -28,6 +29,8 @@ class Settings(BaseModel):
     engine at every address of the name, as they come and go."""
     family: str | None = None
     """The engines' thinking markers. Needed only by engines without our plugin, where it can't be told."""
+    policy_file: Path | None = None
+    """Defaults and caps of thinking budgets (docs/policy.md); read again on SIGHUP."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024
     connect_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     """A dead engine refuses at once; a crowded one may take seconds to accept."""

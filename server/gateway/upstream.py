@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import socket
 import time
-from types import TracebackType
+from collections.abc import Mapping
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import aiohttp
@@ -142,8 +143,13 @@ class EnginePool:
         self._require_ready()
         raise ModelNotFound(f"The model `{model}` does not exist. Given: {model!r}", param="model")
 
-    def choose(self, model: str, budget: ThinkingBudget) -> Engine:
+    def choose(
+        self, model: str, budget: ThinkingBudget, named: Mapping[str, str] = MappingProxyType({})
+    ) -> Engine:
         """The least busy ready engine that serves `model` and enforces every field of `budget`.
+
+        Args:
+            named: the client's own names of fields, for messages.
 
         Raises:
             InvalidRequest: no engine enforces the budget; `param` is the first field that none does.
@@ -158,10 +164,12 @@ class EnginePool:
         field, value = next(
             (name, value) for name, value in requested.items() if name not in best.enforced_fields
         )
+        shown = named.get(field, field)
+        meant = value if shown == field else f"{field} {value}"
         reason = best.status.reason or f"it enforces {', '.join(best.enforced_fields)}"
         raise InvalidRequest(
-            f"`{field}` ({value}) can't be enforced by the engine of `{model}` ({best.url}): {reason}",
-            param=field,
+            f"`{shown}` ({meant}) can't be enforced by the engine of `{model}` ({best.url}): {reason}",
+            param=shown,
         )
 
     def _require_ready(self) -> None:

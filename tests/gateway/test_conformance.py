@@ -38,9 +38,9 @@ async def test_our_own_server_holds_or_refuses() -> None:
         ("s1", '{"max_thinking_tokens":1,"min_thinking_tokens":2}'): "refused",
         ("vLLM", '{"thinking_token_budget":4}'): "held",
         ("vLLM", '{"thinking_token_budget":-7}'): "refused",
-        ("SGLang", '{"custom_params":{"thinking_budget":4}}'): "refused",
-        ("llama.cpp", '{"reasoning_budget_tokens":4}'): "refused",
-        ("llama.cpp", '{"thinking_budget_tokens":4}'): "refused",
+        ("SGLang", '{"custom_params":{"thinking_budget":4}}'): "held",
+        ("llama.cpp", '{"reasoning_budget_tokens":4}'): "held",
+        ("llama.cpp", '{"thinking_budget_tokens":4}'): "held",
         ("llama.cpp", '{"reasoning_budget_tokens":-7}'): "refused",
     }
 

@@ -291,7 +291,7 @@ async def test_a_family_that_cannot_be_told_is_asked_for() -> None:
         ({"presence_penalty": 0.5}, "presence_penalty"),
         ({"stop_token_ids": [5]}, "stop_token_ids"),
         ({"structured_outputs": {"choice": ["a"]}}, "structured_outputs"),
-        ({"reasoning_effort": "low"}, "reasoning_effort"),
+        ({"documents": [{"text": "x"}]}, "documents"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
         (
             {"stream": True, "stream_options": {"continuous_usage_stats": True}},

@@ -79,6 +79,8 @@ class Toy:
     """Of the streamed completions."""
     repeats: list[dict[str, Any]] = field(default_factory=list)
     """Of the other completions."""
+    rendered: list[dict[str, Any]] = field(default_factory=list)
+    """Bodies of /tokenize with messages."""
     active: int = 0
     cancelled: int = 0
 
@@ -200,6 +202,8 @@ async def _chat(_: Toy, request: web.Request) -> web.Response:
 
 async def _tokenize(toy: Toy, request: web.Request) -> web.Response:
     body = await request.json()
+    if "messages" in body:
+        toy.rendered.append(body)
     tokens = toy.prompt if "messages" in body else encode(body["prompt"])
     return web.json_response({"tokens": tokens, "count": len(tokens), "max_model_len": MAX_MODEL_LEN})
 

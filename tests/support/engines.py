@@ -67,7 +67,9 @@ def serving(directory: Path, *engine_args: str, name: str = "serve") -> Iterator
 
 
 @contextlib.contextmanager
-def gateway_only(directory: Path, *engine_urls: str, family: str | None = None) -> Iterator[Running]:
+def gateway_only(
+    directory: Path, *engine_urls: str, family: str | None = None, policy: Path | None = None
+) -> Iterator[Running]:
     """`s1 serve --engine-url …` before engines that already run."""
     log = directory / "gateway.log"
     port = free_port()
@@ -76,6 +78,8 @@ def gateway_only(directory: Path, *engine_urls: str, family: str | None = None) 
         argv += ["--engine-url", engine_url]
     if family is not None:
         argv += ["--family", family]
+    if policy is not None:
+        argv += ["--policy", str(policy)]
     with _process(argv, log) as process:
         url = f"http://127.0.0.1:{port}"
         _await(process, log, lambda: httpx.get(f"{url}/ready", timeout=5).status_code == 200)
