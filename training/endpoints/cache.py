@@ -30,7 +30,8 @@ class CallCache:
         """Raises CacheError: the file is damaged, or another process writes to it. OSError: no such place."""
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+b")
+        # Unbuffered: a line that did not fit on the disk must not be tried again on closing.
+        self._file = path.open("ab", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -59,28 +60,31 @@ class CallCache:
 
     def put(self, key: str, model: str, reply: Any) -> None:
         """Raises OSError: the disk is full; the line is taken back, so that the file stays whole."""
-        line = json.dumps({"key": key, "model": model, "reply": reply}, ensure_ascii=False) + "\n"
+        text = json.dumps({"key": key, "model": model, "reply": reply}, ensure_ascii=False) + "\n"
+        line = text.encode()
         end = self._file.seek(0, os.SEEK_END)
         try:
-            self._file.write(line.encode())
-            self._file.flush()
+            while line:
+                line = line[self._file.write(line) :]
         except OSError:
-            self._file.raw.truncate(end)  # type: ignore[attr-defined]
+            self._file.truncate(end)
             raise
         self._replies[key] = reply
 
     def _load(self) -> dict[str, Any]:
         replies: dict[str, Any] = {}
-        self._file.seek(0)
-        number = end = 0
-        for number, line in enumerate(self._file, start=1):  # noqa: B007
-            if not line.endswith(b"\n"):
-                self._file.truncate(end)
-                break
-            try:
-                entry = json.loads(line)
-                replies[entry["key"]] = entry["reply"]
-            except (ValueError, LookupError, TypeError) as error:
-                raise CacheError(f"{self._path}, line {number} is not a call: {error!r}; remove it") from error
-            end += len(line)
+        end = 0
+        with self._path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.endswith(b"\n"):
+                    self._file.truncate(end)
+                    break
+                try:
+                    entry = json.loads(line)
+                    replies[entry["key"]] = entry["reply"]
+                except (ValueError, LookupError, TypeError) as error:
+                    raise CacheError(
+                        f"{self._path}, line {number} is not a call: {error!r}; remove it"
+                    ) from error
+                end += len(line)
         return replies

@@ -10,13 +10,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
 from training.endpoints.cache import CallCache, request_key
 from training.endpoints.errors import CacheError, EndpointError, RequestRefused
 from training.endpoints.wire import WIRES, MalformedReply, Reply, Sampling
+
+T = TypeVar("T")
 
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _UNUSABLE = frozenset({401, 403, 404, 405})
@@ -137,7 +139,7 @@ async def calling(cache: CallCache, patience: Patience, *, concurrency: int) -> 
         yield Caller(http, cache, patience)
 
 
-async def for_all[T](items: Iterable[T], work: Callable[[T], Awaitable[None]], *, concurrency: int) -> None:
+async def for_all(items: Iterable[T], work: Callable[[T], Awaitable[None]], *, concurrency: int) -> None:
     """Run `work` on every item, `concurrency` at a time; the first error cancels the rest and is raised."""
     pending = iter(items)
 
