@@ -29,7 +29,9 @@ from server.engine.selection import SelectionError, choose_runner
 from server.gateway.conformance import conformance
 from server.gateway.settings import SettingsError, read_settings
 from server.serve import ServeError, serve_until_stopped
+from training.curate.cli import app as curate
 from training.evaluate.cli import evaluate
+from training.traces import traces
 from training.train import train
 
 app = typer.Typer(
@@ -42,6 +44,8 @@ app = typer.Typer(
 app.command()(train)
 app.command()(evaluate)
 app.command()(conformance)
+app.command()(traces)
+app.add_typer(curate)
 
 _ENGINE_COMMANDS = ("serve", "engine")
 

@@ -10,6 +10,8 @@ _MATH = re.compile(r"\$\$.*?\$\$|\$[^$]*\$|\\\[.*?\\\]|\\\(.*?\\\)", re.DOTALL)
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|mathrm|operatorname|mbox)\s*\{([^{}]*)\}")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _WORD = re.compile(r"[^\W\d_]{3,}")
+_SHORT_WORD = re.compile(r"[^\W\d_]{2,}")
+_JOINING_WORDS = frozenset({"and"})
 _MAX_CHECKABLE_CHARS = 400
 
 
@@ -35,11 +37,20 @@ def split_gsm8k(answer: str) -> tuple[str, str] | None:
 def looks_checkable(answer: str) -> bool:
     """Whether an answer is mathematics or a single choice, so that math-verify can compare it.
 
-    Sentences, proofs and names are not: as formulas they would be products of their letters.
+    Words, sentences and proofs are not: as formulas they would be products of their letters. One unit beside
+    a number does no harm.
     """
     if not answer.strip() or len(answer) > _MAX_CHECKABLE_CHARS:
         return False
     outside = _MATH.sub(" ", answer)
-    inside = " ".join(_TEXT_COMMAND.findall(answer))
     bare = _COMMAND.sub(" ", _TEXT_COMMAND.sub(" ", outside))
-    return len(_WORD.findall(bare)) + len(_WORD.findall(inside)) < 2
+    if set(_WORD.findall(bare.casefold())) - _JOINING_WORDS:
+        return False
+    quoted = _WORD.findall(" ".join(_TEXT_COMMAND.findall(answer)))
+    return len(quoted) == 0 or (len(quoted) == 1 and any(map(str.isdigit, answer)))
+
+
+def is_bare_formula(text: str) -> bool:
+    """One line without any word: `35, 36, 37`, `x=2`."""
+    line = _COMMAND.sub(" ", text)
+    return "\n" not in text.strip() and _SHORT_WORD.search(line) is None

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from training.curate.columns import ROLES, find_columns, to_question
 from training.curate.decontaminate import Benchmarks, drop_contaminated
 from training.curate.dedup import drop_exact, drop_near
 from training.curate.errors import CurationError
-from training.curate.files import questions_file, read_rows
+from training.curate.files import SUFFIXES, questions_file, read_rows
 from training.curate.hub import Rows
 from training.curate.progress import Progress
-from training.curate.s1_sources import S1_SOURCES, load
-from training.curate.schema import COLUMNS, Drop, Question, drop, question_from_row, question_id
+from training.curate.s1_sources import HUB_SOURCES, S1_SOURCES, load
+from training.curate.schema import COLUMNS, Drop, Question, drop, question_from_row
 from training.curate.stage import Outcome
 
 STAGE = "collect"
@@ -79,7 +81,7 @@ def parse_columns(texts: Sequence[str]) -> dict[str, dict[str, str]]:
         name, _, role = target.rpartition(".")
         if not equals or not column or role not in ROLES:
             raise CurationError(
-                f"--column takes ROLE=COLUMN or SOURCE.ROLE=COLUMN with a role of {', '.join(ROLES)}. Given: {text}"
+                f"--column takes ROLE=COLUMN or SOURCE.ROLE=COLUMN; roles: {', '.join(ROLES)}. Given: {text}"
             )
         columns.setdefault(name, {})[role] = column
     return columns
@@ -161,3 +163,29 @@ def _notes(loaded: Sequence[Loaded]) -> dict[str, Any]:
             for part in loaded
         }
     }
+
+
+def input_files(specs: Sequence[SourceSpec], hub_dir: Path | None) -> tuple[Path, ...]:
+    """The files whose bytes decide the result; all of --hub-dir's that a source may read.
+
+    Raises:
+        CurationError: one does not exist.
+    """
+    files = [questions_file(spec.path) for spec in specs if spec.path is not None]
+    for file in files:
+        if not file.is_file():
+            raise CurationError(f"{file}: no such file")
+    if hub_dir is not None:
+        files += sorted(path for path in hub_dir.rglob("*") if path.suffix in SUFFIXES)
+    return tuple(files)
+
+
+def report(part: Loaded, progress: Progress) -> None:
+    """One line: how many rows, and how they were read or how many s1 has."""
+    count = f"{len(part.questions):,} questions"
+    if part.spec.is_hub:
+        paper = HUB_SOURCES[part.spec.name].num_questions
+        said = f"the paper keeps {paper:,} of them"
+    else:
+        said = part.columns
+    progress.errors.print(f"{escape(part.spec.name)}: {count} ({escape(said)})", highlight=False)

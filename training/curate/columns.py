@@ -15,7 +15,16 @@ from training.curate.schema import Question, question_id
 Role = Literal["question", "solution", "answer", "domain", "context", "id"]
 ROLES: tuple[Role, ...] = ("question", "solution", "answer", "domain", "context", "id")
 KNOWN_NAMES: Mapping[Role, tuple[str, ...]] = {
-    "question": ("question", "problem", "Question", "Problem", "question_content", "query", "prompt", "input"),
+    "question": (
+        "question",
+        "problem",
+        "Question",
+        "Problem",
+        "question_content",
+        "query",
+        "prompt",
+        "input",
+    ),
     "solution": ("solution", "Solution", "rationale", "explanation", "Explanation", "output", "response"),
     "answer": ("final_answer", "answer", "Answer", "gold", "expected_answer", "ground_truth", "target"),
     "domain": ("domain", "data_topic", "subfield", "subject", "Subdomain", "topic", "category", "type"),
@@ -49,9 +58,7 @@ def find_columns(rows: Sequence[Mapping[str, Any]], given: Mapping[str, str], *,
         named = given.get(role)
         if named is not None:
             if not any(named in row for row in rows):
-                raise CurationError(
-                    f"{where}: no column {named!r} for the {role}. Columns: {_names(filled)}"
-                )
+                raise CurationError(f"{where}: no column {named!r} for the {role}. Columns: {_names(filled)}")
             columns[role] = named
             continue
         found = next((name for name in KNOWN_NAMES[role] if name in filled), None)

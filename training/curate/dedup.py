@@ -35,7 +35,7 @@ def drop_exact(questions: Sequence[Question], stage: str) -> tuple[list[Question
 def drop_near(
     questions: Sequence[Question], threshold: float, stage: str, advance: Iterator[None]
 ) -> tuple[list[Question], list[Drop]]:
-    """Drop questions whose sets of word 5-grams overlap with an earlier one's by `threshold` (Jaccard) or more.
+    """Drop questions whose word 5-grams overlap with an earlier one's by `threshold` (Jaccard) or more.
 
     MinHash finds the candidates; the overlap itself is computed. Questions with other numbers are other
     questions, however alike their words: "3 apples" is not "4 apples".

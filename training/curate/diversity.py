@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from training.curate.errors import CurationError
 from training.curate.files import questions_file, read_questions
@@ -15,6 +16,8 @@ from training.curate.selection import Candidate, Preference, Selector, benchmark
 from training.curate.stage import Outcome
 
 STAGE = "diversity"
+_BY_DOMAIN = ("s1", "s1-notebook", "diverse")
+_BY_LENGTH = ("s1", "s1-notebook", "longest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +31,40 @@ class DiversityOptions:
     benchmarks: tuple[Path, ...] = ()
 
 
+def settings_of(options: DiversityOptions) -> dict[str, Any]:
+    """What decides the choice. The benchmarks' contents are inputs."""
+    return {
+        "select": options.selector,
+        "size": None if options.selector == "full" else options.size,
+        "seed": options.seed,
+        "length": options.length_of,
+        "prefer": dict(sorted(options.preference.longer_than_tokens.items())),
+        "uniform_share": options.uniform_share,
+        "num_benchmarks": len(options.benchmarks),
+    }
+
+
 def diversity(
-    questions: Sequence[Question], labelling_drops: Sequence[Drop], options: DiversityOptions
+    questions: Sequence[Question],
+    labelling_drops: Sequence[Drop],
+    options: DiversityOptions,
+    label_calls: Mapping[str, int],
 ) -> Outcome:
-    """`questions` are labelled; `random`, `longest` and `full` do without labels."""
-    # random, diverse and full do not look at lengths; what they don't need must not be missing.
-    uses_length = options.selector in ("s1", "s1-notebook", "longest")
+    """`questions` are labelled; `random`, `longest` and `full` do without labels.
+
+    Raises:
+        CurationError: the selector needs labels, lengths or questions that are not there.
+    """
+    if options.selector in _BY_DOMAIN and not all(question.domain for question in questions):
+        raise CurationError(
+            f"--select {options.selector} needs domains: pass --label field, clusters or model"
+        )
+    if options.benchmarks and options.selector != "s1-notebook":
+        raise CurationError(
+            f"--benchmark goes with --select s1-notebook only. Given: --select {options.selector}"
+        )
+    # What a selector does not look at need not be there.
+    uses_length = options.selector in _BY_LENGTH
     sizes = lengths(questions, options.length_of) if uses_length else [0] * len(questions)
     candidates = [
         Candidate(q.id, q.source, q.domain or "", size, q.trace_correct is True)
@@ -55,6 +86,7 @@ def diversity(
     ]
     domains = Counter(question.domain or "" for question in kept)
     notes = {"taken": selection.counts, "kept_by_domain": dict(sorted(domains.items()))}
+    notes |= {"calls": dict(label_calls)} if label_calls else {}
     return Outcome(len(questions) + len(labelling_drops), kept, drops, notes)
 
 

@@ -21,6 +21,7 @@ STAGE = "diversity"
 _LABEL_ATTEMPTS = 3
 _CODE_AT_END = re.compile(r"(?<!\d)(\d{2})\W*\Z")
 _KMEANS_ITERATIONS = 100
+_WORD_FOR_TFIDF = r"[A-Za-z]{3,}"
 _PROMPT = """\
 Which field does the question below belong to? Choose the one code of this list that fits best; questions of \
 other sciences belong to the code nearest to their subject.
@@ -87,12 +88,14 @@ def by_clusters(questions: Sequence[Question], num_clusters: int, seed: int) -> 
         CurationError: fewer questions than clusters.
     """
     if len(questions) < num_clusters:
-        raise CurationError(f"--clusters must be <= the number of questions, {len(questions)}. Given: {num_clusters}")
+        raise CurationError(
+            f"--clusters must be <= the number of questions, {len(questions)}. Given: {num_clusters}"
+        )
     from sklearn.cluster import KMeans
     from sklearn.feature_extraction.text import TfidfVectorizer
     from threadpoolctl import threadpool_limits
 
-    vectorizer = TfidfVectorizer(stop_words="english", token_pattern=r"[A-Za-z]{3,}", sublinear_tf=True)
+    vectorizer = TfidfVectorizer(stop_words="english", token_pattern=_WORD_FOR_TFIDF, sublinear_tf=True)
     try:
         vectors = vectorizer.fit_transform([question.question for question in questions])
     except ValueError as error:
@@ -104,7 +107,7 @@ def by_clusters(questions: Sequence[Question], num_clusters: int, seed: int) -> 
     words = vectorizer.get_feature_names_out()
     names = []
     for number, center in enumerate(means.cluster_centers_):
-        heaviest = sorted(range(len(words)), key=lambda at: (-center[at], at))[:3]  # noqa: B023
+        heaviest = sorted(range(len(words)), key=lambda at: (-center[at], at))[:3]
         names.append(f"{number:02d} " + " ".join(words[at] for at in heaviest))
     return [
         dataclasses.replace(question, domain=names[label])
@@ -129,7 +132,7 @@ class Labeller:
     def label(
         self, questions: Sequence[Question], cache_path: Path, progress: Progress
     ) -> tuple[list[Question], list[Drop], dict[str, int]]:
-        """Questions that the model gives no code of the list, and refused ones, are dropped with the reason."""
+        """Questions that get no code of the list, and refused ones, are dropped with the reason."""
         with CallCache(cache_path) as cache:
             return asyncio.run(self._label(questions, cache, progress))
 

@@ -1,7 +1,7 @@
 """What stops a stage.
 
-    CurationError     the user's files or options are not what they must be
-    StageStopped      something outside failed; the same command goes on where it stopped
+CurationError     the user's files or options are not what they must be
+StageStopped      something outside failed; the same command goes on where it stopped
 """
 
 

@@ -105,7 +105,8 @@ def read_questions(path: Path) -> list[Question]:
         question = question_from_row(row, where=f"{path}, row {number}", default_source=path.stem)
         if question.id in seen:
             raise CurationError(
-                f"{path}, row {number}: id {question.id!r} appears twice; `s1 curate collect` removes duplicates"
+                f"{path}, row {number}: id {question.id!r} appears twice; "
+                "`s1 curate collect` removes duplicates"
             )
         seen.add(question.id)
         questions.append(question)

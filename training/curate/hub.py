@@ -57,7 +57,7 @@ def hub_rows(split: Split) -> Iterable[Row]:
 
 @dataclass(frozen=True, slots=True)
 class LocalHub:
-    """Copies under `folder`: OWNER/NAME/CONFIG/SPLIT.parquet (or .jsonl), without CONFIG where there is none."""
+    """Copies: folder/OWNER/NAME/CONFIG/SPLIT.parquet (or .jsonl), without CONFIG where there is none."""
 
     folder: Path
 

@@ -46,7 +46,8 @@ def lengths(questions: Sequence[Question], length_of: LengthOf) -> list[int]:
         if length is None:
             raise CurationError(
                 f"question {question.id} ({question.source}) has no length of {length_of!r}: run `s1 traces` "
-                "(with --tokenizer where the API counts nothing) or `s1 curate difficulty` first, or pass --length text"
+                "(with --tokenizer where the API counts nothing) or `s1 curate difficulty` first, "
+                "or pass --length text"
             )
         found.append(length)
     return found

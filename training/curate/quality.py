@@ -89,9 +89,8 @@ def load_rules(path: Path) -> QualityRules:
         raise CurationError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        raise CurationError(
-            f"{path}: {'.'.join(map(str, first['loc'])) or 'rules'}: {first['msg']} (given: {first['input']!r})"
-        ) from error
+        field = ".".join(map(str, first["loc"])) or "rules"
+        raise CurationError(f"{path}: {field}: {first['msg']} (given: {first['input']!r})") from error
 
 
 def quality(

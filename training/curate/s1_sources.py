@@ -1,7 +1,7 @@
 """The 16 sources of s1's pool (paper table 7), and three benchmarks to decontaminate against.
 
-Data set ids, configurations and filters are those of s1's `data/collect_data.py`; where paper and code differ,
-the paper is followed and the row function says so.
+Data set ids, configurations and filters are those of s1's `data/collect_data.py`; where paper and code
+differ, the paper is followed and the row function says so.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ _PARQUET = "refs/convert/parquet"
 _XWORD_QUESTIONS = 1000
 _SCIEVAL_QUESTIONS = 250
 _XWORD_INSTRUCTION = (
-    "Solve the crossword puzzle. You are presented with a clue as input and the number of letters in brackets."
+    "Solve the crossword puzzle. You are presented with a clue as input and the number of letters in "
+    "brackets."
 )
 _SCIEVAL_ENDINGS = ("solvent", "ligand", "reactant")
 
@@ -96,7 +97,9 @@ def _accepted(source: HubSource, rows: Rows) -> Callable[[Row], bool]:
 def _question(name: str, row: Row, kept: Taken) -> Question:
     text = (kept.question or "").strip()
     known = {kept.question, kept.solution, kept.answer}
-    rest = {column: value for column, value in row.items() if not isinstance(value, str) or value not in known}
+    rest = {
+        column: value for column, value in row.items() if not isinstance(value, str) or value not in known
+    }
     return Question(
         id=question_id(text),
         question=text,
@@ -206,9 +209,7 @@ def _plain(row: Row) -> Taken:
     return Taken(row["problem"], row["solution"], as_text(row["answer"]))
 
 
-def _draw_crosswords(
-    taken: list[tuple[Row, Taken]], stream: random.Random
-) -> list[tuple[Row, Taken]]:
+def _draw_crosswords(taken: list[tuple[Row, Taken]], stream: random.Random) -> list[tuple[Row, Taken]]:
     return stream.sample(taken, min(_XWORD_QUESTIONS, len(taken)))
 
 
@@ -255,17 +256,13 @@ S1_SOURCES: Mapping[str, HubSource] = {
         question_column="problem",
     ),
     "math": HubSource(_splits("simplescaling/openaimath", ["train"]), _math, 11_999),
-    "olympicarena": HubSource(
-        _splits("GAIR/OlympicArena", ["test", "val"], _ARENA), _olympicarena, 4_250
-    ),
+    "olympicarena": HubSource(_splits("GAIR/OlympicArena", ["test", "val"], _ARENA), _olympicarena, 4_250),
     "omnimath": HubSource(_splits("KbsdJames/Omni-MATH", ["test"]), _omnimath, 4_238),
     "agieval": HubSource(
         _splits("baber/agieval", ["test", "few_shot"], _AGIEVAL, _PARQUET), _agieval_any, 2_385
     ),
     "xword": HubSource(_splits("0xharib/xword1", ["train"]), _xword, 999, draw=_draw_crosswords),
-    "olympiadbench": HubSource(
-        _splits("Hothan/OlympiadBench", ["train"], _BENCH), _olympiadbench, 896
-    ),
+    "olympiadbench": HubSource(_splits("Hothan/OlympiadBench", ["train"], _BENCH), _olympiadbench, 896),
     "aime": HubSource(_splits("qq8933/AIME_1983_2024", ["train"]), _aime, 890),
     "theoremqa": HubSource(_splits("TIGER-Lab/TheoremQA", ["test"]), _theoremqa, 747),
     "usaco": HubSource(_splits("codegenning/usacobench_formatted", ["test"]), _usaco, 519),

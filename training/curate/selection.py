@@ -1,6 +1,6 @@
-"""Choosing the set: s1's Algorithm 1 in the paper's and the notebook's form, and the sets it is compared with.
+"""Choosing the set: s1's Algorithm 1 as in the paper and as in the notebook, and the sets of its ablations.
 
-Pure: takes candidates, gives their ids. The same candidates, in any order, and the same seed give the same ids.
+Pure: candidates in, ids out. The same candidates in any order, and the same seed, give the same ids.
 """
 
 from __future__ import annotations

@@ -70,7 +70,9 @@ class Stage:
         for name, digest in manifest["outputs"].items():
             file = self.out / name
             if not file.is_file() or sha256(file) != digest:
-                raise CurationError(f"{file} is not what its manifest says; pass --overwrite to write it anew")
+                raise CurationError(
+                    f"{file} is not what its manifest says; pass --overwrite to write it anew"
+                )
         return manifest
 
     def publish(self, outcome: Outcome, *, previous: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What can go wrong between us and a model behind HTTP.
 
-    EndpointError      the endpoint can't be used: unreachable for long, wrong key, another API
-    RequestRefused     this one request was refused, or its reply holds no answer; others may go well
-    CacheError         the file of calls can't be used
+EndpointError      the endpoint can't be used: unreachable for long, wrong key, another API
+RequestRefused     this one request was refused, or its reply holds no answer; others may go well
+CacheError         the file of calls can't be used
 """
 
 
