@@ -17,15 +17,15 @@ Row = Mapping[str, Any]
 class Split:
     """One split of one configuration of a data set.
 
-    `revision` and `data_files` are for sets whose loading is a script, which `datasets` no longer runs: the
+    `converted` and `json_files` are for sets whose loading is a script, which `datasets` no longer runs: the
     hub's own conversion to Parquet, or the files behind the script.
     """
 
     dataset: str
     split: str
     config: str | None = None
-    revision: str | None = None
-    data_files: tuple[str, ...] = ()
+    converted: bool = False
+    json_files: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return "/".join(filter(None, (self.dataset, self.config, self.split)))
@@ -41,12 +41,15 @@ def hub_rows(split: Split) -> Iterable[Row]:
     import datasets
 
     try:
-        if split.data_files:
-            files = [f"hf://datasets/{split.dataset}/{name}" for name in split.data_files]
+        if split.json_files:
+            files = [f"hf://datasets/{split.dataset}/{name}" for name in split.json_files]
             return datasets.load_dataset("json", data_files=files, split="train")  # type: ignore[no-any-return]
-        return datasets.load_dataset(  # type: ignore[no-any-return]
-            split.dataset, split.config, split=split.split, revision=split.revision
-        )
+        if split.converted:
+            files = [
+                f"hf://datasets/{split.dataset}@refs/convert/parquet/{split.config}/{split.split}/*.parquet"
+            ]
+            return datasets.load_dataset("parquet", data_files=files, split="train")  # type: ignore[no-any-return]
+        return datasets.load_dataset(split.dataset, split.config, split=split.split)  # type: ignore[no-any-return]
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise StageStopped(

@@ -17,7 +17,6 @@ from training.curate.errors import CurationError
 from training.curate.hub import Row, Rows, Split
 from training.curate.schema import Question, question_id
 
-_PARQUET = "refs/convert/parquet"
 _XWORD_QUESTIONS = 1000
 _SCIEVAL_QUESTIONS = 250
 _XWORD_INSTRUCTION = (
@@ -229,10 +228,10 @@ def _draw_spread(taken: list[tuple[Row, Taken]], stream: random.Random) -> list[
 
 
 def _splits(
-    dataset: str, splits: Iterable[str], configs: Iterable[str | None] = (None,), revision: str | None = None
+    dataset: str, splits: Iterable[str], configs: Iterable[str | None] = (None,), *, converted: bool = False
 ) -> tuple[Split, ...]:
     configs = tuple(configs)
-    return tuple(Split(dataset, split, config, revision) for split in splits for config in configs)
+    return tuple(Split(dataset, split, config, converted) for split in splits for config in configs)
 
 
 _ARENA = ("Math", "Physics", "Chemistry", "Biology", "Geography", "Astronomy", "CS")
@@ -241,7 +240,7 @@ _BENCH = ("OE_TO_maths_en_COMP", "OE_TO_physics_en_COMP", "TP_TO_maths_en_COMP",
 _LIVECODE = Split(
     "livecodebench/code_generation_lite",
     "test",
-    data_files=("test.jsonl", "test2.jsonl", "test3.jsonl"),  # releases v1 to v3
+    json_files=("test.jsonl", "test2.jsonl", "test3.jsonl"),  # releases v1 to v3
 )
 _NUMINA_500 = Split("simplescaling/numinamath_500", "train")
 _GPQA_DIAMOND = Split("Idavidrein/gpqa", "train", "gpqa_diamond")
@@ -259,7 +258,7 @@ S1_SOURCES: Mapping[str, HubSource] = {
     "olympicarena": HubSource(_splits("GAIR/OlympicArena", ["test", "val"], _ARENA), _olympicarena, 4_250),
     "omnimath": HubSource(_splits("KbsdJames/Omni-MATH", ["test"]), _omnimath, 4_238),
     "agieval": HubSource(
-        _splits("baber/agieval", ["test", "few_shot"], _AGIEVAL, _PARQUET), _agieval_any, 2_385
+        _splits("baber/agieval", ["test", "few_shot"], _AGIEVAL, converted=True), _agieval_any, 2_385
     ),
     "xword": HubSource(_splits("0xharib/xword1", ["train"]), _xword, 999, draw=_draw_crosswords),
     "olympiadbench": HubSource(_splits("Hothan/OlympiadBench", ["train"], _BENCH), _olympiadbench, 896),
