@@ -269,7 +269,7 @@ def diversity(
     out: Out,
     size: Annotated[int, typer.Option(min=1, help="Questions to choose.")] = 1000,
     select: Annotated[SelectorName, typer.Option(help="s1's algorithm, or a set to compare with.")] = "s1",
-    label: Annotated[LabelWay, typer.Option(help="Where domains come from.")] = "field",
+    label: Annotated[LabelWay, typer.Option(help="Where domains come from; none: as they are.")] = "field",
     field: Annotated[str, typer.Option(help="For --label field: domain, or metadata.KEY.")] = "domain",
     clusters: Annotated[int, typer.Option(min=1, help="For --label clusters: how many.")] = 50,
     labeller: Annotated[str | None, typer.Option(help="For --label model: MODEL@URL.")] = None,

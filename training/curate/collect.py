@@ -188,4 +188,5 @@ def report(part: Loaded, progress: Progress) -> None:
         said = f"the paper keeps {paper:,} of them"
     else:
         said = part.columns
-    progress.errors.print(f"{escape(part.spec.name)}: {count} ({escape(said)})", highlight=False)
+    line = f"{part.spec.name}: {count} ({said})"
+    progress.errors.print(escape(line), soft_wrap=True, highlight=False)

@@ -52,8 +52,7 @@ def run_stage(
     if manifest is None:
         manifest = stage.publish(make(), previous=previous)
     else:
-        progress.errors.print(
-            f"{escape(str(stage.out))} is finished already, with these inputs and settings."
-        )
+        done = f"{stage.out} is finished already, with these inputs and settings."
+        progress.errors.print(escape(done), soft_wrap=True, highlight=False)
     progress.funnel(manifest["funnel"])
     progress.console.print(f"{escape(str(stage.questions_path))}", soft_wrap=True, highlight=False)

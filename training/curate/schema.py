@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -108,6 +109,8 @@ def question_from_row(row: Mapping[str, Any], *, where: str, default_source: str
     for name in _TEXT_COLUMNS + _OPTIONAL_TEXT:
         if not isinstance(values.get(name, ""), str):
             raise CurationError(f"{where}: column {name!r} must be text. Given: {values[name]!r}")
+    if not _is_json_object(values.get("metadata", "{}")):
+        raise CurationError(f"{where}: column 'metadata' must be a JSON object as text")
     if not isinstance(values.get("trace_correct", True), bool):
         raise CurationError(f"{where}: column 'trace_correct' must be true or false")
     tokens = values.get("thinking_tokens", 0)
@@ -115,6 +118,13 @@ def question_from_row(row: Mapping[str, Any], *, where: str, default_source: str
         raise CurationError(f"{where}: column 'thinking_tokens' must be a count. Given: {tokens!r}")
     values["attempts"] = tuple(_attempt(attempt, where) for attempt in values.get("attempts", ()))
     return Question(**values)
+
+
+def _is_json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except json.JSONDecodeError:
+        return False
 
 
 def _attempt(row: Any, where: str) -> Attempt:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import httpx
 
 from training.endpoints.cache import CallCache, request_key
-from training.endpoints.errors import CacheError, EndpointError, RequestRefused
+from training.endpoints.errors import EndpointError, RequestRefused
 from training.endpoints.wire import WIRES, MalformedReply, Reply, Sampling
 
 T = TypeVar("T")
@@ -140,24 +140,28 @@ async def calling(cache: CallCache, patience: Patience, *, concurrency: int) -> 
 
 
 async def for_all(items: Iterable[T], work: Callable[[T], Awaitable[None]], *, concurrency: int) -> None:
-    """Run `work` on every item, `concurrency` at a time; the first error cancels the rest and is raised."""
+    """Run `work` on every item, `concurrency` at a time.
+
+    After the first EndpointError or OSError nothing new is begun, but what is in flight may finish: its replies
+    are paid for. Then that error is raised.
+    """
     pending = iter(items)
+    errors: list[EndpointError | OSError] = []
 
     async def worker() -> None:
         for item in pending:
-            await work(item)
+            if errors:
+                return
+            try:
+                await work(item)
+            except (EndpointError, OSError) as error:
+                errors.append(error)
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(concurrency):
-                group.create_task(worker())
-    except* (EndpointError, CacheError, OSError) as errors:
-        first = errors.exceptions[0]
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-    else:
-        return
-    raise first
+    async with asyncio.TaskGroup() as group:
+        for _ in range(concurrency):
+            group.create_task(worker())
+    if errors:
+        raise errors[0]
 
 
 def _retry_after_s(response: httpx.Response, *, default_s: float) -> float:
