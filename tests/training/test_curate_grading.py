@@ -88,11 +88,13 @@ def test_only_a_last_line_of_yes_or_no_is_a_verdict(text: str, verdict: bool | N
 
 async def grade(folder: Path, said: list[str]) -> tuple[bool, list[Json]]:
     texts = list(said)
-    with fake_models(lambda body: openai_reply(texts.pop(0))) as models:
-        with CallCache(folder / "calls.jsonl") as cache:
-            async with calling(cache, Patience(5, 5), concurrency=1) as caller:
-                grader = Grader(Endpoint("judge", models.url), GRADER_SAMPLING)
-                verdict = await grader.grade(caller, QUESTION, reference_of(QUESTION) or "", "Trust me.")
+    with (
+        fake_models(lambda _: openai_reply(texts.pop(0))) as models,
+        CallCache(folder / "calls.jsonl") as cache,
+    ):
+        async with calling(cache, Patience(5, 5), concurrency=1) as caller:
+            grader = Grader(Endpoint("judge", models.url), GRADER_SAMPLING)
+            verdict = await grader.grade(caller, QUESTION, reference_of(QUESTION) or "", "Trust me.")
     assert verdict.graded_by == "model:judge"
     return verdict.correct, models.requests
 

@@ -142,8 +142,8 @@ async def calling(cache: CallCache, patience: Patience, *, concurrency: int) -> 
 async def for_all(items: Iterable[T], work: Callable[[T], Awaitable[None]], *, concurrency: int) -> None:
     """Run `work` on every item, `concurrency` at a time.
 
-    After the first EndpointError or OSError nothing new is begun, but what is in flight may finish: its replies
-    are paid for. Then that error is raised.
+    After the first EndpointError or OSError nothing new is begun, but what is in flight may finish: its
+    replies are paid for. Then that error is raised.
     """
     pending = iter(items)
     errors: list[EndpointError | OSError] = []
