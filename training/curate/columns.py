@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -108,10 +109,12 @@ def with_text(question: Question, text: str) -> Question:
 
 
 def as_text(value: Any) -> str | None:
-    """`27.0` is `27`, a list of texts is one text, and blanks are nothing."""
+    """`27.0` is `27`, a list of texts is one text; blanks and NaN, as pandas writes them, are nothing."""
     if value is None or isinstance(value, dict):
         return None
     if isinstance(value, float):
+        if math.isnan(value):
+            return None
         value = int(value) if value.is_integer() else value
     if isinstance(value, list):
         parts = [text for text in map(as_text, value) if text]

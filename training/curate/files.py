@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Format = Literal["parquet", "jsonl"]
 SUFFIXES = (".parquet", ".jsonl")
+MANIFEST = "manifest.json"
 _ROWS_PER_GROUP = 4096
 
 
@@ -80,17 +81,30 @@ def _first_line(error: Exception) -> str:
 
 
 def questions_file(path: Path) -> Path:
-    """`path`, or the questions in the folder of a stage.
+    """`path`, or the questions in the folder of a finished stage.
 
     Raises:
-        CurationError: the folder holds none.
+        CurationError: the folder has no manifest, which a stage writes last, or the manifest names none.
     """
     if not path.is_dir():
         return path
-    for suffix in SUFFIXES:
-        if (candidate := path / f"questions{suffix}").is_file():
-            return candidate
-    raise CurationError(f"{path} has no questions.parquet or questions.jsonl: is its stage finished?")
+    if not (path / MANIFEST).is_file():
+        raise CurationError(f"{path} has no {MANIFEST}: is its stage finished?")
+    for name in read_manifest(path / MANIFEST)["outputs"]:
+        if Path(name).stem == "questions":
+            return path / name
+    raise CurationError(f"{path / MANIFEST} names no questions")
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Raises CurationError: the file is not what a stage writes."""
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CurationError(f"{path} is not a manifest: {error}") from error
+    if not isinstance(manifest, dict) or not {"stage", "inputs", "outputs", "funnel"} <= set(manifest):
+        raise CurationError(f"{path} is not a manifest: stage, inputs, outputs or funnel is missing")
+    return manifest
 
 
 def read_questions(path: Path) -> list[Question]:

@@ -20,11 +20,13 @@ _RESUME = "Run the same command to go on."
 
 @contextlib.contextmanager
 def one_line_errors(progress: Progress) -> Iterator[None]:
-    """Exit status 2: the input must change. 1: the same command will go on where it stopped."""
+    """Exit status 2: the input must change. 1 (130 if interrupted): the same command will go on."""
     try:
         yield
     except (CurationError, CacheError) as error:
         _fail(progress, str(error), 2, error)
+    except KeyboardInterrupt as error:
+        _fail(progress, f"interrupted. {_RESUME}", 130, error)
     except (EndpointError, StageStopped) as error:
         _fail(progress, f"{error}. {_RESUME}", 1, error)
     except OSError as error:
@@ -35,7 +37,7 @@ def one_line_errors(progress: Progress) -> Iterator[None]:
         _fail(progress, f"can't write: {reason}{where}; nothing is half-written. {_RESUME}", 1, error)
 
 
-def _fail(progress: Progress, message: str, status: int, error: Exception) -> None:
+def _fail(progress: Progress, message: str, status: int, error: BaseException) -> None:
     line = " ".join(message.split())
     progress.errors.print(f"[bold red]s1:[/bold red] {escape(line)}", soft_wrap=True, highlight=False)
     raise typer.Exit(status) from error

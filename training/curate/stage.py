@@ -11,10 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from training.curate.errors import CurationError
-from training.curate.files import Format, questions_file, read_questions, sha256, write_json, write_rows
+from training.curate.files import (
+    MANIFEST,
+    Format,
+    questions_file,
+    read_manifest,
+    read_questions,
+    sha256,
+    write_json,
+    write_rows,
+)
 from training.curate.schema import Drop, Question, as_row, drop_columns, question_columns
 
-MANIFEST = "manifest.json"
 _VERSIONED = ("s1-server", "pyarrow", "datasets", "datasketch", "math-verify", "scikit-learn", "py3langid")
 
 
@@ -97,16 +105,6 @@ class Stage:
         }
         write_json(self.out / MANIFEST, manifest)
         return manifest
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CurationError(f"{path} is not a manifest: {error}") from error
-    if not isinstance(manifest, dict) or not {"stage", "inputs", "outputs", "funnel"} <= set(manifest):
-        raise CurationError(f"{path} is not a manifest: stage, inputs, outputs or funnel is missing")
-    return manifest
 
 
 @dataclass(frozen=True, slots=True)
