@@ -253,7 +253,7 @@ def test_options_that_do_not_fit(
 
 def test_a_folder_without_a_finished_stage_is_named(tmp_path: Path) -> None:
     line = s1_fails(2, "curate", "quality", tmp_path, "--out", tmp_path / "1")
-    assert "has no questions.parquet or questions.jsonl" in line
+    assert "has no manifest.json: is its stage finished?" in line
 
 
 def test_a_full_disk_is_one_line_and_the_next_run_finishes(tmp_path: Path, files: list[Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -44,7 +45,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> LocalHub:
 
 
 def questions(hub: LocalHub, name: str) -> list[Question]:
-    return list(load(name, hub, seed=0))
+    return load(name, hub, seed=0)[0]
 
 
 def test_there_are_sixteen_sources_and_the_papers_counts_add_up() -> None:
@@ -66,6 +67,12 @@ def test_numinamath_keeps_the_forum_and_the_chosen_ones(hub: LocalHub) -> None:
         ("Prove it.", "7"),
         ("Chosen one.", None),
     ]
+
+
+def test_rows_that_s1_does_not_take_are_counted(hub: LocalHub) -> None:
+    assert load("aime", hub, seed=0)[1] == 2
+    assert load("scieval", hub, seed=0)[1] == 294 - 250
+    assert load("math", hub, seed=0)[1] == 0
 
 
 def test_aime_ends_with_2021_as_in_the_paper(hub: LocalHub) -> None:
@@ -113,21 +120,21 @@ def test_olympiadbench_has_the_context_and_the_first_solution(hub: LocalHub) -> 
 def test_code_has_no_solution_and_other_columns_are_kept(hub: LocalHub) -> None:
     (task,) = questions(hub, "usaco")
     assert task.solution is None and task.answer is None
-    assert '"difficulty": "bronze"' in task.metadata
+    assert json.loads(task.metadata) == {"difficulty": "bronze", "id": "84_bronze"}
 
 
 def test_a_row_of_another_set_is_named(tmp_path: Path) -> None:
     folder = write_hub(tmp_path)
     (folder / "TIGER-Lab/TheoremQA/test.jsonl").write_text('{"question": "lower case"}\n')
     with pytest.raises(CurationError, match=r"TIGER-Lab/TheoremQA/test, row 1 is not a row of hub:theoremqa"):
-        list(load("theoremqa", LocalHub(folder), seed=0))
+        load("theoremqa", LocalHub(folder), seed=0)
 
 
 def test_a_missing_copy_and_an_unknown_source_are_named(tmp_path: Path) -> None:
     with pytest.raises(CurationError, match=r"--hub-dir: no .*TheoremQA/test\.parquet or \.jsonl"):
-        list(load("theoremqa", LocalHub(tmp_path), seed=0))
+        load("theoremqa", LocalHub(tmp_path), seed=0)
     with pytest.raises(CurationError, match="no source hub:nothing; known: all, numinamath"):
-        list(load("nothing", LocalHub(tmp_path), seed=0))
+        load("nothing", LocalHub(tmp_path), seed=0)
 
 
 def test_an_unreachable_hub_is_one_line_and_status_1(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ class Loaded:
     questions: list[Question]
     drops: list[Drop]
     columns: str
+    num_left_out: int = 0
+    """Rows of a hub source that s1 does not take, such as other languages; they are no drops."""
 
 
 def parse_sources(texts: Sequence[str]) -> list[SourceSpec]:
@@ -92,10 +94,10 @@ def load_source(
 ) -> Loaded:
     """Raises CurationError or StageStopped, as the readers do."""
     if spec.path is None:
-        questions = list(load(spec.name, rows, seed=seed))
+        questions, num_left_out = load(spec.name, rows, seed=seed)
         kept = [question for question in questions if question.question]
         empty = [_no_question(spec.name, "", stage) for question in questions if not question.question]
-        return Loaded(spec, kept, empty, "hub")
+        return Loaded(spec, kept, empty, "hub", num_left_out)
     path = questions_file(spec.path)
     table = read_rows(path)
     if not table:
@@ -159,7 +161,11 @@ def _drop_repeated_ids(pool: Sequence[Question]) -> tuple[list[Question], list[D
 def _notes(loaded: Sequence[Loaded]) -> dict[str, Any]:
     return {
         "sources": {
-            part.spec.name: {"rows": len(part.questions) + len(part.drops), "columns": part.columns}
+            part.spec.name: {
+                "rows": len(part.questions) + len(part.drops),
+                "left_out": part.num_left_out,
+                "columns": part.columns,
+            }
             for part in loaded
         }
     }
@@ -185,7 +191,7 @@ def report(part: Loaded, progress: Progress) -> None:
     count = f"{len(part.questions):,} questions"
     if part.spec.is_hub:
         paper = HUB_SOURCES[part.spec.name].num_questions
-        said = f"the paper keeps {paper:,} of them"
+        said = f"{part.num_left_out:,} rows left out; the paper ends with {paper:,}"
     else:
         said = part.columns
     line = f"{part.spec.name}: {count} ({said})"

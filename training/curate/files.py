@@ -90,9 +90,9 @@ def questions_file(path: Path) -> Path:
         return path
     if not (path / MANIFEST).is_file():
         raise CurationError(f"{path} has no {MANIFEST}: is its stage finished?")
-    for name in read_manifest(path / MANIFEST)["outputs"]:
-        if Path(name).stem == "questions":
-            return path / name
+    for suffix in SUFFIXES:
+        if f"questions{suffix}" in read_manifest(path / MANIFEST)["outputs"]:
+            return path / f"questions{suffix}"
     raise CurationError(f"{path / MANIFEST} names no questions")
 
 

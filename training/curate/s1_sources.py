@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from training.curate.answers import last_boxed
@@ -23,6 +23,8 @@ _XWORD_INSTRUCTION = (
     "Solve the crossword puzzle. You are presented with a clue as input and the number of letters in "
     "brackets."
 )
+_LEFT_OUT_OF_METADATA = frozenset({"messages", "private_test_cases", "input_output"})
+"""Copies of the question, and tests of code, which are megabytes a row."""
 _SCIEVAL_ENDINGS = ("solvent", "ligand", "reactant")
 
 
@@ -55,8 +57,8 @@ class HubSource:
     question_column: str = "question"
 
 
-def load(name: str, rows: Rows, *, seed: int) -> Iterator[Question]:
-    """The questions of a source, in the order of its rows.
+def load(name: str, rows: Rows, *, seed: int) -> tuple[list[Question], int]:
+    """The questions of a source, in the order of its rows, and how many rows s1 leaves out.
 
     Raises:
         CurationError: there is no such source, or a row lacks a column that every row of it has.
@@ -66,9 +68,11 @@ def load(name: str, rows: Rows, *, seed: int) -> Iterator[Question]:
     if source is None:
         raise CurationError(f"no source hub:{name}; known: all, {', '.join(HUB_SOURCES)}")
     taken: list[tuple[Row, Taken]] = []
+    num_rows = 0
     for split in source.splits:
         accepted = _accepted(source, rows)
         for number, row in enumerate(rows(split), start=1):
+            num_rows += 1
             try:
                 kept = source.read(row) if accepted(row) else None
             except (LookupError, TypeError, AttributeError, ValueError) as error:
@@ -77,8 +81,7 @@ def load(name: str, rows: Rows, *, seed: int) -> Iterator[Question]:
                 taken.append((row, kept))
     if source.draw is not None:
         taken = source.draw(taken, random.Random(f"{seed}:{name}"))  # noqa: S311
-    for row, kept in taken:
-        yield _question(name, row, kept)
+    return [_question(name, row, kept) for row, kept in taken], num_rows - len(taken)
 
 
 def _accepted(source: HubSource, rows: Rows) -> Callable[[Row], bool]:
@@ -97,7 +100,9 @@ def _question(name: str, row: Row, kept: Taken) -> Question:
     text = (kept.question or "").strip()
     known = {kept.question, kept.solution, kept.answer}
     rest = {
-        column: value for column, value in row.items() if not isinstance(value, str) or value not in known
+        column: value
+        for column, value in row.items()
+        if column not in _LEFT_OUT_OF_METADATA and not (isinstance(value, str) and value in known)
     }
     return Question(
         id=question_id(text),
