@@ -72,7 +72,7 @@ def traces(
     from training.endpoints.wire import Sampling
 
     progress = Progress()
-    with one_line_errors(progress):
+    with one_line_errors(progress, out):
         judge = parse_endpoint("--grader", grader, grader_key) if grader else None
         options = teaching.TraceOptions(
             parse_endpoint("--teacher", teacher, teacher_key, api=api),

@@ -143,6 +143,7 @@ def test_an_endpoint_that_goes_away_and_comes_back(tmp_path: Path, pool: Path, s
     assert f"m at {models.url} does not answer" in line and line.endswith("Run the same command to go on.")
     assert not (tmp_path / "2" / "manifest.json").exists()
     assert 5 <= len(asked) <= 6
+    assert models.num_requests <= len(asked) + 2, "nothing new is begun after an error"
     with fake_models(reply) as models:
         s1_ok(*command, option, f"m@{models.url}")
     assert len(asked) == len(set(asked)) == NUM_QUESTIONS

@@ -263,7 +263,10 @@ def test_a_full_disk_is_one_line_and_the_next_run_finishes(tmp_path: Path, files
     done = s1_process(*command, before=limit, NO_COLOR="1")
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("s1: ")]
-    assert "can't write: File too large" in line and "Run the same command to go on." in line
+    assert (
+        f"can't write to {tmp_path / '1'}: File too large" in line
+        and "Run the same command to go on." in line
+    )
     assert "Traceback" not in done.stderr
     assert [path.name for path in (tmp_path / "1").iterdir()] == ["drops.jsonl"]
     assert s1_process(*command).returncode == 0

@@ -166,6 +166,13 @@ def test_planted_contaminations_are_found() -> None:
     )
 
 
+def test_the_first_and_the_last_words_count_and_short_ones_too() -> None:
+    words = BENCHMARK.split()
+    assert contaminated(" ".join(words[:8]), " ".join(words[-8:])) == [True, True]
+    assert contaminated("count 1 2 3 4 5 6 7 8", benchmark="say 1 2 3 4 5 6 7 8 now") == [True]
+    assert contaminated("count 1 2 3 4 5 6 7", benchmark="say 1 2 3 4 5 6 7 8 now") == [False]
+
+
 def test_near_misses_are_kept() -> None:
     words = BENCHMARK.split()
     seven = " ".join(words[3:10])

@@ -37,6 +37,13 @@ def test_the_order_of_the_pool_does_not_matter_and_the_seed_does(selector: Selec
     assert (other == first) == (selector == "longest")
 
 
+def test_equal_lengths_do_not_make_the_order_of_the_pool_matter() -> None:
+    pool = [candidate(number, f"{number % 3:02d}", length=7) for number in range(60)]
+    for selector in ("s1", "longest"):
+        first = select(pool, selector, 20, 0, preference=NOTHING).ids
+        assert select(pool[::-1], selector, 20, 0, preference=NOTHING).ids == first
+
+
 def test_longest_and_full() -> None:
     assert select(POOL, "longest", 3, 0).ids == {"q00207", "q00208", "q00209"}
     assert len(select(POOL, "full", 1, 0).ids) == 210

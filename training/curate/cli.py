@@ -75,7 +75,7 @@ def collect(
     from training.curate.stage import Outcome, Stage
 
     progress = Progress()
-    with one_line_errors(progress):
+    with one_line_errors(progress, out):
         specs = collecting.parse_sources(source)
         columns = collecting.parse_columns(column or [])
         tests = collecting.parse_sources(benchmark or [])
@@ -124,7 +124,7 @@ def decontaminate(
     from training.curate.stage import Outcome, Stage, read_input
 
     progress = Progress()
-    with one_line_errors(progress):
+    with one_line_errors(progress, out):
         if not benchmark:
             raise CurationError("--benchmark is missing: name a file or hub:NAME to keep clean of")
         tests = collecting.parse_sources(benchmark)
@@ -186,7 +186,7 @@ def quality(
     from training.curate.stage import Outcome, Stage, read_input
 
     progress = Progress()
-    with one_line_errors(progress):
+    with one_line_errors(progress, out):
         loaded = checking.load_rules(rules or checking.DEFAULT_RULES)
         options = checking.QualityOptions(english_only, require_trace, require_solution)
         settings = {
@@ -241,7 +241,7 @@ def difficulty(
     from training.endpoints.wire import Sampling
 
     progress = Progress()
-    with one_line_errors(progress):
+    with one_line_errors(progress, out):
         judge = parse_endpoint("--grader", grader, grader_key) if grader else None
         options = solving.DifficultyOptions(
             tuple(parse_endpoint("--solver", text, solver_key) for text in solver),
@@ -306,7 +306,7 @@ def diversity(
     from training.endpoints.client import Patience
 
     progress = Progress()
-    with one_line_errors(progress):
+    with one_line_errors(progress, out):
         patience = Patience(retry_for, reply_timeout)
         labels = LabelOptions(
             label, field, clusters, labeller, labeller_key, codes, seed, concurrency, patience

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -19,7 +20,7 @@ _RESUME = "Run the same command to go on."
 
 
 @contextlib.contextmanager
-def one_line_errors(progress: Progress) -> Iterator[None]:
+def one_line_errors(progress: Progress, out: Path) -> Iterator[None]:
     """Exit status 2: the input must change. 1 (130 if interrupted): the same command will go on."""
     try:
         yield
@@ -33,8 +34,8 @@ def one_line_errors(progress: Progress) -> Iterator[None]:
         if error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
             _fail(progress, f"{error.filename or ''}: {error.strerror}".lstrip(": "), 2, error)
         reason = error.strerror or str(error)
-        where = f" ({error.filename})" if error.filename else ""
-        _fail(progress, f"can't write: {reason}{where}; nothing is half-written. {_RESUME}", 1, error)
+        message = f"can't write to {out}: {reason}; nothing is half-written. {_RESUME}"
+        _fail(progress, message, 1, error)
 
 
 def _fail(progress: Progress, message: str, status: int, error: BaseException) -> None:
