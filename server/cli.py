@@ -31,7 +31,9 @@ from server.gateway.policy_file import read_policy
 from server.gateway.settings import SettingsError, read_settings
 from server.policy_cli import policy as policy_commands
 from server.serve import ServeError, serve_until_stopped
+from training.curate.cli import app as curate
 from training.evaluate.cli import evaluate
+from training.traces import traces
 from training.train import train
 
 app = typer.Typer(
@@ -44,7 +46,9 @@ app = typer.Typer(
 app.command()(train)
 app.command()(evaluate)
 app.command()(conformance)
+app.command()(traces)
 app.add_typer(policy_commands)
+app.add_typer(curate)
 
 _ENGINE_COMMANDS = ("serve", "engine")
 
