@@ -30,6 +30,7 @@ from server.gateway.conformance import conformance
 from server.gateway.settings import SettingsError, read_settings
 from server.serve import ServeError, serve_until_stopped
 from training.evaluate.cli import evaluate
+from training.sft.cli import sft
 from training.train import train
 
 app = typer.Typer(
@@ -40,6 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(train)
+app.command()(sft)
 app.command()(evaluate)
 app.command()(conformance)
 
