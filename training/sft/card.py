@@ -19,7 +19,7 @@ def model_card(manifest: dict[str, Any]) -> str:
             f"Fine-tuned from `{manifest['base']['model']}`{_revision(manifest)} on reasoning traces",
             f"by `s1 sft` with recipe `{recipe['name']}` and seed {manifest['seed']}.",
             f"It writes its thinking in the form of the `{manifest['format']}` family.",
-            "It has not been evaluated by this command; its licence is that of the base model and of the data.",
+            "This command has not evaluated it; its licence is that of the base model and of the data.",
             "",
             "## Data",
             "",
@@ -49,8 +49,8 @@ def _data(data: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
     lines += [f"| `{file['name']}` | {file['rows']:,} | `{file['sha256']}` |" for file in data["files"]]
     lines += [
         "",
-        f"{data['samples']:,} samples trained on, {data['dropped']:,} rows dropped; {data['tokens']:,} tokens,",
-        f"of which {data['learned_tokens']:,} carry loss: from the think marker to the end of the turn.",
+        f"{data['samples']:,} samples trained on, {data['dropped']:,} rows dropped;",
+        f"{data['tokens']:,} tokens, of which {data['learned_tokens']:,} carry loss: from the think marker to the end of the turn.",
         "No sample was cut.",
     ]
     if recipe["packing"]:

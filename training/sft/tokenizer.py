@@ -97,5 +97,5 @@ def check_same_as_file(tokenizer: Any, folder: Path, texts: Iterable[str]) -> No
         if ids != from_file.encode(text, add_special_tokens=False).ids:
             raise TokenizerError(
                 f"{folder.name}: transformers reads this tokenizer differently from its tokenizer.json; "
-                'set "tokenizer_class": "PreTrainedTokenizerFast" in tokenizer_config.json, or another model type'
+                'set "tokenizer_class": "PreTrainedTokenizerFast" in tokenizer_config.json'
             )
