@@ -30,11 +30,31 @@ _CORPUS = "What is two plus three? Let me think. Two and three make five. Wait, 
 
 
 def save_tokenizer(family: str, folder: Path) -> Path:
-    """A byte-level BPE with the family's special tokens, as files that AutoTokenizer reads."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    """A byte-level BPE with the family's special tokens, as files that AutoTokenizer reads.
+
+    Text is split as Qwen's tokenizers split it: beside a Qwen2 configuration transformers builds that in,
+    whatever tokenizer.json says.
+    """
+    from tokenizers import (
+        AddedToken,
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        trainers,
+    )
+    from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=320, initial_alphabet=alphabet, show_progress=False)
@@ -118,7 +138,7 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def write_recipe(path: Path, model: Path, data: Path, **sections: Any) -> Path:
+def write_recipe(path: Path, base: Path, file: Path, **sections: Any) -> Path:
     """A recipe with one thread and small numbers; ``sections`` are merged into it."""
     import yaml
 
@@ -127,8 +147,8 @@ def write_recipe(path: Path, model: Path, data: Path, **sections: Any) -> Path:
         "name": path.stem,
         "seed": 7,
         "threads": 1,
-        "model": {"path": str(model), "attention": "eager"},
-        "data": {"files": [str(data)], "format": "s1", "max_length": 256},
+        "model": {"path": str(base), "attention": "eager"},
+        "data": {"files": [str(file)], "format": "s1", "max_length": 256},
         "optimization": {"epochs": 2, "effective_batch_size": 4, "learning_rate": 0.003},
     }
     for name, change in sections.items():
