@@ -100,7 +100,10 @@ def test_dropping_keeps_the_others_whole_and_says_why(tokenizer: Any, tmp_path: 
     path = write_jsonl(tmp_path / "d.jsonl", rows)
     examples = build(tokenizer, path, on_too_long="drop", on_invalid="drop")
     assert [row.place for row in examples.dropped] == ["d.jsonl row 2", "d.jsonl row 9"]
-    assert "is empty" in examples.dropped[0].reason and "more than data.max_length 256" in examples.dropped[1].reason
+    assert (
+        "is empty" in examples.dropped[0].reason
+        and "more than data.max_length 256" in examples.dropped[1].reason
+    )
     whole = build(tokenizer, write_jsonl(tmp_path / "w.jsonl", sample_rows(5)))
     kept = [at for at in range(5) if at != 1], [at for at in range(5) if at != 3]
     assert examples.input_ids == [whole.input_ids[at] for at in (*kept[0], *kept[1])]
@@ -152,7 +155,9 @@ def test_a_pack_holds_whole_samples_and_loses_none(tokenizer: Any, tmp_path: Pat
             found.append((ids, labels.count(-100)))
             assert labels[labels.count(-100) :] == ids[labels.count(-100) :]
             begin += length
-    wanted = [(ids.tolist(), first) for ids, first in zip(examples.input_ids, examples.first_learned, strict=True)]
+    wanted = [
+        (ids.tolist(), first) for ids, first in zip(examples.input_ids, examples.first_learned, strict=True)
+    ]
     assert sorted(found) == sorted(wanted)
 
 

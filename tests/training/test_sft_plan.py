@@ -57,7 +57,9 @@ def test_the_papers_recipe_makes_the_papers_315_steps(num_gpus: int, accumulatio
     assert (optimization.weight_decay, optimization.loss_average) == (1e-4, "sample")
 
 
-@pytest.mark.parametrize(("effective", "micro", "processes"), [(16, 1, 3), (16, 2, 16), (16, 3, 1), (8, 1, 16)])
+@pytest.mark.parametrize(
+    ("effective", "micro", "processes"), [(16, 1, 3), (16, 2, 16), (16, 3, 1), (8, 1, 16)]
+)
 def test_a_batch_that_does_not_divide_is_refused(effective: int, micro: int, processes: int) -> None:
     with pytest.raises(PlanError, match=f"effective_batch_size {effective} does not divide by {processes}"):
         accumulation_steps(effective, micro, processes)

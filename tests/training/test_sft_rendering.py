@@ -20,7 +20,11 @@ from training.sft.rendering import (
     tokenize,
 )
 
-QUESTION, THINKING, ANSWER = "What is two plus three?", "Two and three make five.\n\nWait, I check: five.", "5"
+QUESTION, THINKING, ANSWER = (
+    "What is two plus three?",
+    "Two and three make five.\n\nWait, I check: five.",
+    "5",
+)
 _QWEN_SYSTEM = (
     "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
 )
@@ -202,9 +206,7 @@ def test_step_headers_take_the_think_markers_place(tokenizers: dict[str, Any]) -
             render_turn(tokenizers["qwen2_5"], steps, question=QUESTION, thinking=bad, answer=ANSWER)
 
 
-def test_letters_of_several_bytes_do_not_move_the_mask(
-    tokenizers: dict[str, Any], tmp_path: Path
-) -> None:
+def test_letters_of_several_bytes_do_not_move_the_mask(tokenizers: dict[str, Any], tmp_path: Path) -> None:
     rendered = render_turn(
         tokenizers["deepseek_r1_distill"],
         TRACE_FORMATS["deepseek_r1"],
