@@ -26,9 +26,7 @@ SPECIALS = {
 ADDED = {"qwen2_5": [], "qwen3": ["<think>", "</think>"], "deepseek_r1_distill": ["<think>", "</think>"]}
 END = {"qwen2_5": "<|im_end|>", "qwen3": "<|im_end|>", "deepseek_r1_distill": "<｜end▁of▁sentence｜>"}
 PAD = {"qwen2_5": "<|endoftext|>", "qwen3": "<|endoftext|>", "deepseek_r1_distill": "<｜end▁of▁sentence｜>"}
-_CORPUS = (
-    "What is two plus three? Let me think. Two and three make five. Wait, I check: five. The answer is 5."
-)
+_CORPUS = "What is two plus three? Two and three make five. Wait, I check: five. The answer is 5."
 
 
 def save_tokenizer(family: str, folder: Path) -> Path:

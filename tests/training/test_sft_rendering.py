@@ -1,5 +1,6 @@
 """Loss masks, token by token, over the tokenizers and chat templates of each family."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def test_every_token_is_context_before_the_think_marker_and_learned_from_it_on(
     example = tokenize(tokenizer, rendered)
     views = explain(tokenizer, example)
     for at, (view, label) in enumerate(zip(views, example.labels, strict=True)):
-        print(f"{at:4d} {view.token_id:4d} {'learned' if view.learned else 'context'} {view.text!r}")
+        said = "learned" if view.learned else "context"
+        sys.stdout.write(f"{at:4d} {view.token_id:4d} {said} {view.text!r}\n")
         assert label == (view.token_id if view.learned else IGNORED)
     context = tokenizer.decode([view.token_id for view in views if not view.learned])
     learned = tokenizer.decode([view.token_id for view in views if view.learned])

@@ -1,4 +1,4 @@
-"""Training itself: equal to a loop written by hand, the same with and without packing, with one process or two."""
+"""Training itself: equal to a loop written by hand, packed or not, on one process or two."""
 
 import math
 import os

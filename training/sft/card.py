@@ -50,7 +50,8 @@ def _data(data: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
     lines += [
         "",
         f"{data['samples']:,} samples trained on, {data['dropped']:,} rows dropped;",
-        f"{data['tokens']:,} tokens, of which {data['learned_tokens']:,} carry loss: from the think marker to the end of the turn.",
+        f"{data['tokens']:,} tokens, of which {data['learned_tokens']:,} carry loss:",
+        "from the think marker to the end of the turn.",
         "No sample was cut.",
     ]
     if recipe["packing"]:

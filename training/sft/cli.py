@@ -103,6 +103,7 @@ def _dry_run(recipe: "SftRunRecipe", num_gpus: int | None) -> None:
 
 
 def _run(recipe: "SftRunRecipe", out: Path, *, resume: bool) -> None:
+    from training.sft.export import ExportError
     from training.sft.machine import MachineError, this_machine
     from training.sft.run import RunError, run_sft
     from training.sft.setup import SETUP_ERRORS
@@ -113,7 +114,7 @@ def _run(recipe: "SftRunRecipe", out: Path, *, resume: bool) -> None:
         folder = run_sft(recipe, out, machine, resume=resume, console=console)
     except (MachineError, *SETUP_ERRORS) as error:
         _fail(str(error))
-    except RunError as error:
+    except (RunError, ExportError) as error:
         _fail(str(error), code=1)
     except KeyboardInterrupt:
         _fail("interrupted; --resume goes on from the last checkpoint", code=130)

@@ -102,7 +102,7 @@ def _save_full(model: Any, state: dict[str, Any], setup: Setup, folder: Path) ->
     state = {
         name: weight.to(dtype) if weight.is_floating_point() else weight for name, weight in state.items()
     }
-    _save(model, folder, state)
+    _save(model, folder, state, setup.recipe.output.weights)
 
 
 def _save_merged(setup: Setup, adapter: Path, folder: Path) -> None:
@@ -114,14 +114,15 @@ def _save_merged(setup: Setup, adapter: Path, folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(setup.base, dtype=torch.float32)
     merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     merged.to(getattr(torch, setup.recipe.output.weights))
-    _save(merged, folder, None)
+    _save(merged, folder, None, setup.recipe.output.weights)
 
 
-def _save(model: Any, folder: Path, state: dict[str, Any] | None) -> None:
+def _save(model: Any, folder: Path, state: dict[str, Any] | None, weights: str) -> None:
     model.config.use_cache = True
-    if state is not None:
-        model.config.dtype = next(weight.dtype for weight in state.values() if weight.is_floating_point())
     model.save_pretrained(folder, state_dict=state)
+    config = json.loads((folder / "config.json").read_text())
+    config["dtype"] = weights  # save_pretrained writes the type the model was trained in
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     for path in folder.glob("*.safetensors"):
         path.chmod(0o644)  # written for its owner only, but a server may be another user
 

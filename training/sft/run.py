@@ -19,6 +19,8 @@ from training.sft.setup import Setup, prepare
 
 _RUN = "run.json"
 _DROPPED = "dropped.jsonl"
+_TORCH_WRITERS = ("PytorchStreamWriter", "inline_container")
+"""How torch.save speaks of a disk that is full: as a RuntimeError without an errno."""
 
 
 class RunError(RuntimeError):
@@ -128,7 +130,7 @@ def _one_line_errors() -> Iterator[None]:
             f"stopped while reading or writing: {error}. --resume goes on from the last checkpoint"
         ) from error
     except RuntimeError as error:
-        if "PytorchStreamWriter" not in str(error):
+        if not any(name in str(error) for name in _TORCH_WRITERS):
             raise
         raise RunError(
             f"stopped while writing: {error}. --resume goes on from the last checkpoint"

@@ -96,7 +96,7 @@ def check_same_as_file(tokenizer: Any, folder: Path, texts: Iterable[str]) -> No
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if ids != from_file.encode(text, add_special_tokens=False).ids:
             raise TokenizerError(
-                f"{folder.name}: transformers rebuilds this tokenizer by the model type in config.json, and then "
-                "reads text differently from its tokenizer.json, in the server too. Use the tokenizer that belongs "
-                "to this model type, or a model type whose tokenizer is read as it is (llama, qwen3)"
+                f"{folder.name}: transformers rebuilds this tokenizer by the model type in config.json, and "
+                "then reads text differently from its tokenizer.json, in the server too. Use the one that "
+                "belongs to this model type, or a model type whose tokenizer is read as it is (llama, qwen3)"
             )
