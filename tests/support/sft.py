@@ -94,8 +94,6 @@ def save_tiny_model(folder: Path, *, layers: int = 2) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
-        shutil.copyfile(DEMO / name, folder / name)
     fields = json.loads((DEMO / "config.json").read_text())
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -113,6 +111,8 @@ def save_tiny_model(folder: Path, *, layers: int = 2) -> Path:
         pad_token_id=fields["pad_token_id"],
     )
     LlamaForCausalLM(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        shutil.copyfile(DEMO / name, folder / name)
     return folder
 
 
