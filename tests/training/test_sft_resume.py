@@ -83,6 +83,14 @@ def test_stopped_and_resumed_gives_the_same_bytes(
     assert ("never" in (model / "README.md").read_text()) == (not resumed)
 
 
+def test_adapters_are_resumed_to_the_same_bytes(recipe_file: Path, tmp_path: Path) -> None:
+    lora = ("lora.rank=4", "lora.alpha=8", "lora.dropout=0.2")
+    whole = weights(go(recipe_file, tmp_path / "whole", *lora))
+    with pytest.raises(Stop):
+        go(recipe_file, tmp_path / "out", *lora, callbacks=[StopAt(7)])
+    assert weights(go(recipe_file, tmp_path / "out", *lora, resume=True)) == whole
+
+
 def test_another_seed_gives_other_bytes(recipe_file: Path, uninterrupted: bytes, tmp_path: Path) -> None:
     assert weights(go(recipe_file, tmp_path / "out", "seed=8")) != uninterrupted
 

@@ -80,12 +80,13 @@ def make_manifest(
             "precision": resolved_precision(setup.recipe, machine),
             "architecture": platform.machine(),
         },
-        "versions": versions(setup),
+        "versions": package_versions(with_lora=setup.recipe.lora is not None),
     }
 
 
-def versions(setup: Setup) -> dict[str, str]:
-    names = [*_PACKAGES, *(_LORA_PACKAGES if setup.recipe.lora else ())]
+def package_versions(*, with_lora: bool = False) -> dict[str, str]:
+    """Of what trains; packages for GPUs where they are installed."""
+    names = [*_PACKAGES, *(_LORA_PACKAGES if with_lora else ())]
     found = {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
     for name in ("s1-server", *_GPU_PACKAGES):
         try:

@@ -62,11 +62,12 @@ def _train(
     from transformers.utils.logging import disable_progress_bar
 
     from training.sft.export import export
-    from training.sft.trainer import StepReport, build_trainer
+    from training.sft.trainer import StepReport, build_trainer, same_everywhere
 
     disable_progress_bar()
     with _progress(console if machine.is_main else None, setup.plan.total_steps) as on_step:
         trainer = build_trainer(setup, machine, out, [*callbacks, StepReport(on_step)])
+        checkpoint = same_everywhere(checkpoint, setup)
         began = time.monotonic()
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seconds = time.monotonic() - began

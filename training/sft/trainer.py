@@ -3,8 +3,11 @@
 Imported only when a run starts: it loads torch, transformers and trl.
 """
 
+import logging
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,23 +72,94 @@ class StepReport(TrainerCallback):  # type: ignore[misc]
             self._on_step(state.global_step, state.max_steps, logs["loss"])
 
 
+class StepTimer(TrainerCallback):  # type: ignore[misc]
+    """Seconds of each step and the lengths of the samples in it, of this process."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.lengths: list[list[int]] = []
+        self._began = 0.0
+
+    def watch(self, trainer: Any) -> None:
+        """Rows are seen where the trainer collates them."""
+        collate = trainer.data_collator
+
+        def collate_and_count(rows: list[dict[str, Any]]) -> Any:
+            self.lengths.append(
+                [length for row in rows for length in row.get("seq_lengths") or [len(row["input_ids"])]]
+            )
+            return collate(rows)
+
+        trainer.data_collator = collate_and_count
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._began = self._now()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.seconds.append(self._now() - self._began)
+
+    @staticmethod
+    def _now() -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.monotonic()
+
+
 def build_trainer(setup: Setup, machine: Machine, out: Path, callbacks: list[Any]) -> ReasoningTrainer:
     recipe = setup.recipe
     arguments = training_arguments(recipe, setup.plan, machine, out)  # before the model: FSDP loads by it
     model = load_base(recipe, setup.base, machine)
     if recipe.output.log_to == "tensorboard" and machine.is_main:
         callbacks = [*callbacks, _tensorboard(out / "logs")]
-    trainer = ReasoningTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=setup.dataset,
-        processing_class=setup.tokenizer,
-        peft_config=peft_config(recipe.lora) if recipe.lora else None,
-        callbacks=[*callbacks, WholeCheckpoints(recipe.output.keep_checkpoints)],
-    )
+    with expected_warnings_hidden():
+        trainer = ReasoningTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=setup.dataset,
+            processing_class=setup.tokenizer,
+            peft_config=peft_config(recipe.lora) if recipe.lora else None,
+            callbacks=[*callbacks, WholeCheckpoints(recipe.output.keep_checkpoints)],
+        )
     trainer.remove_callback(PrinterCallback)  # the progress line shows what it would print
     trainer.average_over_samples = recipe.optimization.loss_average == "sample"
     return trainer
+
+
+class ProcessesDiffer(OSError):
+    """The processes of a run do not see the same files."""
+
+
+def same_everywhere(checkpoint: Path | None, setup: Setup) -> Path | None:
+    """The checkpoint of the main process, for all of them; a process group must exist if there are several.
+
+    Raises:
+        ProcessesDiffer: this process lacks it, or has other data.
+    """
+    if not dist.is_initialized():
+        return checkpoint
+    said = [str(checkpoint) if checkpoint else None, setup.data_sha256]
+    dist.broadcast_object_list(said, src=0)
+    where, data_sha256 = said
+    if data_sha256 != setup.data_sha256:
+        raise ProcessesDiffer("the nodes were given different data")
+    if where is not None and not Path(where).is_dir():
+        raise ProcessesDiffer(f"{where} is not on every node: --out must be on a file system that all share")
+    return None if where is None else Path(where)
+
+
+@contextmanager
+def expected_warnings_hidden() -> Iterator[None]:
+    """trl warns that rows of one gain nothing from going without padding; ours are packs of many samples."""
+
+    def is_unexpected(record: logging.LogRecord) -> bool:
+        return "per_device_train_batch_size of 1 with padding-free" not in record.getMessage()
+
+    logger = logging.getLogger("trl.trainer.sft_trainer")
+    logger.addFilter(is_unexpected)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_unexpected)
 
 
 def training_arguments(recipe: SftRunRecipe, plan: Plan, machine: Machine, out: Path) -> SFTConfig:
