@@ -14,7 +14,14 @@ import torch
 from safetensors.torch import load_file
 
 from server.budget.markers import FAMILIES, detect_family, marker_ids
-from tests.support.sft import sample_rows, save_tiny_model, tokenizer_of, write_jsonl, write_recipe
+from tests.support.sft import (
+    sample_rows,
+    save_tiny_model,
+    save_tokenizer,
+    tokenizer_of,
+    write_jsonl,
+    write_recipe,
+)
 from training.sft.export import ExportError, check_export, finish_folder, open_thinking
 from training.sft.machine import this_machine
 from training.sft.manifest import make_manifest
@@ -121,6 +128,20 @@ def test_qwens_template_is_made_to_open_thinking(tmp_path: Path) -> None:
     family = detect_family(model="any", chat_template=reread.chat_template, vocabulary=reread.get_vocab())
     assert family.name == "s1"
     assert "chat_template" not in json.loads((folder / "tokenizer_config.json").read_text())
+
+
+def test_a_base_that_never_thought_is_exported_as_one_that_does(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    base = save_tokenizer("qwen2_5", save_tiny_model(tmp_path / "base"))
+    model = run(tmp_path, base)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is two?"}], tokenize=False, add_generation_prompt=True
+    )
+    assert text.endswith("<|im_start|>assistant\n<|im_start|>think")
+    ends = json.loads((model / "generation_config.json").read_text())["eos_token_id"]
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in ends
 
 
 def test_an_end_token_the_base_does_not_name_is_added(tmp_path: Path, base: Path) -> None:

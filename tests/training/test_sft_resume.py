@@ -43,6 +43,16 @@ class StopAt(TrainerCallback):  # type: ignore[misc]
             raise Stop
 
 
+class Steps(TrainerCallback):  # type: ignore[misc]
+    """Which steps a run really made."""
+
+    def __init__(self) -> None:
+        self.made: list[int] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.made.append(state.global_step)
+
+
 @pytest.fixture(scope="module")
 def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two epochs of five steps; chance is in the order of the samples."""
@@ -75,10 +85,12 @@ def test_stopped_and_resumed_gives_the_same_bytes(
     with pytest.raises(Stop):
         go(recipe_file, out, callbacks=[StopAt(step)])
     assert not (out / "model").exists()
-    model = go(recipe_file, out, resume=True)
+    steps = Steps()
+    model = go(recipe_file, out, resume=True, callbacks=[steps])
     assert weights(model) == uninterrupted
     manifest = json.loads((model / "training_manifest.json").read_text())
     resumed = [step - step % 2] if step > 1 else []
+    assert steps.made == list(range(sum(resumed) + 1, 11))
     assert manifest["training"]["resumed_from_steps"] == resumed
     assert ("never" in (model / "README.md").read_text()) == (not resumed)
 
