@@ -33,6 +33,7 @@ from server.policy_cli import policy as policy_commands
 from server.serve import ServeError, serve_until_stopped
 from training.curate.cli import app as curate
 from training.evaluate.cli import evaluate
+from training.sft.cli import sft
 from training.traces import traces
 from training.train import train
 
@@ -44,6 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(train)
+app.command()(sft)
 app.command()(evaluate)
 app.command()(conformance)
 app.command()(traces)

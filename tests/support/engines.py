@@ -52,11 +52,14 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(directory: Path, *engine_args: str, name: str = "serve") -> Iterator[Running]:
-    """`s1 serve` on the demo checkpoint, on a port the system picks."""
+def serving(
+    directory: Path, *engine_args: str, name: str = "serve", model: Path | None = None
+) -> Iterator[Running]:
+    """`s1 serve` on `model`, by default the demo checkpoint, on a port the system picks."""
     log = directory / f"{name}.log"
     port = free_port()
     argv = [sys.executable, "-m", "server.cli", "serve", "--port", str(port)]
+    argv += [str(model)] if model is not None else []
     argv += ["--log-file", str(directory / f"{name}-engine.log"), "--", *engine_args]
     with _process(argv, log) as process:
         url = f"http://127.0.0.1:{port}"

@@ -1,0 +1,1 @@
+"""Fine-tuning on reasoning traces: ``s1 sft``."""

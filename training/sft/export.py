@@ -1,0 +1,143 @@
+"""The finished model as a Hugging Face folder that ``s1 serve`` takes, with its card and manifest."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from training.sft.card import model_card
+from training.sft.rendering import TraceFormat
+from training.sft.setup import Setup
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
+MANIFEST = "training_manifest.json"
+_ADAPTER = "adapter"
+
+
+class ExportError(RuntimeError):
+    """The exported folder would not be read as it was trained."""
+
+
+def export(trainer: Any, setup: Setup, out: Path, manifest: dict[str, Any]) -> Path:
+    """Writes ``out/model`` (and ``out/adapter`` for LoRA); it appears whole or not at all.
+
+    Every process must call this: sharded weights are gathered. Only the main one writes.
+    """
+    target, partial = out / "model", out / "model.partial"
+    if setup.recipe.lora is not None:
+        trainer.save_model(str(out / _ADAPTER))
+        if trainer.accelerator.is_main_process:
+            _fresh(partial)
+            _save_merged(setup, out / _ADAPTER, partial)
+    else:
+        state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        if trainer.accelerator.is_main_process:
+            _fresh(partial)
+            _save_full(trainer.accelerator.unwrap_model(trainer.model), state, setup, partial)
+    if trainer.accelerator.is_main_process:
+        finish_folder(setup, partial, manifest)
+        partial.replace(target)
+    trainer.accelerator.wait_for_everyone()
+    return target
+
+
+def finish_folder(setup: Setup, folder: Path, manifest: dict[str, Any]) -> None:
+    """What stands beside the weights: tokenizer, template, end tokens, card, manifest; then a check."""
+    copy_tokenizer(setup.base, folder)
+    open_thinking(folder, setup.tokenizer, setup.trace_format)
+    _write_generation_config(setup, folder)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    (folder / "README.md").write_text(model_card(manifest))
+    check_export(setup, folder)
+
+
+def copy_tokenizer(base: Path, folder: Path) -> None:
+    """The base's own files: written anew, a tokenizer may lose options that its class does not know."""
+    for name in _TOKENIZER_FILES:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, folder / name)
+
+
+def open_thinking(folder: Path, tokenizer: Any, trace_format: TraceFormat) -> None:
+    """The s1 form is opened by the prompt: Qwen's template does not do so, and the server needs to know."""
+    template = tokenizer.chat_template
+    if trace_format.name != "s1" or trace_format.think_start in template:
+        return
+    opening = f"{{%- if add_generation_prompt -%}}{{{{- '{trace_format.think_start}' -}}}}{{%- endif -%}}"
+    (folder / "chat_template.jinja").write_text(template.rstrip() + opening + "\n")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    if config.pop("chat_template", None) is not None:
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def check_export(setup: Setup, folder: Path) -> None:
+    """Read back as the server will: the same ids for the samples trained on.
+
+    Raises:
+        ExportError: they differ.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for rendered, trained in zip(setup.examples.first_rendered, setup.examples.input_ids, strict=False):
+        if tokenizer(rendered.text, add_special_tokens=False)["input_ids"] != trained.tolist():
+            raise ExportError(
+                f"the exported tokenizer in {folder} reads a sample differently from the training"
+            )
+
+
+def _save_full(model: Any, state: dict[str, Any], setup: Setup, folder: Path) -> None:
+    import torch
+
+    dtype = getattr(torch, setup.recipe.output.weights)
+    state = {
+        name: weight.to(dtype) if weight.is_floating_point() else weight for name, weight in state.items()
+    }
+    _save(model, folder, state, setup.recipe.output.weights)
+
+
+def _save_merged(setup: Setup, adapter: Path, folder: Path) -> None:
+    """Merged on the CPU from the unquantized base: what was trained in 4 bits is served in full."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(setup.base, dtype=torch.float32)
+    merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    merged.to(getattr(torch, setup.recipe.output.weights))
+    _save(merged, folder, None, setup.recipe.output.weights)
+
+
+def _save(model: Any, folder: Path, state: dict[str, Any] | None, weights: str) -> None:
+    model.config.use_cache = True
+    model.save_pretrained(folder, state_dict=state)
+    config = json.loads((folder / "config.json").read_text())
+    config["dtype"] = weights  # save_pretrained writes the type the model was trained in
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    for path in folder.glob("*.safetensors"):
+        path.chmod(0o644)  # written for its owner only, but a server may be another user
+
+
+def _write_generation_config(setup: Setup, folder: Path) -> None:
+    """The base's defaults, with the token that ends a turn among the end tokens."""
+    path = setup.base / "generation_config.json"
+    fields = json.loads(path.read_text()) if path.is_file() else {}
+    ends = fields.get("eos_token_id")
+    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    turn_end = setup.tokenizer.convert_tokens_to_ids(setup.trace_format.turn_end)
+    fields["eos_token_id"] = ends if turn_end in ends else [turn_end, *ends]
+    (folder / "generation_config.json").write_text(json.dumps(fields, indent=2) + "\n")
+
+
+def _fresh(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
