@@ -22,7 +22,11 @@ _TOKENIZER_FILES = (
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A Qwen2 decoder's dimensions."""
+    """A decoder's dimensions.
+
+    Written down as a Llama: the same layers as Qwen2 but for the bias of its attention's projections. Beside
+    a Qwen2 configuration, transformers rebuilds another model's tokenizer, and splits its words otherwise.
+    """
 
     hidden_size: int
     intermediate_size: int
@@ -50,13 +54,14 @@ class Shape:
 
     def config(self) -> dict[str, Any]:
         return {
-            "architectures": ["Qwen2ForCausalLM"],
-            "model_type": "qwen2",
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
             "hidden_size": self.hidden_size,
             "intermediate_size": self.intermediate_size,
             "num_hidden_layers": self.layers,
             "num_attention_heads": self.heads,
             "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_size,
             "vocab_size": self.vocab_size,
             "max_position_embeddings": 32768,
             "rms_norm_eps": 1e-6,

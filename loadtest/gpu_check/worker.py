@@ -108,9 +108,12 @@ class Engine:
         with contextlib.suppress(OSError):
             self._connection.send(None)
         self._process.join(_STOP_S)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+        self.kill()
+
+    def kill(self) -> None:
+        """End the worker now; what it started ends with the part."""
+        self._process.kill()
+        self._process.join()
         self._connection.close()
 
     def _receive(self, limit_s: float) -> Any:
@@ -133,9 +136,12 @@ def engines(specs: Sequence[EngineSpec], logs: Path) -> Iterator[list[Engine]]:
         for spec in specs:
             started.append(Engine(spec, logs / f"{spec.name}.log"))
         yield started
-    finally:
+    except BaseException:
         for engine in started:
-            engine.close()
+            engine.kill()
+        raise
+    for engine in started:
+        engine.close()
 
 
 def _serve(connection: Connection, spec: EngineSpec, log: str) -> None:
