@@ -72,6 +72,7 @@ class Engine:
     def __init__(self, spec: EngineSpec, log: Path) -> None:
         self.spec = spec
         self._log = log
+        self._is_ready = False
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, spec, str(log)), name=spec.name)
@@ -79,11 +80,14 @@ class Engine:
         theirs.close()
 
     def await_ready(self, limit_s: float) -> None:
-        """
+        """Return once it is ready; at once if it has been.
+
         Raises:
             WorkerError: it is not ready in time, or never will be.
         """
-        self._receive(limit_s)
+        if not self._is_ready:
+            self._receive(limit_s)
+            self._is_ready = True
 
     def ask(self, prompts: Sequence[Sequence[int]], params: Sequence[Mapping[str, Any]]) -> None:
         """Send requests, one set of `SamplingParams` arguments each; `answer` waits for them."""
