@@ -91,7 +91,6 @@ def _scenarios(options: Options, gpu: Gpu | None) -> list[Scenario]:
     tight |= (
         {"num_gpu_blocks_override": 8} if gpu is None else {"num_gpu_blocks_override": 64, "block_size": 16}
     )
-    tight.pop("kv_cache_memory_bytes", None)
     preempted = "vllm:num_preemptions"
     v1 = {"async_scheduling": False}
     scenarios = [

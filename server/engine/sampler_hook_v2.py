@@ -11,7 +11,7 @@ So four internal methods are wrapped, their signatures checked first:
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -177,5 +177,12 @@ def _processors(sampler: Any) -> Iterator[SlotProcessor]:
     """Ours among the sampler's processors; a pipeline stage before the last has no sampler."""
     if sampler is not None:
         for processor in sampler.logits_processors:
-            if isinstance(processor, SlotProcessor):
+            kind: Hashable = type(processor)
+            if _is_slot_processor(kind):
                 yield processor
+
+
+@functools.cache
+def _is_slot_processor(kind: Any) -> bool:
+    """Remembered: looking through a protocol's methods at every step takes longer than launching a kernel."""
+    return issubclass(kind, SlotProcessor)
