@@ -25,6 +25,8 @@ class Settings:
     min_thinking_tokens: int = 0
     num_waits: int = 0
     max_completion_tokens: int = 400
+    wait_ids: tuple[tuple[int, ...], ...] = ()
+    """The request's own wait texts, used in turn; empty: the family's."""
     sampling: dict[str, Any] = field(default_factory=dict)
     """Greedy sampling parameters that do not depend on where prompt ends and output begins."""
     landing_tokens: int = 0
@@ -132,7 +134,8 @@ class _Request:
                 return False
             if self.waits >= self.settings.num_waits and self.thinking >= self.settings.min_thinking_tokens:
                 return True
-            wait = self.ids.wait[: room - self.thinking]
+            texts = self.settings.wait_ids or (self.ids.wait,)
+            wait = texts[self.waits % len(texts)][: room - self.thinking]
             self.output += wait
             self.thinking += len(wait)
             self.waits += 1

@@ -11,7 +11,7 @@ So four internal methods are wrapped, their signatures checked first:
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -177,7 +177,7 @@ def _processors(sampler: Any) -> Iterator[SlotProcessor]:
     """Ours among the sampler's processors; a pipeline stage before the last has no sampler."""
     if sampler is not None:
         for processor in sampler.logits_processors:
-            kind: Hashable = type(processor)
+            kind: Any = type(processor)
             if _is_slot_processor(kind):
                 yield processor
 
