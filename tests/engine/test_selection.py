@@ -175,6 +175,7 @@ def test_supported_configurations_start(changes: dict[str, Any]) -> None:
     [
         ({"watermark_config": object()}, "watermark.*: leave the watermark configuration out"),
         ({"diffusion_config": object()}, "diffusion models.*: serve another model"),
+        ({"model_config__is_diffusion": True}, "diffusion models.*: serve another model"),
         ({"parallel_config__enable_batch_sharded_sampling": True}, "batch-sharded sampling.*: turn it off"),
         ({"model_config__enable_trace_replay": True}, "trace replay.*: turn it off"),
         (
