@@ -12,6 +12,7 @@ from pathlib import Path
 
 from server.budget.markers import FAMILIES, Family, family_named
 from server.engine.config import environment
+from server.engine.flags import flag_among
 from server.engine.selection import PROCESSORS, RUNNER_VARIABLE, Runner, runner_environment
 
 _HERE = Path(__file__).parent
@@ -26,9 +27,16 @@ _OURS = {
     "--port": "the gateway publishes the server: use s1 serve --port",
     "--model": "name the model before `--`",
 }
+_NO_DRAFTS_ON_V1 = (
+    f"vLLM's V1 runner has no custom sampling with speculative decoding; {RUNNER_VARIABLE}=v2 on a GPU has"
+)
+# vLLM would switch to its V2 runner for a watermark, whatever runner it was told.
+_NO_WATERMARK = "watermarking samples past our hook: leave it out"
 _OURS_ON_V1 = {
-    "--speculative-config": "vLLM's V1 runner has no custom sampling with speculative decoding; "
-    f"{RUNNER_VARIABLE}=v2 on a GPU has",
+    **dict.fromkeys(
+        ("--speculative-config", "-sc", "--spec-method", "--spec-model", "--spec-tokens"), _NO_DRAFTS_ON_V1
+    ),
+    **dict.fromkeys(("--watermark", "--watermark-config"), _NO_WATERMARK),
 }
 
 
@@ -52,8 +60,8 @@ class EngineOptions:
     def __post_init__(self) -> None:
         ours = _OURS | _OURS_ON_V1 if self.runner == "v1" else _OURS
         for argument in self.extra_args:
-            name = argument.split("=", 1)[0]
-            if name in ours:
+            name = flag_among(argument, ours)
+            if name is not None:
                 raise LaunchError(f"{name} can't be given to the engine: {ours[name]}. Given: {argument}")
         if self.family is not None and self.family not in FAMILIES:
             raise LaunchError(f"--family must be one of {', '.join(FAMILIES)}. Given: {self.family}")

@@ -177,5 +177,12 @@ def _processors(sampler: Any) -> Iterator[SlotProcessor]:
     """Ours among the sampler's processors; a pipeline stage before the last has no sampler."""
     if sampler is not None:
         for processor in sampler.logits_processors:
-            if isinstance(processor, SlotProcessor):
+            kind: Any = type(processor)
+            if _is_slot_processor(kind):
                 yield processor
+
+
+@functools.cache
+def _is_slot_processor(kind: Any) -> bool:
+    """Remembered: looking through a protocol's methods at every step takes longer than launching a kernel."""
+    return issubclass(kind, SlotProcessor)

@@ -70,7 +70,8 @@ def require_v2_support(vllm_config: Any) -> None:
 def _unsupported(vllm_config: Any) -> Iterator[str]:
     if getattr(vllm_config, "watermark_config", None) is not None:
         yield "watermarking samples past our hook: leave the watermark configuration out"
-    if getattr(vllm_config, "diffusion_config", None) is not None:
+    is_diffusion = getattr(vllm_config.model_config, "is_diffusion", False)
+    if is_diffusion or getattr(vllm_config, "diffusion_config", None) is not None:
         yield "diffusion models do not sample token by token: serve another model"
     if vllm_config.parallel_config.enable_batch_sharded_sampling:
         yield "batch-sharded sampling spreads a batch's state over ranks: turn it off"

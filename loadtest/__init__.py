@@ -1,0 +1,1 @@
+"""What s1-server costs and whether it keeps its promises, measured on engines that run."""
