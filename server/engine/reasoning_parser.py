@@ -13,7 +13,8 @@ from typing import Any
 from vllm.entrypoints.generate.base.protocol import DeltaMessage
 from vllm.reasoning import ReasoningParser, ReasoningParserManager
 
-from server.budget.markers import Family
+from server.budget.families import Family
+from server.budget.markers import encode_marker
 from server.engine.config import family_for
 from server.engine.splitting import StreamSplitter, find, find_last, split_text
 
@@ -101,7 +102,7 @@ class ThinkingParser(ReasoningParser):  # type: ignore[misc]
 def _markers(tokenizer: Any) -> tuple[Family, tuple[int, ...], tuple[int, ...], frozenset[int]]:
     """The family and its ids, once per tokenizer: a parser is made for every request."""
     family = family_for(model=getattr(tokenizer, "name_or_path", ""), tokenizer=tokenizer)
-    start = tuple(tokenizer.encode(family.think_start, add_special_tokens=False))
-    end = tuple(tokenizer.encode(family.think_end, add_special_tokens=False))
+    start = encode_marker(tokenizer, family.think_start)
+    end = encode_marker(tokenizer, family.think_end)
     attempts = {end[0]} | ({tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set())
     return family, start, end, frozenset(attempts)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from server.budget.markers import FAMILIES
+from server.budget.families import FAMILY_TEXTS, FamilyError, FamilyOptions
 
 ENVIRONMENT_PREFIX = "S1_GATEWAY_"
 
@@ -25,7 +25,12 @@ class Settings(BaseModel):
     engine_urls: tuple[str, ...] = ()
     """Base URLs of the engines, without /v1. An EnginePool needs one."""
     family: str | None = None
-    """The engines' thinking markers. Needed only by engines without our plugin, where it can't be told."""
+    """The engines' thinking markers: a family, or `none`. Needed by engines without our plugin, where it
+    can't be told; the four texts below describe a new family, or change one. In them `\\n` is a newline."""
+    think_start: str | None = None
+    think_end: str | None = None
+    wait_text: str | None = None
+    answer_prompt: str | None = None
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024
     connect_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     """A dead engine refuses at once; a crowded one may take seconds to accept."""
@@ -48,12 +53,15 @@ class Settings(BaseModel):
         parts = value.split(",") if isinstance(value, str) else value
         return tuple(str(part).strip().rstrip("/") for part in parts)
 
-    @field_validator("family")
-    @classmethod
-    def _check_family(cls, family: str | None) -> str | None:
-        if family is not None and family not in FAMILIES:
-            raise ValueError(f"must be one of {', '.join(FAMILIES)}")
-        return family
+    @property
+    def family_options(self) -> FamilyOptions:
+        """What was said of the engines' markers.
+
+        Raises:
+            FamilyError: `read_settings` has checked that it doesn't.
+        """
+        texts = {name: getattr(self, name) for name in FAMILY_TEXTS}
+        return FamilyOptions.read(family=self.family, **texts)
 
     @field_validator("engine_urls")
     @classmethod
@@ -82,10 +90,22 @@ def read_settings(environ: Mapping[str, str], **overrides: Any) -> Settings:
             raise SettingsError(f"{variable} is not a setting of the gateway; known are {known}")
         fields[name] = value
     given = {name: value for name, value in overrides.items() if value is not None}
+    from_environment = fields.keys() - given.keys()
     try:
-        return Settings(**{**fields, **given})
+        settings = Settings(**{**fields, **given})
+        _ = settings.family_options
     except ValidationError as error:
-        raise SettingsError(_first_problem(error, from_environment=fields.keys() - given.keys())) from None
+        raise SettingsError(_first_problem(error, from_environment=from_environment)) from None
+    except FamilyError as error:
+        raise SettingsError(_as_variables(str(error), from_environment)) from None
+    return settings
+
+
+def _as_variables(message: str, from_environment: set[str]) -> str:
+    """A message that speaks of options, in terms of the variables that were set instead."""
+    for name in from_environment:
+        message = message.replace("--" + name.replace("_", "-") + " ", f"{ENVIRONMENT_PREFIX}{name.upper()} ")
+    return message
 
 
 def _first_problem(error: ValidationError, *, from_environment: set[str]) -> str:

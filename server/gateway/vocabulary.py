@@ -20,7 +20,8 @@ from typing import Any
 
 import orjson
 
-from server.budget.markers import FAMILIES, Family, FamilyError, MarkerIds, detect_family, marker_ids
+from server.budget.families import FAMILIES, OTHER_SIGNS, Family, FamilyError, FamilyOptions, detect_family
+from server.budget.markers import MarkerIds, marker_ids
 from server.gateway.engine import Engine
 from server.gateway.errors import EngineMisbehaved, EngineRefused
 
@@ -64,7 +65,7 @@ class LearntTokenizer:
         return {"": len(self.texts) - 1}
 
 
-async def learn_markers(engine: Engine, model: str, family_name: str | None) -> tuple[MarkerIds, int]:
+async def learn_markers(engine: Engine, model: str, told: FamilyOptions) -> tuple[MarkerIds, int]:
     """The markers of the engine's model, and its context length.
 
     Raises:
@@ -73,10 +74,10 @@ async def learn_markers(engine: Engine, model: str, family_name: str | None) -> 
     """
     learner = _Learner(engine, model)
     try:
-        family, max_model_len = await learner.family(family_name)
+        family, max_model_len = await learner.family(told)
         vocab_size = await learner.vocabulary_size()
         tokenizer, eos = await learner.tokenizer(family, vocab_size)
-        ids = marker_ids(family, tokenizer, vocab_size=vocab_size, eos_token_ids=eos)
+        ids = marker_ids(family, tokenizer, vocab_size=vocab_size, eos_token_ids=eos, rounds=True)
         await learner.check_stopping(ids)
     except FamilyError as error:
         raise RoundsUnavailable(str(error)) from error
@@ -107,20 +108,16 @@ class _Learner:
         self._model = model
         self._gate = asyncio.Semaphore(_CALLS_AT_ONCE)
 
-    async def family(self, name: str | None) -> tuple[Family, int]:
-        """The named family, else the one that the rendered prompt, the vocabulary or the name shows."""
+    async def family(self, told: FamilyOptions) -> tuple[Family, int]:
+        """What was said of it; what that leaves open, rendered prompt, vocabulary or name show."""
         rendered = await self._post("/tokenize", messages=_PROBE_MESSAGES)
-        max_model_len = int(rendered["max_model_len"])
-        if name is not None:
-            return FAMILIES[name], max_model_len
         prompt = await self._text(rendered["tokens"])
-        marks = sorted({mark for f in FAMILIES.values() for mark in (f.think_start, f.think_end)})
-        single = {}
-        for mark in [*marks, "<|im_start|>"]:
-            tokens = await self._encode(mark)
-            if len(tokens) == 1:
-                single[mark] = tokens[0]
-        return detect_family(model=self._model, chat_template=prompt, vocabulary=single), max_model_len
+        marks = {mark for family in FAMILIES.values() for mark in family.bracketed} | OTHER_SIGNS
+        single = {mark for mark in sorted(marks) if len(await self._encode(mark)) == 1}
+        family = told.resolve(
+            lambda: detect_family(model=self._model, chat_template=None, vocabulary=single, prompt=prompt)
+        )
+        return family, int(rendered["max_model_len"])
 
     async def vocabulary_size(self) -> int:
         """vLLM refuses a stop token beyond its vocabulary and says how large that is."""
