@@ -48,6 +48,8 @@ class MarkerIds:
     sentence_end: frozenset[int]
     end_is_text: bool = False
     """The end marker begins with an ordinary token: it ends nothing before its text is complete."""
+    texts: tuple[str, ...] = ()
+    """The text of every token by itself; only if `end_is_text`."""
 
     @property
     def end_attempt(self) -> frozenset[int]:
@@ -65,6 +67,8 @@ class MarkerIds:
 
     def opened(self, prompt_token_ids: Sequence[int]) -> bool:
         """Whether the prompt ends inside open thinking."""
+        if self.end_is_text:
+            return self._opened_as_text(prompt_token_ids)
         start, ends = list(self.start), self.end_attempt
         for i in range(len(prompt_token_ids) - len(start), -1, -1):
             if list(prompt_token_ids[i : i + len(start)]) == start:
@@ -72,6 +76,16 @@ class MarkerIds:
             if prompt_token_ids[i + len(start) - 1] in ends:
                 return False
         return False
+
+    def _opened_as_text(self, prompt_token_ids: Sequence[int]) -> bool:
+        """Only what follows the last turn token counts: a user may have written the marker's text, too."""
+        turns = (self.eos | self.special) - set(self.start)
+        begin = len(prompt_token_ids)
+        while begin > 0 and prompt_token_ids[begin - 1] not in turns:
+            begin -= 1
+        tail = "".join(self.texts[token] for token in prompt_token_ids[begin:])
+        _, found, after = tail.rpartition(self.family.think_start)
+        return bool(found) and self.family.think_end not in after
 
 
 def marker_ids(
@@ -104,7 +118,7 @@ def marker_ids(
     end = encode_marker(tokenizer, family.think_end)
     joined = encode_marker(tokenizer, family.think_end + family.answer_prompt)
     prompt = joined[len(end) :] if joined[: len(end)] == end else _encode(tokenizer, family.answer_prompt)
-    reserved = frozenset(added) | special
+    end_is_text = bool(end) and end[0] not in special and end[0] not in added
     texts = [tokenizer.decode([i], skip_special_tokens=False) for i in range(_known_ids(tokenizer))]
     unseen = range(len(texts), vocab_size)
     ids = MarkerIds(
@@ -120,7 +134,8 @@ def marker_ids(
         blank=frozenset(i for i, text in enumerate(texts) if not text.strip()) | special | frozenset(unseen),
         line_end=frozenset(i for i, text in enumerate(texts) if text.endswith("\n")),
         sentence_end=frozenset(i for i, text in enumerate(texts) if _ends_sentence(text)),
-        end_is_text=bool(end) and end[0] not in reserved,
+        end_is_text=end_is_text,
+        texts=tuple(texts) if end_is_text else (),
     )
     _check(ids, tokenizer, rounds=rounds)
     return ids

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
+from server.budget.end_watch import EndWatch
 from server.budget.machine import BudgetMachine, Phase
 from server.budget.receipt import EngineReceipt, count_tokens
 from server.budget.spec import RoomLimit, resolve
@@ -182,6 +183,7 @@ class _Choice:
     """One choice, from its messages to its end."""
 
     machine: BudgetMachine
+    _ends: EndWatch
     _transcript: Transcript
     _room: int
 
@@ -236,6 +238,7 @@ class _Choice:
             exit_tokens=self._ids.exit_tokens(),
         )
         self.machine = BudgetMachine(self._ids, budget, opened=opened)
+        self._ends = EndWatch(self.machine)
         stop = self._fields.get("stop") or []
         self._transcript = Transcript(
             self._ids.family, opened=opened, stops=[stop] if isinstance(stop, str) else stop
@@ -256,7 +259,9 @@ class _Choice:
     async def _round(self, on_piece: OnPiece) -> Ending | None:
         """One request to the engine; the choice's ending if it ended in it."""
         ask = next_ask(self.machine, self._room - len(self.output))
-        text, took, finish = self._transcript.text, 0, None
+        self._ends.begin_round()
+        ask = replace(ask, max_tokens=max(1, ask.max_tokens - len(self._ends.held)))
+        text, took, finish = self._transcript.text + self._ends.held_text, 0, None
         answering = self.machine.phase is Phase.ANSWER
         body = self._round_body(ask)
         request_id = f"{self._call.request_id}-r{self._rounds}"
@@ -267,7 +272,9 @@ class _Choice:
                     took += self._commit(part.token_ids, ask, first=took == 0)
                     finish = part if part.finish_reason is not None else finish
                     text += part.text
-                    match = self._grow(text)
+                    if self._ends.cuts_round:
+                        return None
+                    match = self._grow(self._ends.certain(text))
                     if match is not None:
                         return await self._stop_at(match)
                     if finish is None:
@@ -292,9 +299,9 @@ class _Choice:
         if first and sampled and ask.masked and sampled[0] in ask.stop:
             raise EngineMisbehaved("the engine sampled a token that `min_tokens` should have masked")
         for count, token in enumerate(sampled):
-            if self.machine.forced is not None:
+            if self.machine.forced is not None or self._ends.cuts_round:
                 return count
-            self.output.append(self.machine.commit(token))
+            self.output.extend(self._ends.take(token))
         return len(sampled)
 
     def _grow(self, text: str) -> StopMatch | None:
@@ -328,7 +335,7 @@ class _Choice:
             {
                 **fields,
                 "model": self._fields["model"],
-                "prompt": self.prompt + self.output,
+                "prompt": self.prompt + self.output + self._ends.held,
                 "max_tokens": ask.max_tokens,
                 "min_tokens": int(ask.masked),
                 "stop_token_ids": sorted(ask.stop),

@@ -30,6 +30,7 @@ _CALLS_AT_ONCE = 16
 _BEYOND_ANY_VOCABULARY = 2**31 - 1
 _VOCABULARY_SIZE = re.compile(r"[Vv]ocabulary size: (\d+)")
 _BRACKETED = re.compile(r"<[^<>]+>|\[[^\[\]]+\]", re.DOTALL)
+_COMMON_ADDED = ("<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<eos>", "</s>")
 _PROBE_MESSAGES = [{"role": "user", "content": "2 + 3?"}]
 
 
@@ -140,7 +141,7 @@ class _Learner:
             "\n",
         }
         encoded = {text: await self._encode(text) for text in strings if text}
-        texts = await self._texts(vocab_size, separator=encoded[family.think_end][0])
+        texts = await self._texts(vocab_size, separator=await self._separator(encoded[family.think_end]))
         bracketed = [i for i, text in enumerate(texts) if _BRACKETED.fullmatch(text)]
         added = await self._unbroken(bracketed, texts)
         found = await asyncio.gather(*(self._try_alone(token) for token in added))
@@ -155,6 +156,17 @@ class _Learner:
             ),
             ends,
         )
+
+    async def _separator(self, end_marker: Sequence[int]) -> int:
+        """A token that is found whole in any text: of the end marker, else one that tokenizers often have."""
+        first = await self._text([end_marker[0]])
+        if _BRACKETED.fullmatch(first):
+            return end_marker[0]
+        for mark in _COMMON_ADDED:
+            tokens = await self._encode(mark)
+            if len(tokens) == 1 and await self._text(tokens) == mark:
+                return tokens[0]
+        raise RoundsUnavailable(f"its vocabulary has none of {', '.join(_COMMON_ADDED)} to keep tokens apart")
 
     async def check_stopping(self, ids: MarkerIds) -> None:
         """That a stop token stops and is handed out, and that `min_tokens` masks stop tokens."""
