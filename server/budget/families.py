@@ -40,6 +40,8 @@ class Family:
     wait_text: str = "Wait"
     marker_ends_answer: bool = False
     """The markers begin with a turn token: sampled inside an answer, it means the turn is over."""
+    turn_ends: tuple[str, ...] = ()
+    """Tokens, beside end-of-sequence tokens, after which an earlier marker says nothing of this turn."""
     rounds_only: str = ""
     """Why the plugin can't serve this family; empty if it can."""
 
@@ -61,7 +63,13 @@ FAMILIES: dict[str, Family] = {
         ),
         Family("deepseek_r1", think_start="<think>", think_end="</think>", answer_prompt="\n\n"),
         Family("qwen3", think_start="<think>", think_end="</think>", answer_prompt="\n\n"),
-        Family("mistral", think_start="[THINK]", think_end="[/THINK]"),
+        Family(
+            "mistral",
+            think_start="[THINK]",
+            think_end="[/THINK]",
+            # Its recommended system prompt shows both markers.
+            turn_ends=("[/INST]", "[/TOOL_RESULTS]"),
+        ),
         Family("seed_oss", think_start="<seed:think>", think_end="</seed:think>"),
         Family(
             "harmony",

@@ -5,28 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from server.budget.markers import FAMILIES, FamilyError, marker_ids
-
-
-def byte_tokenizer(*added: AddedToken) -> PreTrainedTokenizerFast:
-    """Bytes as tokens, so that only added tokens are whole words."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_tokens(list(added))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>")
-
-
-def special(text: str) -> AddedToken:
-    return AddedToken(text, special=True, normalized=False)
-
-
-def plain(text: str) -> AddedToken:
-    return AddedToken(text, special=False, normalized=False)
+from tests.support.tokenizers import byte_tokenizer, plain, special
 
 
 def test_s1_markers_on_ids() -> None:
