@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,11 +52,13 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(directory: Path, *engine_args: str, name: str = "serve") -> Iterator[Running]:
-    """`s1 serve` on the demo checkpoint, on a port the system picks."""
+def serving(
+    directory: Path, *engine_args: str, name: str = "serve", options: Sequence[str] = ()
+) -> Iterator[Running]:
+    """`s1 serve` on the demo checkpoint, on a port the system picks; `options` are the server's own."""
     log = directory / f"{name}.log"
     port = free_port()
-    argv = [sys.executable, "-m", "server.cli", "serve", "--port", str(port)]
+    argv = [sys.executable, "-m", "server.cli", "serve", "--port", str(port), *options]
     argv += ["--log-file", str(directory / f"{name}-engine.log"), "--", *engine_args]
     with _process(argv, log) as process:
         url = f"http://127.0.0.1:{port}"
@@ -67,11 +69,13 @@ def serving(directory: Path, *engine_args: str, name: str = "serve") -> Iterator
 
 
 @contextlib.contextmanager
-def gateway_only(directory: Path, *engine_urls: str, family: str | None = None) -> Iterator[Running]:
+def gateway_only(
+    directory: Path, *engine_urls: str, family: str | None = None, options: Sequence[str] = ()
+) -> Iterator[Running]:
     """`s1 serve --engine-url …` before engines that already run."""
     log = directory / "gateway.log"
     port = free_port()
-    argv = [sys.executable, "-m", "server.cli", "serve", "--port", str(port)]
+    argv = [sys.executable, "-m", "server.cli", "serve", "--port", str(port), *options]
     for engine_url in engine_urls:
         argv += ["--engine-url", engine_url]
     if family is not None:
