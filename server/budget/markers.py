@@ -104,8 +104,9 @@ def marker_ids(
         rounds: for the gateway's rounds, which can also drop an end marker after it is complete.
 
     Raises:
-        FamilyError: a marker is empty, a newline is not one token, or, but for rounds, the end marker's
-            first token also occurs in ordinary text, so that it can't be intercepted.
+        FamilyError: a marker is empty or can't be written in this vocabulary, a newline is not one token,
+            or, but for rounds, the end marker's first token also occurs in ordinary text, so that it can't be
+            intercepted.
     """
     # Mistral's own tokenizer has no added tokens; its special tokens are reserved all the same.
     added: Mapping[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
@@ -184,6 +185,12 @@ def _check(ids: MarkerIds, tokenizer: Tokenizer, *, rounds: bool) -> None:
     ):
         if not marker:
             raise FamilyError(f"the {label} of family {family.name} is empty. Given: {text!r}")
+        shown = tokenizer.decode(list(marker), skip_special_tokens=False)
+        if shown.strip() != text.strip():
+            raise FamilyError(
+                f"the {label} of family {family.name} does not survive this tokenizer: "
+                f"{text!r} becomes {shown!r}"
+            )
     if rounds:
         return
     elsewhere = (

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from server.budget.markers import FAMILIES, FamilyError, marker_ids
 from tests.support.tokenizers import byte_tokenizer, plain, special
@@ -50,6 +52,16 @@ def test_rounds_take_a_marker_of_ordinary_text_and_mask_no_letter_for_it() -> No
     assert tokenizer.decode(list(ids.end)) == "</think>"
     assert ids.end_attempt == {tokenizer.eos_token_id}
     assert tokenizer.convert_tokens_to_ids("<") not in ids.not_first_in_answer
+
+
+def test_a_marker_that_the_vocabulary_cannot_write_is_refused() -> None:
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "Wait": 1, "\n": 2, "</s>": 3}, unk_token="[UNK]"))
+    words.add_tokens([special("</s>")])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", unk_token="[UNK]")
+    with pytest.raises(
+        FamilyError, match=r"the start marker .* survive this tokenizer: '<think>' becomes '\[UNK"
+    ):
+        marker_ids(FAMILIES["qwen3"], tokenizer, vocab_size=4, rounds=True)
 
 
 def test_an_empty_wait_is_refused() -> None:
