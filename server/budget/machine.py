@@ -14,7 +14,7 @@ from enum import Enum
 
 from server.budget.markers import MarkerIds
 from server.budget.receipt import EngineReceipt
-from server.budget.spec import EffectiveBudget
+from server.budget.spec import LOOP_REPEATS, EffectiveBudget
 
 MAX_BLANK_ANSWER_TOKENS = 8
 """After so many invisible tokens an answer may no longer begin with another (rule 5)."""
@@ -53,6 +53,8 @@ class BudgetMachine:
         self.answer_begin: int | None = None
         self.wait_positions: list[int] = []
         self._queue: deque[int] = deque(() if opened else ids.start)
+        self._wait_texts = budget.wait_ids or (ids.wait,)
+        self._thoughts: deque[int] = deque(maxlen=budget.loop_guard)
         self._free_answer = answer_prompt
         self._exit = ids.end + (ids.answer_prompt if answer_prompt else ())
         self._just_waited = False
@@ -71,18 +73,19 @@ class BudgetMachine:
         if self._queue:
             return frozenset()
         if self.phase is Phase.THINKING and self._just_waited:
-            return self.ids.end_attempt
+            return self.ids.end_attempt | self.ids.unknown
         if self.phase is Phase.ANSWER_START:
             too_blank = self._free_answer and self._blanks >= MAX_BLANK_ANSWER_TOKENS
-            return self.ids.not_first_in_answer | (self.ids.blank if too_blank else frozenset())
-        return frozenset()
+            blank = self.ids.blank if too_blank else frozenset()
+            return self.ids.not_first_in_answer | self.ids.unknown | blank
+        return self.ids.unknown
 
     def replace(self, sampled: int) -> int:
         """The token that stands in the output when the model sampled `sampled`. Changes nothing."""
         if self._queue:
             return self._queue[0]
         if self.phase is Phase.THINKING and sampled in self.ids.end_attempt:
-            return self.ids.wait[0] if self._waits_now() else self.ids.end[0]
+            return self._next_wait()[0] if self._waits_now() else self.ids.end[0]
         markers = (self.ids.start[0], self.ids.end[0])
         if self.phase is Phase.ANSWER and self.ids.family.marker_ends_answer and sampled in markers:
             return self.ids.eos_token
@@ -105,8 +108,11 @@ class BudgetMachine:
         if self.phase is Phase.CLOSING and not self._queue:
             self.phase, self.answer_begin = Phase.ANSWER_START, self.position
         if self.phase is Phase.THINKING:
+            if self.position > self.thinking_begin:
+                self._thoughts.append(token)
             self._check_maximum()
             self._check_landing(token)
+            self._check_loop(token)
         return token
 
     def receipt(self, receipt_id: str) -> EngineReceipt:
@@ -127,6 +133,9 @@ class BudgetMachine:
     def _waits_now(self) -> bool:
         return self.waits < self.budget.num_waits or self.thinking_tokens < self.budget.min
 
+    def _next_wait(self) -> tuple[int, ...]:
+        return self._wait_texts[self.waits % len(self._wait_texts)]
+
     def _commit_forced(self) -> None:
         self._queue.popleft()
         if self.phase is Phase.THINKING:
@@ -139,10 +148,10 @@ class BudgetMachine:
             self.thinking_tokens += 1
             self._just_waited = False
         elif self._waits_now():
+            self._queue.extend(self._next_wait()[1:])
             self.waits += 1
             self.thinking_tokens += 1
             self.wait_positions.append(self.position)
-            self._queue.extend(self.ids.wait[1:])
             self._just_waited = not self._queue
         else:
             self._end("model", self.position)
@@ -158,14 +167,25 @@ class BudgetMachine:
     def _check_landing(self, token: int) -> None:
         """Rule 6: near the maximum, leave at the first sentence or line end."""
         near = self.thinking_tokens >= self.budget.max - self.budget.landing
-        free = self.phase is Phase.THINKING and not self._queue and not self._just_waited
-        if self.budget.landing and near and free and token in self.ids.sentence_end:
+        if self.budget.landing and near and self._may_leave() and token in self.ids.sentence_end:
             self._force_exit(newline=token not in self.ids.line_end)
 
-    def _force_exit(self, *, newline: bool) -> None:
+    def _check_loop(self, token: int) -> None:
+        """Rule 9: leave when the last tokens are one sequence, several times over."""
+        window = self.budget.loop_guard
+        if not window or len(self._thoughts) < window or not self._may_leave():
+            return
+        tail = list(self._thoughts)
+        if any(tail[period:] == tail[:-period] for period in range(1, window // LOOP_REPEATS + 1)):
+            self._force_exit(newline=token not in self.ids.line_end, ended_by="loop")
+
+    def _may_leave(self) -> bool:
+        return self.phase is Phase.THINKING and not self._queue and not self._just_waited
+
+    def _force_exit(self, *, newline: bool, ended_by: str = "max_thinking_tokens") -> None:
         newline_tokens = (self.ids.newline,) if newline else ()
         self.thinking_tokens += len(newline_tokens)
-        self._end("max_thinking_tokens", self.position + len(newline_tokens))
+        self._end(ended_by, self.position + len(newline_tokens))
         self._queue = deque(newline_tokens + self._exit)
 
     def _end(self, ended_by: str, thinking_end: int) -> None:

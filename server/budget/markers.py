@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from server.budget.families import FAMILIES, Family, FamilyError, as_options
+from server.budget.spec import MAX_WAIT_TOKENS, WAIT_TEXT, BudgetError
 
-__all__ = ["FAMILIES", "Family", "FamilyError", "MarkerIds", "Tokenizer", "encode_marker", "marker_ids"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "FamilyError",
+    "MarkerIds",
+    "Tokenizer",
+    "encode_marker",
+    "marker_ids",
+    "wait_ids",
+]
 
 _MARKER_PART = re.compile(r"(<[^<>\s]+>|\[[^\[\]\s]+\])")
 
@@ -46,10 +56,17 @@ class MarkerIds:
     """Tokens that show nothing: white space, special tokens, ids beyond the vocabulary."""
     line_end: frozenset[int]
     sentence_end: frozenset[int]
+    unknown: frozenset[int] = frozenset()
+    """Ids beyond the tokenizer's vocabulary: rows that pad the output layer. Never sampled under a budget."""
     end_is_text: bool = False
     """The end marker begins with an ordinary token: it ends nothing before its text is complete."""
     texts: tuple[str, ...] = ()
     """The text of every token by itself; only if `end_is_text`."""
+
+    @property
+    def reserved(self) -> frozenset[int]:
+        """Tokens that no wait text may contain: markers, end tokens, special tokens."""
+        return self.not_first_in_answer
 
     @property
     def end_attempt(self) -> frozenset[int]:
@@ -135,6 +152,7 @@ def marker_ids(
         blank=frozenset(i for i, text in enumerate(texts) if not text.strip()) | special | frozenset(unseen),
         line_end=frozenset(i for i, text in enumerate(texts) if text.endswith("\n")),
         sentence_end=frozenset(i for i, text in enumerate(texts) if _ends_sentence(text)),
+        unknown=frozenset(unseen),
         end_is_text=end_is_text,
         texts=tuple(texts) if end_is_text else (),
     )
@@ -153,6 +171,43 @@ def encode_marker(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
         (vocabulary[part],) if vocabulary.get(part) in special else _encode(tokenizer, part) for part in parts
     )
     return tuple(token for part in found for token in part)
+
+
+def wait_ids(
+    texts: Sequence[str],
+    encode: Callable[[str], Sequence[int]],
+    *,
+    reserved: frozenset[int],
+    think_end: str,
+) -> tuple[tuple[int, ...], ...]:
+    """A request's own wait texts as token ids.
+
+    Args:
+        encode: the model's tokenizer, adding no special tokens.
+        reserved: `MarkerIds.reserved`.
+        think_end: the end marker; not every tokenizer makes reserved tokens of its text.
+
+    Raises:
+        BudgetError: a text is too long, or contains a marker, an end token or a special token.
+    """
+    return tuple(_wait(text, tuple(encode(text)), reserved, think_end) for text in texts)
+
+
+def _wait(text: str, token_ids: tuple[int, ...], reserved: frozenset[int], think_end: str) -> tuple[int, ...]:
+    if not 0 < len(token_ids) <= MAX_WAIT_TOKENS:
+        raise BudgetError(
+            WAIT_TEXT,
+            f"`{WAIT_TEXT}` must be 1 to {MAX_WAIT_TOKENS} tokens of this model. "
+            f"Given: {text!r}, {len(token_ids)} tokens",
+            text,
+        )
+    if think_end in text or not reserved.isdisjoint(token_ids):
+        raise BudgetError(
+            WAIT_TEXT,
+            f"`{WAIT_TEXT}` can't contain a marker, an end token or a special token. Given: {text!r}",
+            text,
+        )
+    return token_ids
 
 
 def _encode(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
@@ -191,6 +246,11 @@ def _check(ids: MarkerIds, tokenizer: Tokenizer, *, rounds: bool) -> None:
                 f"the {label} of family {family.name} does not survive this tokenizer: "
                 f"{text!r} becomes {shown!r}"
             )
+    if len(ids.wait) > MAX_WAIT_TOKENS:
+        raise FamilyError(
+            f"the wait text of family {family.name} must be at most {MAX_WAIT_TOKENS} tokens. "
+            f"Given: {family.wait_text!r}, {len(ids.wait)} tokens"
+        )
     if rounds:
         return
     elsewhere = (

@@ -5,7 +5,7 @@ The meaning of every field is stated in docs/budget.md; rule numbers below refer
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,9 +13,17 @@ MAX_TOKENS = 16_777_216
 """Upper limit of every token field: more than any context, small enough for int32 state."""
 MAX_WAITS = 1024
 DEFAULT_ANSWER_RESERVE_TOKENS = 512
+MIN_LOOP_GUARD_TOKENS = 8
+MAX_LOOP_GUARD_TOKENS = 1024
+LOOP_REPEATS = 4
+"""A loop: the last `loop_guard_tokens` thinking tokens are one sequence, at least so many times over."""
+MAX_WAIT_TEXTS = 8
+MAX_WAIT_CHARACTERS = 200
+MAX_WAIT_TOKENS = 16
+"""Of one wait text, as the model's tokenizer sees it."""
 
 RoomLimit = Literal["max_completion_tokens", "context"]
-EndedBy = Literal["model", "max_thinking_tokens", "length", "stop", "request"]
+EndedBy = Literal["model", "max_thinking_tokens", "loop", "length", "stop", "request"]
 
 BUDGET_LIMITS: dict[str, tuple[int, int]] = {
     "max_thinking_tokens": (0, MAX_TOKENS),
@@ -23,8 +31,10 @@ BUDGET_LIMITS: dict[str, tuple[int, int]] = {
     "num_waits": (0, MAX_WAITS),
     "answer_reserve_tokens": (1, MAX_TOKENS),
     "landing_tokens": (0, MAX_TOKENS),
+    "loop_guard_tokens": (0, MAX_LOOP_GUARD_TOKENS),
 }
-BUDGET_FIELDS = tuple(BUDGET_LIMITS)
+WAIT_TEXT = "wait_text"
+BUDGET_FIELDS = (*BUDGET_LIMITS, WAIT_TEXT)
 
 
 class BudgetError(ValueError):
@@ -45,15 +55,19 @@ class ThinkingBudget:
     num_waits: int | None = None
     answer_reserve_tokens: int | None = None
     landing_tokens: int | None = None
+    loop_guard_tokens: int | None = None
+    wait_text: tuple[str, ...] | None = None
+    """Used in turn: the k-th wait is text k modulo their number."""
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> ThinkingBudget:
         """Read the budget fields of `fields`; other keys are left alone.
 
         Raises:
-            BudgetError: a field is not an integer, is outside its limits, or contradicts another.
+            BudgetError: a field has the wrong type, is outside its limits, or contradicts another.
         """
-        budget = cls(**{name: _checked_int(name, fields.get(name)) for name in BUDGET_FIELDS})
+        integers = {name: _checked_int(name, fields.get(name)) for name in BUDGET_LIMITS}
+        budget = cls(**integers, wait_text=_checked_texts(fields.get(WAIT_TEXT)))
         budget._check_agreement()
         return budget
 
@@ -62,12 +76,21 @@ class ThinkingBudget:
         """Whether any field was given: rule 8 leaves a request without one unforced."""
         return any(getattr(self, name) is not None for name in BUDGET_FIELDS)
 
-    def requested(self) -> dict[str, int]:
+    def requested(self) -> dict[str, Any]:
         """The fields that were given, as receipts and the engine's `vllm_xargs` carry them."""
-        given = {name: getattr(self, name) for name in BUDGET_FIELDS}
+        given = {name: getattr(self, name) for name in BUDGET_LIMITS}
+        if self.wait_text is not None:
+            given[WAIT_TEXT] = self.wait_text[0] if len(self.wait_text) == 1 else list(self.wait_text)
         return {name: value for name, value in given.items() if value is not None}
 
     def _check_agreement(self) -> None:
+        if self.wait_text is not None and not self.num_waits and not self.min_thinking_tokens:
+            raise BudgetError(
+                WAIT_TEXT,
+                f"`{WAIT_TEXT}` needs `num_waits` or `min_thinking_tokens` above 0: without them nothing "
+                f"waits. Given: {self.requested()[WAIT_TEXT]!r}",
+                self.requested()[WAIT_TEXT],
+            )
         maximum = self.max_thinking_tokens
         if maximum is None:
             return
@@ -89,7 +112,39 @@ def _checked_int(name: str, value: object) -> int | None:
         raise BudgetError(name, f"`{name}` must be >= {low}. Given: {value}", value)
     if value > high:
         raise BudgetError(name, f"`{name}` must be <= {high}. Given: {value}", value)
+    if name == "loop_guard_tokens" and 0 < value < MIN_LOOP_GUARD_TOKENS:
+        raise BudgetError(
+            name, f"`{name}` must be 0 (off) or >= {MIN_LOOP_GUARD_TOKENS}. Given: {value}", value
+        )
     return value
+
+
+def _checked_texts(value: object) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    texts = [value] if isinstance(value, str) else value
+    if (
+        not isinstance(texts, Sequence)
+        or not all(isinstance(text, str) and text for text in texts)
+        or not texts
+    ):
+        raise BudgetError(
+            WAIT_TEXT,
+            f"`{WAIT_TEXT}` must be a non-empty string or an array of them. Given: {value!r}",
+            value,
+        )
+    if len(texts) > MAX_WAIT_TEXTS:
+        raise BudgetError(
+            WAIT_TEXT, f"`{WAIT_TEXT}` must have at most {MAX_WAIT_TEXTS} strings. Given: {len(texts)}", value
+        )
+    for text in texts:
+        if len(text) > MAX_WAIT_CHARACTERS:
+            raise BudgetError(
+                WAIT_TEXT,
+                f"`{WAIT_TEXT}` must have at most {MAX_WAIT_CHARACTERS} characters. Given: {len(text)}",
+                text,
+            )
+    return tuple(texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +156,9 @@ class EffectiveBudget:
     num_waits: int
     landing: int
     clamped_by: tuple[RoomLimit, ...]
+    loop_guard: int = 0
+    wait_ids: tuple[tuple[int, ...], ...] = ()
+    """The request's own wait texts as token ids, used in turn; empty: the family's."""
 
 
 def minimum_room(*, opening_tokens: int, exit_tokens: int) -> int:
@@ -139,6 +197,7 @@ def resolve(
         num_waits=budget.num_waits or 0,
         landing=min(budget.landing_tokens or 0, maximum),
         clamped_by=(limited_by,) if clamped else (),
+        loop_guard=budget.loop_guard_tokens or 0,
     )
 
 

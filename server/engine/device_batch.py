@@ -17,7 +17,9 @@ from server.budget.markers import MarkerIds
 from server.budget.receipt import EngineReceipt
 from server.budget.spec import EffectiveBudget
 from server.engine import kernels
-from server.engine.kernels import Class, Column, Phase, Plan, Script
+from server.engine.kernels import Class, Column, Phase, Plan
+from server.engine.loop_guard import PERIODS
+from server.engine.scripts import EndedBy, Script, script_tokens, wait_rows, wait_texts
 
 _VOCABULARY_BLOCK = 2048
 _WORD_BLOCK = 1024
@@ -85,11 +87,15 @@ class DeviceBatch:
         self._state = torch.zeros((slots, len(Column)), dtype=torch.int32, device=device)
         self._state[:, Column.MAX] = -1
         self._bits = torch.zeros((slots, self._words), dtype=torch.int32, device=device)
+        self._runs = torch.zeros((slots, PERIODS), dtype=torch.int32, device=device)
+        self._wait_rows = torch.zeros((slots, kernels.WAIT_ROW), dtype=torch.int32, device=device)
         self._plan = torch.zeros((max_rows, len(Plan)), dtype=torch.int32, device=device)
         scripts, lengths = _scripts(ids)
         self._scripts, self._lengths = scripts.to(device), lengths.to(device)
         self._classes = _classes(ids, vocab_size).to(device)
+        self._known_tokens = min(ids.unknown, default=vocab_size)
         self._staged: dict[int, list[int]] = {}
+        """New rows: the state's columns, then the wait texts'."""
         self._parked: dict[int, Snapshot] = {}
 
     def warm_up(self, tokens: torch.Tensor, total_len: torch.Tensor) -> None:
@@ -125,7 +131,7 @@ class DeviceBatch:
         """Put a new choice, or one that was preempted with the state `parked`, into `slot`."""
         self.choices[slot] = choice
         self.occupied[slot] = True
-        self._staged[slot] = _first_state(choice)
+        self._staged[slot] = _first_state(choice, self.ids)
         self._parked.pop(slot, None)
         if parked is not None:
             self._parked[slot] = parked
@@ -135,7 +141,10 @@ class DeviceBatch:
         if not self._staged:
             return
         slots = _to_device(list(self._staged), torch.int64, self.device)
-        self._state[slots] = _to_device(list(self._staged.values()), torch.int32, self.device)
+        staged = _to_device(list(self._staged.values()), torch.int32, self.device)
+        self._state[slots] = staged[:, : len(Column)]
+        self._wait_rows[slots] = staged[:, len(Column) :]
+        self._runs.index_fill_(0, slots, 0)
         self._bits.index_fill_(0, slots, 0)
         self._staged.clear()
         if self._parked:
@@ -183,12 +192,15 @@ class DeviceBatch:
             row_places,
             input_ids,
             self._state,
+            self._runs,
+            self._wait_rows,
+            tokens,
+            tokens.stride(0),
             self._scripts,
             self._scripts.stride(0),
             self._lengths,
             self._classes,
             self._vocab_size,
-            self.ids.wait[0],
             self.ids.end[0],
             MARKER_ENDS_ANSWER=self.ids.family.marker_ends_answer,
             num_warps=1,
@@ -199,6 +211,7 @@ class DeviceBatch:
             self._plan,
             self._classes,
             min(vocabulary, self._vocab_size),
+            self._known_tokens,
             BLOCK=_VOCABULARY_BLOCK,
         )
 
@@ -246,6 +259,8 @@ class DeviceBatch:
             slots,
             self._state,
             self._bits,
+            self._runs,
+            self._wait_rows,
             tokens,
             tokens.stride(0),
             total_len,
@@ -273,7 +288,6 @@ def receipts_of(snapshot: Snapshot, ids: MarkerIds) -> list[EngineReceipt]:
 
 def _receipt(choice: SlotChoice, state: Any, waits: Any, ids: MarkerIds) -> EngineReceipt:
     end, answer_begin = int(state[Column.END]), int(state[Column.ANSWER_BEGIN])
-    ended_by = "model" if state[Column.BY_MODEL] else "max_thinking_tokens"
     return EngineReceipt(
         receipt_id=choice.receipt_id,
         effective_min=choice.budget.min,
@@ -285,17 +299,19 @@ def _receipt(choice: SlotChoice, state: Any, waits: Any, ids: MarkerIds) -> Engi
         thinking_end=end if end >= 0 else None,
         answer_begin=answer_begin if answer_begin >= 0 else None,
         wait_positions=tuple(int(position) for position in waits),
-        ended_by=ended_by if end >= 0 else None,
+        ended_by=EndedBy(int(state[Column.ENDED_BY])).word if end >= 0 else None,
     )
 
 
 def _no_budget() -> list[int]:
-    return [-1] + [0] * (len(Column) - 1)
+    return [-1] + [0] * (len(Column) - 1 + kernels.WAIT_ROW)
 
 
-def _first_state(choice: SlotChoice) -> list[int]:
-    """A slot's state before the first output token."""
+def _first_state(choice: SlotChoice, ids: MarkerIds) -> list[int]:
+    """A slot's state before the first output token, and its wait texts."""
     budget = choice.budget
+    texts = wait_texts(ids, budget)
+    lengths, tokens = wait_rows(texts)
     row = dict.fromkeys(Column, 0) | {
         Column.MAX: budget.max,
         Column.MIN: budget.min,
@@ -303,6 +319,9 @@ def _first_state(choice: SlotChoice) -> list[int]:
         Column.LANDING: budget.landing,
         Column.FREE_ANSWER: int(choice.answer_prompt),
         Column.PROMPT: choice.prompt_tokens,
+        Column.LOOP_GUARD: budget.loop_guard,
+        Column.WAIT_TEXTS: len(texts),
+        Column.BEGIN: 0 if choice.opened else len(ids.start),
         Column.PHASE: Phase.THINKING,
         Column.SCRIPT: Script.NONE if choice.opened else Script.OPEN,
         Column.END: -1,
@@ -318,20 +337,12 @@ def _first_state(choice: SlotChoice) -> list[int]:
             (1, False): Script.EXIT_PLAIN_NEWLINE,
         }[newline, choice.answer_prompt]
         row[Column.THINKING] = row[Column.END] = newline
-    return [int(row[column]) for column in Column]
+    return [*(int(row[column]) for column in Column), *lengths, *(token for text in tokens for token in text)]
 
 
 def _scripts(ids: MarkerIds) -> tuple[torch.Tensor, torch.Tensor]:
     """The scripts' tokens, [scripts, width], and lengths."""
-    scripts: dict[Script, tuple[int, ...]] = {
-        Script.NONE: (),
-        Script.OPEN: ids.start,
-        Script.WAIT: ids.wait,
-        Script.END: ids.end,
-        Script.EXIT: ids.end + ids.answer_prompt,
-        Script.EXIT_NEWLINE: (ids.newline, *ids.end, *ids.answer_prompt),
-        Script.EXIT_PLAIN_NEWLINE: (ids.newline, *ids.end),
-    }
+    scripts = script_tokens(ids)
     lengths = torch.tensor([len(scripts[script]) for script in Script], dtype=torch.int32)
     tokens = torch.zeros((len(Script), int(lengths.max()) + 1), dtype=torch.int32)
     for script, content in scripts.items():
@@ -349,6 +360,7 @@ def _classes(ids: MarkerIds, vocab_size: int) -> torch.Tensor:
         (Class.SENTENCE_END, ids.sentence_end),
         (Class.LINE_END, ids.line_end),
         (Class.MARKER, frozenset({ids.start[0], ids.end[0]})),
+        (Class.UNKNOWN, ids.unknown),
     ):
         classes[[i for i in members if i < vocab_size]] |= int(bit)
     return torch.from_numpy(classes)

@@ -7,100 +7,16 @@ Nothing here knows vLLM or torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import IntEnum
-
 import numpy as np
 import numpy.typing as npt
 
 from server.budget.machine import MAX_BLANK_ANSWER_TOKENS
 from server.budget.markers import MarkerIds
 from server.budget.receipt import EngineReceipt
-from server.budget.spec import EffectiveBudget
-
-Rows = npt.NDArray[np.intp]
-Tokens = npt.NDArray[np.int64]
-
-
-class Phase(IntEnum):
-    THINKING = 1
-    ANSWER_START = 2
-    ANSWER = 3
-
-
-class Script(IntEnum):
-    """A fixed sequence of forced tokens; a row stands at one position of one script, or of none."""
-
-    NONE = 0
-    OPEN = 1
-    WAIT = 2
-    END = 3
-    EXIT = 4
-    EXIT_NEWLINE = 5
-    EXIT_PLAIN_NEWLINE = 6
-    """As EXIT_NEWLINE without the answer prompt; END is EXIT without it."""
-
-
-class Mask(IntEnum):
-    NONE = 0
-    ENDS = 1
-    ANSWER_START = 2
-    ANSWER_START_VISIBLE = 3
-
-
-_ROW = np.dtype(
-    [
-        ("phase", np.int8),
-        ("script", np.int8),
-        ("script_pos", np.int16),
-        ("thinking", np.int32),
-        ("seen", np.int32),
-        ("waits", np.int32),
-        ("blanks", np.int16),
-        ("just_waited", np.bool_),
-        ("free_answer", np.bool_),
-        ("max", np.int32),
-        ("min", np.int32),
-        ("num_waits", np.int32),
-        ("landing", np.int32),
-        ("begin", np.int32),
-        ("end", np.int32),
-        ("answer_begin", np.int32),
-        ("by_model", np.bool_),
-        # The tentative part: a sampled end token, not yet known to be committed.
-        ("ended_at", np.int32),
-    ]
-)
-_UNSET = -1
-
-
-@dataclass(slots=True)
-class Choice:
-    """One choice's identity and rare events; it outlives the row it stands in."""
-
-    receipt_id: str
-    budget: EffectiveBudget
-    opened: bool
-    answer_prompt: bool
-    output: list[int]
-    """vLLM's own running list of output token ids."""
-    wait_positions: list[int] = field(default_factory=list)
-    saved: np.void | None = None
-    """The row's state while it is out of the batch (preempted)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What the next sampling step must do. Row arrays index the batch; empty arrays where nothing is due."""
-
-    forced_rows: Rows
-    forced_tokens: Tokens
-    masked: tuple[tuple[Mask, Rows], ...]
-    thinking_rows: Rows
-    """Rows whose sampled end token is to be replaced by `thinking_replacements`."""
-    thinking_replacements: Tokens
-    answer_rows: Rows
-    """Rows in which a sampled marker is to be replaced by the end-of-sequence token."""
+from server.budget.spec import MAX_WAIT_TEXTS, MAX_WAIT_TOKENS
+from server.engine.loop_guard import LoopGuards
+from server.engine.rows import ROW, UNSET, Choice, Mask, Phase, Plan, Rows, Tokens
+from server.engine.scripts import EndedBy, Script, script_tokens, wait_rows, wait_texts
 
 
 class ForcingBatch:
@@ -108,25 +24,21 @@ class ForcingBatch:
 
     def __init__(self, ids: MarkerIds, *, capacity: int) -> None:
         self.ids = ids
-        self.state = np.zeros(capacity, dtype=_ROW)
+        self.state = np.zeros(capacity, dtype=ROW)
         self.choices: dict[int, Choice] = {}
         self._rows: Rows = np.empty(0, dtype=np.intp)
+        self._budgeted: Rows = np.empty(0, dtype=np.intp)
         self._outputs: list[list[int]] = []
         self._stale = False
-        scripts: dict[Script, tuple[int, ...]] = {
-            Script.NONE: (),
-            Script.OPEN: ids.start,
-            Script.WAIT: ids.wait,
-            Script.END: ids.end,
-            Script.EXIT: ids.end + ids.answer_prompt,
-            Script.EXIT_NEWLINE: (ids.newline, *ids.end, *ids.answer_prompt),
-            Script.EXIT_PLAIN_NEWLINE: (ids.newline, *ids.end),
-        }
+        scripts = script_tokens(ids)
         width = max(len(tokens) for tokens in scripts.values())
         self._script_tokens = np.zeros((len(scripts), width), dtype=np.int64)
         self._script_length = np.array([len(scripts[s]) for s in Script], dtype=np.int16)
         for script, tokens in scripts.items():
             self._script_tokens[script, : len(tokens)] = tokens
+        self._wait_tokens = np.zeros((capacity, MAX_WAIT_TEXTS, MAX_WAIT_TOKENS), dtype=np.int64)
+        self._wait_length = np.zeros((capacity, MAX_WAIT_TEXTS), dtype=np.int16)
+        self._loops = LoopGuards(capacity)
         self._blank = np.array(sorted(ids.blank), dtype=np.int64)
         self._line_end = np.array(sorted(ids.line_end), dtype=np.int64)
         self._sentence_end = np.array(sorted(ids.sentence_end), dtype=np.int64)
@@ -137,9 +49,13 @@ class ForcingBatch:
         """Put a new or resumed choice into `row`."""
         self.choices[row] = choice
         self._stale = True
+        self._wait_length[row], self._wait_tokens[row] = wait_rows(wait_texts(self.ids, choice.budget))
         if choice.saved is not None and int(choice.saved["seen"]) <= len(choice.output):
             self.state[row] = choice.saved
-            self.state["ended_at"][row] = _UNSET
+            self.state["ended_at"][row] = UNSET
+            if choice.budget.loop_guard:
+                begin, seen = int(choice.saved["begin"]), int(choice.saved["seen"])
+                self._loops.reset(row, choice.output[begin:seen])
         else:
             self._replay(row, choice)
 
@@ -156,7 +72,9 @@ class ForcingBatch:
 
     def move(self, source: int, target: int, *, swap: bool) -> None:
         moved, displaced = self.choices.pop(source, None), self.choices.pop(target, None)
-        self.state[[target, source]] = self.state[[source, target]]
+        for state in (self.state, self._wait_tokens, self._wait_length):
+            state[[target, source]] = state[[source, target]]
+        self._loops.move(source, target)
         if moved is not None:
             self.choices[target] = moved
         if swap and displaced is not None:
@@ -168,7 +86,7 @@ class ForcingBatch:
         row = choice.saved
         if row is None:
             raise ValueError("the choice is still in the batch")
-        ended = int(row["end"]) != _UNSET
+        ended = int(row["end"]) != UNSET
         return EngineReceipt(
             receipt_id=choice.receipt_id,
             effective_min=choice.budget.min,
@@ -178,9 +96,9 @@ class ForcingBatch:
             output_tokens=int(row["seen"]),
             thinking_begin=int(row["begin"]),
             thinking_end=int(row["end"]) if ended else None,
-            answer_begin=int(row["answer_begin"]) if int(row["answer_begin"]) != _UNSET else None,
+            answer_begin=int(row["answer_begin"]) if int(row["answer_begin"]) != UNSET else None,
             wait_positions=tuple(choice.wait_positions),
-            ended_by=None if not ended else "model" if row["by_model"] else "max_thinking_tokens",
+            ended_by=EndedBy(int(row["ended_by"])).word if ended else None,
         )
 
     # -- one decoding step ----------------------------------------------------------------------------
@@ -208,19 +126,20 @@ class ForcingBatch:
         """What the coming step must force, mask and watch. Call after `advance`."""
         self._refresh()
         rows, state = self._rows, self.state
-        state["ended_at"][rows] = _UNSET
+        state["ended_at"][rows] = UNSET
         script, phase = state["script"][rows], state["phase"][rows]
         free = script == Script.NONE
         forced = rows[~free]
         thinking = rows[free & (phase == Phase.THINKING)]
-        waits = self._waits_now(thinking)
+        wait_begins = self._wait_tokens[thinking, state["waits"][thinking] % state["wait_texts"][thinking], 0]
         return Plan(
             forced_rows=forced,
-            forced_tokens=self._script_tokens[state["script"][forced], state["script_pos"][forced]],
+            forced_tokens=self._forced_tokens(forced),
             masked=self._masks(rows[free & (phase == Phase.ANSWER_START)], thinking),
             thinking_rows=thinking,
-            thinking_replacements=np.where(waits, self.ids.wait[0], self.ids.end[0]),
+            thinking_replacements=np.where(self._waits_now(thinking), wait_begins, self.ids.end[0]),
             answer_rows=rows[phase == Phase.ANSWER],
+            budgeted_rows=self._budgeted,
         )
 
     def sampled_ends(self, rows: Rows) -> None:
@@ -233,6 +152,27 @@ class ForcingBatch:
         state = self.state
         unused: npt.NDArray[np.bool_] = state["waits"][rows] < state["num_waits"][rows]
         return unused | (state["thinking"][rows] < state["min"][rows])
+
+    def _current_wait(self, rows: Rows) -> Rows:
+        """Which of its wait texts each row is in, or was in last."""
+        last, texts = self.state["waits"][rows] - 1, np.maximum(self.state["wait_texts"][rows], 1)
+        current: Rows = (last % texts).astype(np.intp)
+        return current
+
+    def _forced_tokens(self, rows: Rows) -> Tokens:
+        script, position = self.state["script"][rows], self.state["script_pos"][rows]
+        tokens: Tokens = self._script_tokens[script, np.minimum(position, self._script_tokens.shape[1] - 1)]
+        waiting = script == Script.WAIT
+        if waiting.any():
+            inside = rows[waiting]
+            tokens[waiting] = self._wait_tokens[inside, self._current_wait(inside), position[waiting]]
+        return tokens
+
+    def _script_lengths(self, rows: Rows) -> npt.NDArray[np.int16]:
+        script = self.state["script"][rows]
+        waits = self._wait_length[rows, self._current_wait(rows)]
+        lengths: npt.NDArray[np.int16] = np.where(script == Script.WAIT, waits, self._script_length[script])
+        return lengths
 
     def _masks(self, answer_start: Rows, thinking: Rows) -> tuple[tuple[Mask, Rows], ...]:
         state = self.state
@@ -288,13 +228,13 @@ class ForcingBatch:
         for row in waiting.tolist():
             self.choices[row].wait_positions.append(int(state["seen"][row]))
         state["script"][ending] = Script.END
-        state["by_model"][ending] = True
+        state["ended_by"][ending] = EndedBy.MODEL
         state["end"][ending] = state["seen"][ending]
 
     def _finish_scripts(self, rows: Rows) -> None:
         """Leave the scripts that are at their end. `seen` already counts the last token."""
         state = self.state
-        done = rows[state["script_pos"][rows] >= self._script_length[state["script"][rows]]]
+        done = rows[state["script_pos"][rows] >= self._script_lengths(rows)]
         if not done.size:
             return
         script = state["script"][done]
@@ -306,21 +246,43 @@ class ForcingBatch:
         state["answer_begin"][closed] = state["seen"][closed]
 
     def _check_limits(self, rows: Rows, tokens: Tokens) -> None:
-        """Rules 1, 3 and 6 for the rows that are still thinking."""
+        """Rules 1, 3, 6 and 9 for the rows that are still thinking."""
         state = self.state
+        looped = self._looped(rows, tokens)
         script = state["script"][rows]
         open_ = (state["phase"][rows] == Phase.THINKING) & ((script == Script.NONE) | (script == Script.WAIT))
         limit = np.maximum(state["max"][rows] - 1, 0)
         full = open_ & (state["thinking"][rows] >= limit)
+        may_leave = open_ & ~full & (script == Script.NONE) & ~state["just_waited"][rows]
         self._force_exit(rows[full], newline=state["max"][rows[full]] > 0)
-        near = open_ & ~full & (state["landing"][rows] > 0) & (script == Script.NONE)
-        near &= ~state["just_waited"][rows]
+        near = may_leave & (state["landing"][rows] > 0)
         near &= state["thinking"][rows] >= state["max"][rows] - state["landing"][rows]
         if near.any():
             near &= np.isin(tokens, self._sentence_end)
             self._force_exit(rows[near], newline=~np.isin(tokens[near], self._line_end))
+        looped &= may_leave & ~near
+        if looped.any():
+            newline = ~np.isin(tokens[looped], self._line_end)
+            self._force_exit(rows[looped], newline=newline, ended_by=EndedBy.LOOP)
 
-    def _force_exit(self, rows: Rows, *, newline: npt.NDArray[np.bool_]) -> None:
+    def _looped(self, rows: Rows, tokens: Tokens) -> npt.NDArray[np.bool_]:
+        """Whether each row's last thinking tokens are a loop; `seen` already counts `tokens`."""
+        state = self.state
+        looped = np.zeros(rows.size, dtype=np.bool_)
+        guarded = (state["loop_guard"][rows] > 0) & (state["phase"][rows] == Phase.THINKING)
+        guarded &= state["seen"][rows] > state["begin"][rows]
+        if guarded.any():
+            inside = rows[guarded]
+            looped[guarded] = self._loops.commit(inside, tokens[guarded], state["loop_guard"][inside])
+        return looped
+
+    def _force_exit(
+        self,
+        rows: Rows,
+        *,
+        newline: npt.NDArray[np.bool_],
+        ended_by: EndedBy = EndedBy.MAX_THINKING_TOKENS,
+    ) -> None:
         if not rows.size:
             return
         state = self.state
@@ -333,7 +295,7 @@ class ForcingBatch:
         state["script_pos"][rows] = 0
         state["just_waited"][rows] = False
         state["thinking"][rows] += newline
-        state["by_model"][rows] = False
+        state["ended_by"][rows] = ended_by
         state["end"][rows] = state["seen"][rows] + newline
 
     # -- bookkeeping ----------------------------------------------------------------------------------
@@ -342,7 +304,8 @@ class ForcingBatch:
         """Rebuild the list of rows that still need a look at every step."""
         if not self._stale:
             return
-        watched = sorted(row for row in self.choices if self._watched(row))
+        self._budgeted = np.array(sorted(self.choices), dtype=np.intp)
+        watched = [row for row in self._budgeted.tolist() if self._watched(row)]
         self._rows = np.array(watched, dtype=np.intp)
         self._outputs = [self.choices[row].output for row in watched]
         self._stale = False
@@ -353,17 +316,17 @@ class ForcingBatch:
     def _replay(self, row: int, choice: Choice) -> None:
         """Rebuild a row from its tokens and the recorded events (a first arrival has none)."""
         ends = set(choice.wait_positions)
-        if choice.saved is not None and choice.saved["by_model"]:
+        if choice.saved is not None and choice.saved["ended_by"] == EndedBy.MODEL:
             ends.add(int(choice.saved["end"]))
         choice.wait_positions.clear()
         self._reset(row, choice)
         for position, token in enumerate(choice.output):
-            self.state["ended_at"][row] = position if position in ends else _UNSET
+            self.state["ended_at"][row] = position if position in ends else UNSET
             self._commit(np.array([row]), np.array([token]))
 
     def _reset(self, row: int, choice: Choice) -> None:
         budget = choice.budget
-        self.state[row] = np.zeros((), dtype=_ROW)
+        self.state[row] = np.zeros((), dtype=ROW)
         for name, value in (
             ("phase", Phase.THINKING),
             ("script", Script.NONE if choice.opened else Script.OPEN),
@@ -372,14 +335,18 @@ class ForcingBatch:
             ("min", budget.min),
             ("num_waits", budget.num_waits),
             ("landing", budget.landing),
+            ("loop_guard", budget.loop_guard),
+            ("wait_texts", len(wait_texts(self.ids, budget))),
             ("begin", 0 if choice.opened else len(self.ids.start)),
-            ("end", _UNSET),
-            ("answer_begin", _UNSET),
-            ("ended_at", _UNSET),
+            ("end", UNSET),
+            ("answer_begin", UNSET),
+            ("ended_at", UNSET),
         ):
             self.state[name][row] = value
+        if budget.loop_guard:
+            self._loops.reset(row, [])
         if choice.opened:
-            self._check_limits(np.array([row]), np.array([_UNSET]))
+            self._check_limits(np.array([row]), np.array([UNSET]))
 
     def _catch_up(self, row: int, choice: Choice) -> None:
         """Commit however many tokens are new; start over if vLLM took tokens back."""

@@ -17,10 +17,13 @@ import triton
 import triton.language as tl
 
 from server.budget.machine import MAX_BLANK_ANSWER_TOKENS
+from server.budget.spec import LOOP_REPEATS, MAX_WAIT_TEXTS, MAX_WAIT_TOKENS
+from server.engine.loop_guard import PERIODS
+from server.engine.scripts import EndedBy, Script
 
 
 class Column(IntEnum):
-    """A slot's state. The first six are constant for a request."""
+    """A slot's state. The first nine are constant for a request."""
 
     MAX = 0
     """-1: no budget in this slot."""
@@ -30,19 +33,25 @@ class Column(IntEnum):
     FREE_ANSWER = 4
     PROMPT = 5
     """Prompt tokens: where the output begins among the slot's tokens."""
-    PHASE = 6
-    SCRIPT = 7
-    SCRIPT_POS = 8
-    THINKING = 9
-    WAITS = 10
-    BLANKS = 11
-    JUST_WAITED = 12
-    SEEN = 13
+    LOOP_GUARD = 6
+    WAIT_TEXTS = 7
+    """How many wait texts stand in the slot's row of them."""
+    BEGIN = 8
+    """Output position of the first thinking token."""
+    PHASE = 9
+    SCRIPT = 10
+    SCRIPT_POS = 11
+    THINKING = 12
+    WAITS = 13
+    BLANKS = 14
+    JUST_WAITED = 15
+    SEEN = 16
     """Output tokens that are committed to this state."""
-    END = 14
-    ANSWER_BEGIN = 15
-    BY_MODEL = 16
-    ENDED_AT = 17
+    END = 17
+    ANSWER_BEGIN = 18
+    ENDED_BY = 19
+    """A `scripts.EndedBy`; means something once END is set."""
+    ENDED_AT = 20
     """Tentative: output position at which an end token was sampled and replaced; -1 for none."""
 
 
@@ -68,6 +77,7 @@ class Class(IntEnum):
     SENTENCE_END = 8
     LINE_END = 16
     MARKER = 32
+    UNKNOWN = 64
 
 
 class Phase(IntEnum):
@@ -76,18 +86,8 @@ class Phase(IntEnum):
     ANSWER = 3
 
 
-class Script(IntEnum):
-    """As in `server.engine.forcing`: a fixed sequence of forced tokens."""
-
-    NONE = 0
-    OPEN = 1
-    WAIT = 2
-    END = 3
-    EXIT = 4
-    EXIT_NEWLINE = 5
-    EXIT_PLAIN_NEWLINE = 6
-
-
+WAIT_ROW = MAX_WAIT_TEXTS * (1 + MAX_WAIT_TOKENS)
+"""Width of a slot's row of wait texts: their lengths, then the tokens of each."""
 WORD = 32
 """Output positions per int32 of a slot's wait bits: position >> 5 is its word, position & 31 its bit."""
 
@@ -97,6 +97,9 @@ _NUM_WAITS: tl.constexpr = tl.constexpr(int(Column.NUM_WAITS))
 _LANDING: tl.constexpr = tl.constexpr(int(Column.LANDING))
 _FREE_ANSWER: tl.constexpr = tl.constexpr(int(Column.FREE_ANSWER))
 _PROMPT: tl.constexpr = tl.constexpr(int(Column.PROMPT))
+_LOOP_GUARD: tl.constexpr = tl.constexpr(int(Column.LOOP_GUARD))
+_WAIT_TEXTS: tl.constexpr = tl.constexpr(int(Column.WAIT_TEXTS))
+_BEGIN: tl.constexpr = tl.constexpr(int(Column.BEGIN))
 _PHASE: tl.constexpr = tl.constexpr(int(Column.PHASE))
 _SCRIPT: tl.constexpr = tl.constexpr(int(Column.SCRIPT))
 _SCRIPT_POS: tl.constexpr = tl.constexpr(int(Column.SCRIPT_POS))
@@ -107,7 +110,7 @@ _JUST_WAITED: tl.constexpr = tl.constexpr(int(Column.JUST_WAITED))
 _SEEN: tl.constexpr = tl.constexpr(int(Column.SEEN))
 _END: tl.constexpr = tl.constexpr(int(Column.END))
 _ANSWER_BEGIN: tl.constexpr = tl.constexpr(int(Column.ANSWER_BEGIN))
-_BY_MODEL: tl.constexpr = tl.constexpr(int(Column.BY_MODEL))
+_ENDED_BY: tl.constexpr = tl.constexpr(int(Column.ENDED_BY))
 _ENDED_AT: tl.constexpr = tl.constexpr(int(Column.ENDED_AT))
 _COLUMNS: tl.constexpr = tl.constexpr(len(Column))
 
@@ -123,6 +126,7 @@ _C_BLANK: tl.constexpr = tl.constexpr(int(Class.BLANK))
 _C_SENTENCE_END: tl.constexpr = tl.constexpr(int(Class.SENTENCE_END))
 _C_LINE_END: tl.constexpr = tl.constexpr(int(Class.LINE_END))
 _C_MARKER: tl.constexpr = tl.constexpr(int(Class.MARKER))
+_C_UNKNOWN: tl.constexpr = tl.constexpr(int(Class.UNKNOWN))
 
 _P_THINKING: tl.constexpr = tl.constexpr(int(Phase.THINKING))
 _P_ANSWER_START: tl.constexpr = tl.constexpr(int(Phase.ANSWER_START))
@@ -138,6 +142,15 @@ _S_EXIT_PLAIN_NEWLINE: tl.constexpr = tl.constexpr(int(Script.EXIT_PLAIN_NEWLINE
 _MAX_BLANKS: tl.constexpr = tl.constexpr(MAX_BLANK_ANSWER_TOKENS)
 _WORD: tl.constexpr = tl.constexpr(WORD)
 
+_BY_MAXIMUM: tl.constexpr = tl.constexpr(int(EndedBy.MAX_THINKING_TOKENS))
+_BY_MODEL: tl.constexpr = tl.constexpr(int(EndedBy.MODEL))
+_BY_LOOP: tl.constexpr = tl.constexpr(int(EndedBy.LOOP))
+_TEXTS: tl.constexpr = tl.constexpr(MAX_WAIT_TEXTS)
+_TEXT_TOKENS: tl.constexpr = tl.constexpr(MAX_WAIT_TOKENS)
+_WAIT_ROW: tl.constexpr = tl.constexpr(WAIT_ROW)
+_PERIODS: tl.constexpr = tl.constexpr(PERIODS)
+_REPEATS: tl.constexpr = tl.constexpr(LOOP_REPEATS)
+
 
 @triton.jit
 def _waits_now(waits, thinking, num_waits, minimum):
@@ -145,15 +158,30 @@ def _waits_now(waits, thinking, num_waits, minimum):
 
 
 @triton.jit
+def _run_on(runs, before, token, window):
+    """One more thinking token. `before`: the tokens 1, 2, … places before it, -1 where there is none.
+
+    Returns the runs (see `server.engine.loop_guard`), and whether the last window is a loop.
+    """
+    periods = tl.arange(0, _PERIODS) + 1
+    runs = tl.where(before == token, runs + 1, 0)
+    found = (runs >= window - periods) & (periods <= window // _REPEATS)
+    # What `tl.max` is made of: `tl.max` itself is compiled before the interpreter is on, and a combiner of
+    # our own would be interpreted element by element.
+    return runs, tl.reduce(found.to(tl.int32), 0, tl.standard._elementwise_max)
+
+
+@triton.jit
 def _step(
-    token_class, ended,
+    token_class, ended, looped,
     phase, script, script_pos, thinking, waits, blanks, just_waited, seen, end, answer_begin,
-    by_model,
-    maximum, minimum, num_waits, landing, free_answer, script_lengths,
+    ended_by,
+    maximum, minimum, num_waits, landing, free_answer, wait_count, wait_row, script_lengths,
 ):  # fmt: skip
     """Commit one token. `ended`: an end token was sampled here; the token that stands replaced it.
 
-    Returns the eleven variable columns, and whether a wait text began here.
+    `looped`: with this token the last window is a loop. Returns the eleven variable columns, and whether a
+    wait text began here.
     """
     forced = script != _S_NONE
     thinks = (script == _S_NONE) & (phase == _P_THINKING)
@@ -170,14 +198,16 @@ def _step(
     script_pos = tl.where(forced, script_pos + 1, tl.where(attempt, 1, script_pos))
     script = tl.where(waiting, _S_WAIT, tl.where(ending, _S_END, script))
     waits = tl.where(waiting, waits + 1, waits)
-    by_model = tl.where(ending, 1, by_model)
+    ended_by = tl.where(ending, _BY_MODEL, ended_by)
     end = tl.where(ending, seen, end)
     blanks = tl.where(starts, blanks + 1, blanks)
     phase = tl.where(starts & ((token_class & _C_BLANK) == 0), _P_ANSWER, phase)
     seen = seen + 1
 
     # Leave a script that is at its end.
-    done = (forced | attempt) & (script_pos >= tl.load(script_lengths + script))
+    wait_length = tl.load(wait_row + (tl.where(waits > 0, waits, 1) - 1) % wait_count)
+    length = tl.where(script == _S_WAIT, wait_length, tl.load(script_lengths + script))
+    done = (forced | attempt) & (script_pos >= length)
     closed = done & (script >= _S_END)
     just_waited = tl.where(done & (script == _S_WAIT), 1, just_waited)
     phase = tl.where(closed, _P_ANSWER_START, phase)
@@ -185,24 +215,26 @@ def _step(
     script = tl.where(done, _S_NONE, script)
     script_pos = tl.where(done, 0, script_pos)
 
-    # Rules 1, 3 and 6.
+    # Rules 1, 3, 6 and 9.
     open_ = (phase == _P_THINKING) & ((script == _S_NONE) | (script == _S_WAIT))
     full = open_ & (thinking >= tl.where(maximum > 0, maximum - 1, 0))
-    near = open_ & (script == _S_NONE) & (just_waited == 0) & (landing > 0)
-    near = near & (thinking >= maximum - landing) & ((token_class & _C_SENTENCE_END) != 0)
-    leaves = full | near
-    newline = (full & (maximum > 0)) | (near & (full == 0) & ((token_class & _C_LINE_END) == 0))
+    may_leave = open_ & (full == 0) & (script == _S_NONE) & (just_waited == 0)
+    near = may_leave & (landing > 0) & (thinking >= maximum - landing)
+    near = near & ((token_class & _C_SENTENCE_END) != 0)
+    loops = may_leave & (near == 0) & (looped != 0)
+    leaves = full | near | loops
+    newline = (full & (maximum > 0)) | ((near | loops) & ((token_class & _C_LINE_END) == 0))
     with_newline = tl.where(free_answer != 0, _S_EXIT_NEWLINE, _S_EXIT_PLAIN_NEWLINE)
     exit_script = tl.where(newline, with_newline, tl.where(free_answer != 0, _S_EXIT, _S_END))
     script = tl.where(leaves, exit_script, script)
     script_pos = tl.where(leaves, 0, script_pos)
     just_waited = tl.where(leaves, 0, just_waited)
     thinking = tl.where(newline, thinking + 1, thinking)
-    by_model = tl.where(leaves, 0, by_model)
+    ended_by = tl.where(loops, _BY_LOOP, tl.where(leaves, _BY_MAXIMUM, ended_by))
     end = tl.where(leaves, tl.where(newline, seen + 1, seen), end)
     return (
         phase, script, script_pos, thinking, waits, blanks, just_waited, seen, end, answer_begin,
-        by_model,
+        ended_by,
         waiting,
     )  # fmt: skip
 
@@ -218,6 +250,8 @@ def advance(
     slots_ptr,  # [requests], int64
     state_ptr,  # [slots, columns], int32
     bits_ptr,  # [slots, words], int32: the wait positions
+    runs_ptr,  # [slots, periods], int32: the loop guards' runs
+    wait_rows_ptr,  # [slots, WAIT_ROW], int32
     tokens_ptr,  # [slots, max_model_len], int32: prompt and committed output
     tokens_stride,
     total_ptr,  # [slots], int32: committed tokens, the prompt among them
@@ -251,13 +285,22 @@ def advance(
     num_waits = tl.load(s + _NUM_WAITS)
     landing = tl.load(s + _LANDING)
     free_answer = tl.load(s + _FREE_ANSWER)
+    window = tl.load(s + _LOOP_GUARD)
+    wait_count = tl.load(s + _WAIT_TEXTS)
+    wait_row = wait_rows_ptr + slot * _WAIT_ROW
+    begin = tl.load(s + _BEGIN)
+    periods = tl.arange(0, _PERIODS) + 1
+    runs_at = runs_ptr + slot * _PERIODS + tl.arange(0, _PERIODS)
+    runs = tl.load(runs_at)
+    output = tokens_ptr + slot * tokens_stride + prompt
     ended_at = tl.load(s + _ENDED_AT)
     source = s
     if REPLAY:
         parked = parked_ptr + request * _COLUMNS
         parked_bits = parked_bits_ptr + request * words
-        ended_at = tl.where(tl.load(parked + _BY_MODEL) != 0, tl.load(parked + _END), -1)
-        if tl.load(parked + _SEEN) <= output_tokens:
+        ended_at = tl.where(tl.load(parked + _ENDED_BY) == _BY_MODEL, tl.load(parked + _END), -1)
+        # A loop guard's runs are not parked: they come back as the tokens are committed again.
+        if (tl.load(parked + _SEEN) <= output_tokens) & (window == 0):
             source = parked
         for first in range(0, words, BLOCK):
             word = first + tl.arange(0, BLOCK)
@@ -275,22 +318,27 @@ def advance(
     seen = tl.load(source + _SEEN)
     end = tl.load(source + _END)
     answer_begin = tl.load(source + _ANSWER_BEGIN)
-    by_model = tl.load(source + _BY_MODEL)
+    ended_by = tl.load(source + _ENDED_BY)
     for position in range(seen, output_tokens):
-        token = tl.load(tokens_ptr + slot * tokens_stride + prompt + position)
+        token = tl.load(output + position)
         ended = (ended_at == position).to(tl.int32)
+        looped = 0
+        if window > 0:
+            inside = position - periods >= begin
+            before = tl.load(output + position - periods, mask=inside, other=-1)
+            runs, looped = _run_on(runs, before, token, window)
         if REPLAY:
             waited = (tl.load(parked_bits + (position >> 5)) >> (position & 31)) & 1
             ended = ended | waited
         (
             phase, script, script_pos, thinking, waits, blanks, just_waited, seen, end, answer_begin,
-            by_model,
+            ended_by,
             waiting,
         ) = _step(
-            _token_class(classes_ptr, token, vocab_size), ended,
+            _token_class(classes_ptr, token, vocab_size), ended, looped,
             phase, script, script_pos, thinking, waits, blanks, just_waited, seen, end, answer_begin,
-            by_model,
-            maximum, minimum, num_waits, landing, free_answer, lengths_ptr,
+            ended_by,
+            maximum, minimum, num_waits, landing, free_answer, wait_count, wait_row, lengths_ptr,
         )  # fmt: skip
         if REPLAY == 0:
             tl.atomic_or(bits + (position >> 5), (waiting.to(tl.int32) << (position & 31)), mask=waiting)
@@ -304,23 +352,28 @@ def advance(
     tl.store(s + _SEEN, seen)
     tl.store(s + _END, end)
     tl.store(s + _ANSWER_BEGIN, answer_begin)
-    tl.store(s + _BY_MODEL, by_model)
+    tl.store(s + _ENDED_BY, ended_by)
     tl.store(s + _ENDED_AT, -1)
+    if window > 0:
+        tl.store(runs_at, runs)
 
 
-@triton.jit(do_not_specialize=["scripts_stride", "vocab_size", "wait_token", "end_token"])
+@triton.jit(do_not_specialize=["tokens_stride", "scripts_stride", "vocab_size", "end_token"])
 def plan_rows(
     plan_ptr,  # [rows, plan columns], int32
     row_slots_ptr,  # [rows], int64: the slot of each row
     row_places_ptr,  # [rows], int32: its place among the rows of its request
     input_ids_ptr,  # [rows]: the token at each row's input; a draft token where the place is > 0
     state_ptr,
+    runs_ptr,
+    wait_rows_ptr,
+    tokens_ptr,
+    tokens_stride,
     scripts_ptr,  # [scripts, width], int32
     scripts_stride,
     lengths_ptr,
     classes_ptr,
     vocab_size,
-    wait_token,
     end_token,
     MARKER_ENDS_ANSWER: tl.constexpr,
 ):
@@ -343,6 +396,9 @@ def plan_rows(
     num_waits = tl.load(s + _NUM_WAITS)
     landing = tl.load(s + _LANDING)
     free_answer = tl.load(s + _FREE_ANSWER)
+    window = tl.load(s + _LOOP_GUARD)
+    wait_count = tl.load(s + _WAIT_TEXTS)
+    wait_row = wait_rows_ptr + slot * _WAIT_ROW
     phase = tl.load(s + _PHASE)
     script = tl.load(s + _SCRIPT)
     script_pos = tl.load(s + _SCRIPT_POS)
@@ -353,31 +409,53 @@ def plan_rows(
     seen = tl.load(s + _SEEN)
     end = tl.load(s + _END)
     answer_begin = tl.load(s + _ANSWER_BEGIN)
-    by_model = tl.load(s + _BY_MODEL)
+    ended_by = tl.load(s + _ENDED_BY)
+    first_draft = input_ids_ptr + row - place + 1
+    begin = tl.load(s + _BEGIN)
+    committed = seen
+    periods = tl.arange(0, _PERIODS) + 1
+    output = tokens_ptr + slot * tokens_stride + tl.load(s + _PROMPT)
+    runs = tl.load(runs_ptr + slot * _PERIODS + tl.arange(0, _PERIODS))
     for i in range(0, place):
         # A draft that can't stand is cut by `post`, and whatever this row then holds is dropped with it.
-        draft = tl.load(input_ids_ptr + row - place + 1 + i).to(tl.int32)
+        draft = tl.load(first_draft + i).to(tl.int32)
         token_class = _token_class(classes_ptr, draft, vocab_size)
         ended = ((token_class & _C_END) != 0).to(tl.int32)
+        looped = 0
+        if window > 0:
+            at = committed + i - periods
+            settled = tl.load(output + at, mask=(at >= begin) & (at < committed), other=-1)
+            drafted = tl.load(
+                first_draft + at - committed, mask=(at >= begin) & (at >= committed), other=-1
+            ).to(tl.int32)
+            runs, looped = _run_on(runs, tl.where(at < committed, settled, drafted), draft, window)
         (
             phase, script, script_pos, thinking, waits, blanks, just_waited, seen, end, answer_begin,
-            by_model,
+            ended_by,
             _waiting,
         ) = _step(
-            token_class, ended,
+            token_class, ended, looped,
             phase, script, script_pos, thinking, waits, blanks, just_waited, seen, end, answer_begin,
-            by_model,
-            maximum, minimum, num_waits, landing, free_answer, lengths_ptr,
+            ended_by,
+            maximum, minimum, num_waits, landing, free_answer, wait_count, wait_row, lengths_ptr,
         )  # fmt: skip
 
     free = script == _S_NONE
     thinks = free & (phase == _P_THINKING)
     starts = free & (phase == _P_ANSWER_START)
     too_blank = (free_answer != 0) & (blanks >= _MAX_BLANKS)
-    forced = tl.load(scripts_ptr + script * scripts_stride + script_pos)
+    waits_before = tl.where(waits > 0, waits, 1) - 1
+    in_wait = script == _S_WAIT
+    wait_tokens = wait_row + _TEXTS
+    wait_token = tl.load(
+        wait_tokens + (waits_before % wait_count) * _TEXT_TOKENS + script_pos, mask=in_wait, other=0
+    )
+    forced = tl.load(scripts_ptr + script * scripts_stride + script_pos, mask=in_wait == 0, other=0)
+    forced = tl.where(in_wait, wait_token, forced)
     start_mask = tl.where(too_blank, _C_NOT_FIRST | _C_BLANK, _C_NOT_FIRST)
-    mask = tl.where(starts, start_mask, tl.where(thinks & (just_waited != 0), _C_END, 0))
-    replacement = tl.where(_waits_now(waits, thinking, num_waits, minimum), wait_token, end_token)
+    mask = tl.where(starts, start_mask, tl.where(thinks & (just_waited != 0), _C_END, 0)) | _C_UNKNOWN
+    next_wait = tl.load(wait_tokens + (waits % wait_count) * _TEXT_TOKENS)
+    replacement = tl.where(_waits_now(waits, thinking, num_waits, minimum), next_wait, end_token)
     tl.store(plan + _PLAN_FORCED, tl.where(free, -1, forced))
     tl.store(plan + _PLAN_MASK, mask)
     tl.store(plan + _PLAN_REPLACEMENT, tl.where(thinks, replacement, -1))
@@ -385,21 +463,27 @@ def plan_rows(
         tl.store(plan + _PLAN_ENDS_ANSWER, (free & (phase == _P_ANSWER)).to(tl.int32))
 
 
-@triton.jit(do_not_specialize=["logits_stride", "vocab_size"])
+@triton.jit(do_not_specialize=["logits_stride", "vocab_size", "known_tokens"])
 def edit_logits(
     logits_ptr,  # [rows, vocabulary], float32
     logits_stride,
     plan_ptr,
     classes_ptr,
     vocab_size,
+    known_tokens,
     BLOCK: tl.constexpr,
 ):
-    """Force or mask one block of one row; most programs find nothing to do."""
+    """Force or mask one block of one row; most programs find nothing to do.
+
+    Below `known_tokens` no id is of the class UNKNOWN.
+    """
     row = tl.program_id(0)
     plan = plan_ptr + row * _PLAN_COLUMNS
     forced = tl.load(plan + _PLAN_FORCED)
     mask = tl.load(plan + _PLAN_MASK)
-    if (forced < 0) & (mask == 0):
+    only_unknown = (mask & ~_C_UNKNOWN) == 0
+    before_unknown = (tl.program_id(1) + 1) * BLOCK <= known_tokens
+    if (forced < 0) & ((mask == 0) | (only_unknown & before_unknown)):
         return
     tokens = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = tokens < vocab_size

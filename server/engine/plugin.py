@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams
-from vllm.tokenizers import cached_tokenizer_from_config
+from vllm.tokenizers import cached_get_tokenizer, cached_tokenizer_from_config
 
-from server.budget.markers import MarkerIds
+from server.budget.markers import MarkerIds, wait_ids
 from server.budget.spec import BudgetError, EffectiveBudget
 from server.engine.admission import budget_of, check_extra_args, effective_budget, forces_answer_prompt
 from server.engine.config import engine_marker_ids, run_dir
@@ -29,11 +31,19 @@ def validate(params: SamplingParams) -> None:
 
 
 def resolve_budget(
-    params: SamplingParams, prompt: Sequence[int], ids: MarkerIds, *, max_model_len: int
+    params: SamplingParams,
+    prompt: Sequence[int],
+    ids: MarkerIds,
+    *,
+    max_model_len: int,
+    encode: Callable[[str], Sequence[int]],
 ) -> tuple[EffectiveBudget, bool, bool] | None:
     """What to enforce, whether the prompt has opened thinking, and whether to force the answer prompt.
 
     None without a budget.
+
+    Args:
+        encode: the model's tokenizer, for wait texts; see `encoder`.
     """
     budget = budget_of(params.extra_args)
     if budget is None:
@@ -49,6 +59,9 @@ def resolve_budget(
             opening_tokens=0 if opened else len(ids.start),
             exit_tokens=ids.exit_tokens(answer_prompt=answer_prompt),
         )
+        if budget.wait_text is not None:
+            own = wait_ids(budget.wait_text, encode, reserved=ids.reserved, think_end=ids.family.think_end)
+            effective = replace(effective, wait_ids=own)
     except BudgetError:
         # Admission refuses this; an engine without our run directory can't check there, and raising
         # here would kill it. No thinking at all keeps every maximum.
@@ -66,13 +79,35 @@ def marker_ids(model_config: Any, vocab_size: int) -> MarkerIds:
     )
 
 
+def encoder(model_config: Any) -> Callable[[str], Sequence[int]]:
+    """The model's tokenizer, adding no special tokens."""
+    return functools.partial(_encode, cached_tokenizer_from_config(model_config))
+
+
+def _encode(tokenizer: Any, text: str) -> Sequence[int]:
+    token_ids: Sequence[int] = tokenizer.encode(text, add_special_tokens=False)
+    return token_ids
+
+
 def open_receipts(vllm_config: Any, ids: MarkerIds, *, processor: str) -> ReceiptPublisher | None:
     """The feed of the one worker that speaks for its replica: the first tensor rank of the last stage."""
     directory, parallel = run_dir(), vllm_config.parallel_config
     last_stage = parallel.rank // parallel.tensor_parallel_size == parallel.pipeline_parallel_size - 1
     if directory is None or not last_stage or parallel.rank % parallel.tensor_parallel_size:
         return None
-    info = EngineInfo.of(ids, processor=processor, max_model_len=vllm_config.model_config.max_model_len)
+    model_config = vllm_config.model_config
+    info = EngineInfo.of(
+        ids,
+        processor=processor,
+        max_model_len=model_config.max_model_len,
+        tokenizer={
+            "tokenizer_name": model_config.tokenizer,
+            "runner_type": model_config.runner_type,
+            "tokenizer_mode": model_config.tokenizer_mode,
+            "revision": model_config.tokenizer_revision,
+            "trust_remote_code": model_config.trust_remote_code,
+        },
+    )
     info.write(directory)
     return ReceiptPublisher(directory, replica=parallel.data_parallel_rank)
 
@@ -93,7 +128,18 @@ def _check_request(params: SamplingParams) -> None:
                 value,
             )
     info = admission_info(run_dir())
-    if info is None or params.max_tokens is None:
+    if info is None:
+        return
+    if budget.wait_text is not None:
+        tokenizer = cached_get_tokenizer(**info.tokenizer)
+        reserved = frozenset(info.reserved_tokens)
+        wait_ids(
+            budget.wait_text,
+            functools.partial(_encode, tokenizer),
+            reserved=reserved,
+            think_end=info.think_end,
+        )
+    if params.max_tokens is None:
         return
     answer_prompt = forces_answer_prompt(params.extra_args, structured=params.structured_outputs is not None)
     exit_tokens = info.end_tokens + (info.answer_prompt_tokens if answer_prompt else 0)

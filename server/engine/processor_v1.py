@@ -6,6 +6,7 @@ Loaded with `--logits-processors server.engine.processor_v1:BudgetForcing`. All 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,9 +16,10 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDi
 from server.budget.markers import MarkerIds
 from server.engine import sampler_hook
 from server.engine.admission import RECEIPT_ID
-from server.engine.forcing import Choice, ForcingBatch, Mask, Plan
-from server.engine.plugin import marker_ids, open_receipts, resolve_budget, validate
+from server.engine.forcing import ForcingBatch
+from server.engine.plugin import encoder, marker_ids, open_receipts, resolve_budget, validate
 from server.engine.receipts import ReceiptPublisher
+from server.engine.rows import Choice, Mask, Plan
 
 _CHOICE = "s1_choice"
 """Key in a request's `extra_args` under which its state survives preemption."""
@@ -49,6 +51,7 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
             capacity=vllm_config.scheduler_config.max_num_seqs,
             device=device,
             receipts=open_receipts(vllm_config, ids, processor="v1"),
+            encode=encoder(model_config),
         )
 
     def _configure(
@@ -60,8 +63,10 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
         capacity: int,
         device: torch.device,
         receipts: ReceiptPublisher | None,
+        encode: Callable[[str], Sequence[int]],
     ) -> None:
         self._ids = ids
+        self._encode = encode
         self._max_model_len = max_model_len
         self._batch = ForcingBatch(self._ids, capacity=capacity)
         self._device = device
@@ -70,6 +75,7 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
         self._ends = _membership(self._ids.end_attempt, vocab_size, device)
         self._answer_ends = _membership({self._ids.start[0], self._ids.end[0]}, vocab_size, device)
         visible_only = self._ids.not_first_in_answer | self._ids.blank
+        self._unknown = _id_tensor(self._ids.unknown, device)
         self._masked_ids = {
             Mask.ENDS: _id_tensor(self._ids.end_attempt, device),
             Mask.ANSWER_START: _id_tensor(self._ids.not_first_in_answer, device),
@@ -103,6 +109,9 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
         for mask, masked_rows in plan.masked:
             rows = torch.from_numpy(masked_rows).to(self._device)
             logits[rows.unsqueeze(1), self._masked_ids[mask]] = -torch.inf
+        if self._unknown.numel():
+            rows = torch.from_numpy(plan.budgeted_rows).to(self._device)
+            logits[rows.unsqueeze(1), self._unknown] = -torch.inf
         if plan.forced_rows.size:
             rows = torch.from_numpy(plan.forced_rows).to(self._device)
             tokens = torch.from_numpy(plan.forced_tokens).to(self._device)
@@ -142,7 +151,9 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
 
     def _new_choice(self, params: SamplingParams, prompt: list[int], output: list[int]) -> Choice | None:
         arguments = params.extra_args
-        resolved = resolve_budget(params, prompt, self._ids, max_model_len=self._max_model_len)
+        resolved = resolve_budget(
+            params, prompt, self._ids, max_model_len=self._max_model_len, encode=self._encode
+        )
         if resolved is None:
             return None
         effective, opened, answer_prompt = resolved

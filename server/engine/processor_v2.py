@@ -7,6 +7,7 @@ device, so asynchronous scheduling and speculative decoding stay as fast as they
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor
 
 from server.engine.admission import RECEIPT_ID, budget_of
-from server.engine.plugin import marker_ids, open_receipts, resolve_budget, validate
+from server.engine.plugin import encoder, marker_ids, open_receipts, resolve_budget, validate
 from server.engine.selection import require_v2_support
 
 
@@ -45,12 +46,23 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
             max_model_len=vllm_config.model_config.max_model_len,
             drafts=vllm_config.num_speculative_tokens,
             outbox=None if publisher is None else Outbox(ids, publisher.publish),
+            encode=encoder(vllm_config.model_config),
         )
 
-    def _configure(self, ids: Any, req_states: Any, *, max_model_len: int, drafts: int, outbox: Any) -> None:
+    def _configure(
+        self,
+        ids: Any,
+        req_states: Any,
+        *,
+        max_model_len: int,
+        drafts: int,
+        outbox: Any,
+        encode: Callable[[str], Sequence[int]],
+    ) -> None:
         from server.engine.device_batch import DeviceBatch, Snapshot
 
         self._ids = ids
+        self._encode = encode
         self._req_states = req_states
         self._max_model_len = max_model_len
         self._outbox = outbox
@@ -139,7 +151,9 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
             self._batch.occupy(slot, parked.choices[0], parked)
             return
         prompt = request.prefill_token_ids[: request.prompt_len]
-        resolved = resolve_budget(params, prompt, self._ids, max_model_len=self._max_model_len)
+        resolved = resolve_budget(
+            params, prompt, self._ids, max_model_len=self._max_model_len, encode=self._encode
+        )
         if resolved is None:
             return
         effective, opened, answer_prompt = resolved

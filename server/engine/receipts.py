@@ -41,9 +41,15 @@ class EngineInfo:
     start_tokens: int
     end_tokens: int
     answer_prompt_tokens: int
+    tokenizer: dict[str, Any]
+    """The arguments with which vLLM made the model's tokenizer: an API server process makes it alike."""
+    reserved_tokens: tuple[int, ...]
+    """Tokens that no wait text may contain."""
 
     @classmethod
-    def of(cls, ids: MarkerIds, *, processor: str, max_model_len: int) -> EngineInfo:
+    def of(
+        cls, ids: MarkerIds, *, processor: str, max_model_len: int, tokenizer: dict[str, Any]
+    ) -> EngineInfo:
         return cls(
             protocol=PROTOCOL,
             processor=processor,
@@ -58,6 +64,8 @@ class EngineInfo:
             start_tokens=len(ids.start),
             end_tokens=len(ids.end),
             answer_prompt_tokens=len(ids.answer_prompt),
+            tokenizer=tokenizer,
+            reserved_tokens=tuple(sorted(ids.reserved)),
         )
 
     def write(self, directory: Path) -> None:
@@ -80,7 +88,8 @@ def _cached_info(directory: Path) -> EngineInfo:
     info = read_info(directory)
     if info is None:
         raise FileNotFoundError(directory / _INFO_FILE)
-    return EngineInfo(**{**info, "enforces": tuple(info["enforces"])})
+    tuples = {name: tuple(info[name]) for name in ("enforces", "reserved_tokens")}
+    return EngineInfo(**{**info, **tuples})
 
 
 def admission_info(directory: Path | None) -> EngineInfo | None:

@@ -11,7 +11,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
-from server.budget.spec import BUDGET_LIMITS, DEFAULT_ANSWER_RESERVE_TOKENS, MAX_TOKENS
+from server.budget.spec import (
+    BUDGET_LIMITS,
+    DEFAULT_ANSWER_RESERVE_TOKENS,
+    LOOP_REPEATS,
+    MAX_TOKENS,
+    MAX_WAIT_CHARACTERS,
+    MAX_WAIT_TEXTS,
+    MAX_WAIT_TOKENS,
+    MIN_LOOP_GUARD_TOKENS,
+)
 
 MAX_CHOICES = 128
 MAX_STOP_STRINGS = 4
@@ -93,6 +102,28 @@ class ChatCompletionRequest(_Checked):
     landing_tokens: Any = _budget_field(
         "landing_tokens",
         "So many tokens before the maximum, the first sentence or line end ends the thinking.",
+    )
+    loop_guard_tokens: Any = _budget_field(
+        "loop_guard_tokens",
+        "Leave the thinking when its last so many tokens are one sequence at least "
+        f"{LOOP_REPEATS} times over; 0 is off, else at least {MIN_LOOP_GUARD_TOKENS}.",
+    )
+    wait_text: Any = Field(
+        None,
+        description="What an injected wait says instead of the model family's text; several are used in "
+        f"turn. At most {MAX_WAIT_TOKENS} tokens each.",
+        json_schema_extra={
+            "anyOf": [
+                {"type": "string", "minLength": 1, "maxLength": MAX_WAIT_CHARACTERS},
+                {
+                    "type": "array",
+                    "items": {"type": "string", "minLength": 1, "maxLength": MAX_WAIT_CHARACTERS},
+                    "minItems": 1,
+                    "maxItems": MAX_WAIT_TEXTS,
+                },
+                {"type": "null"},
+            ]
+        },
     )
 
     frequency_penalty: _Penalty | None = None

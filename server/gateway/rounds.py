@@ -22,6 +22,7 @@ import orjson
 
 from server.budget.end_watch import EndWatch
 from server.budget.machine import BudgetMachine, Phase
+from server.budget.markers import wait_ids
 from server.budget.receipt import EngineReceipt, count_tokens
 from server.budget.spec import RoomLimit, resolve
 from server.gateway.chat_call import EngineCall
@@ -66,7 +67,8 @@ def next_ask(machine: BudgetMachine, room: int) -> Ask:
     Args:
         room: completion tokens left.
     """
-    masked, ids, budget = machine.masked, machine.ids, machine.budget
+    ids, budget = machine.ids, machine.budget
+    masked = machine.masked - ids.unknown  # every round bans those
     if machine.phase is Phase.ANSWER_START:
         return Ask(1, masked, masked=True)
     if machine.phase is Phase.ANSWER:
@@ -237,6 +239,15 @@ class _Choice:
             opening_tokens=0 if opened else len(self._ids.start),
             exit_tokens=self._ids.exit_tokens(),
         )
+        if (texts := self._call.budget.wait_text) is not None:
+            encoded = {text: await self._encode(text) for text in texts}
+            own = wait_ids(
+                texts,
+                encoded.__getitem__,
+                reserved=self._ids.reserved,
+                think_end=self._ids.family.think_end,
+            )
+            budget = replace(budget, wait_ids=own)
         self.machine = BudgetMachine(self._ids, budget, opened=opened)
         self._ends = EndWatch(self.machine)
         stop = self._fields.get("stop") or []
@@ -269,8 +280,12 @@ class _Choice:
         async with aclosing(self._engine.events("/v1/completions", body, request_id)) as events:
             async for event in events:
                 for part in _parts(event):
-                    took += self._commit(part.token_ids, ask, first=took == 0)
+                    taken = self._commit(part.token_ids, ask, first=took == 0)
+                    took += taken
                     finish = part if part.finish_reason is not None else finish
+                    if taken < len(part.token_ids) or (finish is None and self.machine.forced is not None):
+                        # The machine leaves where the engine would go on (a loop): the rest is dropped.
+                        return None
                     text += part.text
                     if self._ends.cuts_round:
                         return None
@@ -331,6 +346,8 @@ class _Choice:
         if "seed" in self._fields:
             seed = self._fields["seed"] + self._rounds * _SEED_STRIDE
             fields["seed"] = (seed + _INT64) % (2 * _INT64) - _INT64
+        if self._ids.unknown:
+            fields["logit_bias"] = fields.get("logit_bias", {}) | {str(i): -100 for i in self._ids.unknown}
         return orjson.dumps(
             {
                 **fields,
@@ -353,6 +370,13 @@ class _Choice:
         ended = bool(token_ids) and token_ids[-1] in self._ids.eos
         shown = token_ids[:-1] if ended else token_ids
         return (await self._detokenize([*self.prompt[-1:], *shown]))[self._context_characters :]
+
+    async def _encode(self, text: str) -> list[int]:
+        try:
+            tokens = (await self._post("/tokenize", {"prompt": text, "add_special_tokens": False}))["tokens"]
+            return list(map(int, tokens))
+        except (KeyError, TypeError, ValueError) as error:
+            raise EngineMisbehaved(f"the engine's /tokenize can't be read: {error!r}") from error
 
     async def _detokenize(self, token_ids: list[int]) -> str:
         text = (await self._post("/detokenize", {"tokens": token_ids})).get("prompt")

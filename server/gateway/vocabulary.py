@@ -63,7 +63,8 @@ class LearntTokenizer:
         return "".join(self.texts[token] for token in token_ids)
 
     def get_vocab(self) -> dict[str, int]:
-        return {"": len(self.texts) - 1}
+        """Only the last id that stands for something; `marker_ids` takes those after it for padding."""
+        return {"": max(i for i, text in enumerate(self.texts) if text)}
 
 
 async def learn_markers(engine: Engine, model: str, told: FamilyOptions) -> tuple[MarkerIds, int]:

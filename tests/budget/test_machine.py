@@ -20,6 +20,7 @@ from tests.support.toy_markers import (
     SPACE,
     THINK,
     TURN,
+    UNKNOWN,
     VOCABULARY,
     WAIT,
     WAIT_TAIL,
@@ -77,9 +78,9 @@ def test_unopened_thinking_is_opened_first() -> None:
 def test_an_end_attempt_becomes_a_wait_until_waits_are_used(end: int) -> None:
     machine = BudgetMachine(toy_markers(), effective(num_waits=1), opened=True)
     assert run(machine, [A, end]) == [A, WAIT]
-    assert machine.masked == machine.ids.end_attempt
+    assert machine.masked == machine.ids.end_attempt | {UNKNOWN}
     assert run(machine, [B]) == [B]
-    assert machine.masked == frozenset()
+    assert machine.masked == {UNKNOWN}
     assert machine.commit(end) == TURN
     assert forced_rest(machine) == [ANSWER]
     assert (machine.waits, machine.wait_positions, machine.ended_by) == (1, [1], "model")
@@ -118,6 +119,59 @@ def test_landing_ends_at_the_first_sentence_end() -> None:
     assert forced_rest(machine)[:2] == [TURN, ANSWER]
 
 
+def test_wait_texts_of_the_request_are_used_in_turn() -> None:
+    budget = EffectiveBudget(100, 0, 3, 0, (), wait_ids=((30, 31), (32,)))
+    machine = BudgetMachine(toy_markers(), budget, opened=True)
+    assert run(machine, [A, EOS, A, B]) == [A, 30, 31, B]
+    assert run(machine, [EOS, B, EOS, A, C]) == [32, B, 30, 31, C]
+    assert machine.commit(TURN) == TURN
+    assert machine.wait_positions == [1, 4, 6]
+
+
+def guarded(window: int, **budget: int) -> BudgetMachine:
+    fields = {"max": 100, "min": 0, "num_waits": 0, "landing": 0} | budget
+    return BudgetMachine(
+        toy_markers(), EffectiveBudget(**fields, clamped_by=(), loop_guard=window), opened=True
+    )
+
+
+def test_a_loop_ends_the_thinking() -> None:
+    machine = guarded(8)
+    run(machine, [C, A, B, A, B, A, B, A])
+    assert machine.forced is None
+    run(machine, [B])
+    assert forced_rest(machine) == [NEWLINE, TURN, ANSWER, NEWLINE, 20, 21]
+    assert (machine.ended_by, machine.thinking_tokens, machine.thinking_end) == ("loop", 10, 10)
+
+
+def test_a_loop_needs_four_repetitions() -> None:
+    """Nine tokens hold a sequence of three only three times; of two, four times and a half."""
+    machine = guarded(9)
+    run(machine, [A, B, C] * 3)
+    assert machine.forced is None
+    run(machine, [A, B] * 4)
+    assert machine.forced is None
+    run(machine, [A])
+    assert machine.forced == NEWLINE
+
+
+def test_a_loop_ends_the_thinking_below_the_minimum_but_not_right_after_a_wait() -> None:
+    machine = guarded(8, min=60)
+    run(machine, [WAIT] * 7)
+    assert machine.commit(EOS) == WAIT
+    assert machine.forced is None
+    run(machine, [WAIT])
+    assert machine.forced == NEWLINE
+    assert machine.ended_by == "loop"
+
+
+def test_the_maximum_is_named_before_a_loop() -> None:
+    machine = guarded(8, max=9)
+    run(machine, [A] * 8)
+    assert machine.forced == NEWLINE
+    assert machine.ended_by == "max_thinking_tokens"
+
+
 def test_an_answer_begins_with_something_visible() -> None:
     machine = BudgetMachine(toy_markers(), effective(max=0), opened=True)
     forced_rest(machine)
@@ -126,7 +180,7 @@ def test_an_answer_begins_with_something_visible() -> None:
     run(machine, [SPACE] * MAX_BLANK_ANSWER_TOKENS)
     assert SPACE in machine.masked
     run(machine, [A])
-    assert machine.masked == frozenset()
+    assert machine.masked == {UNKNOWN}
     assert machine.commit(EOS) == EOS
 
 

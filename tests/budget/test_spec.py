@@ -7,9 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.budget.spec import (
-    BUDGET_FIELDS,
-    MAX_TOKENS,
-    MAX_WAITS,
+    BUDGET_LIMITS,
     BudgetError,
     ThinkingBudget,
     minimum_room,
@@ -17,16 +15,57 @@ from server.budget.spec import (
 )
 
 
-@pytest.mark.parametrize("field", BUDGET_FIELDS)
+@pytest.mark.parametrize("field", BUDGET_LIMITS)
 @pytest.mark.parametrize("value", [-1, 1.0, 1.5, "5", True, [3], {"a": 1}, 10**18])
 def test_bad_values_name_field_limit_and_value(field: str, value: Any) -> None:
     with pytest.raises(BudgetError) as caught:
         ThinkingBudget.from_fields({field: value})
     assert caught.value.param == field
-    limit = MAX_WAITS if field == "num_waits" else MAX_TOKENS
     assert f"`{field}`" in str(caught.value)
     assert repr(value) in str(caught.value)
-    assert any(str(number) in str(caught.value) for number in (0, 1, limit))
+    assert any(str(number) in str(caught.value) for number in BUDGET_LIMITS[field])
+
+
+@pytest.mark.parametrize(
+    ("value", "limit"),
+    [
+        ("", "non-empty"),
+        ([], "non-empty"),
+        (["Wait", ""], "non-empty"),
+        (["Wait", 3], "array"),
+        (3, "string"),
+        ({"a": "b"}, "string"),
+        (["x"] * 9, "at most 8"),
+        ("x" * 201, "at most 200"),
+    ],
+)
+def test_bad_wait_texts(value: Any, limit: str) -> None:
+    with pytest.raises(BudgetError, match=limit) as caught:
+        ThinkingBudget.from_fields({"wait_text": value, "num_waits": 1})
+    assert caught.value.param == "wait_text"
+    assert "Given" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"num_waits": 0}, {"min_thinking_tokens": 0, "max_thinking_tokens": 9}]
+)
+def test_a_wait_text_without_waits_is_refused(fields: dict[str, int]) -> None:
+    with pytest.raises(BudgetError, match="num_waits") as caught:
+        ThinkingBudget.from_fields({"wait_text": "Hmm", **fields})
+    assert caught.value.param == "wait_text"
+
+
+@pytest.mark.parametrize("value", [1, 7])
+def test_a_loop_guard_too_short_to_hold_a_loop_is_refused(value: int) -> None:
+    with pytest.raises(BudgetError, match=f">= 8. Given: {value}"):
+        ThinkingBudget.from_fields({"loop_guard_tokens": value})
+
+
+def test_wait_texts_travel_as_they_came() -> None:
+    one = ThinkingBudget.from_fields({"wait_text": "Hmm", "num_waits": 1})
+    two = ThinkingBudget.from_fields({"wait_text": ["Wait", "Hmm"], "min_thinking_tokens": 1})
+    assert one.requested()["wait_text"] == "Hmm"
+    assert two.requested()["wait_text"] == ["Wait", "Hmm"]
 
 
 @pytest.mark.parametrize("field", ["min_thinking_tokens", "landing_tokens"])

@@ -21,6 +21,8 @@ class Settings:
     min_thinking_tokens: int = 0
     num_waits: int = 0
     max_completion_tokens: int = 400
+    wait_ids: tuple[tuple[int, ...], ...] = ()
+    """The request's own wait texts; empty: the family's."""
     sampling: dict[str, Any] = field(default_factory=dict)
     """Greedy sampling parameters that do not depend on where prompt ends and output begins."""
 
@@ -76,7 +78,8 @@ class Reference:
             if not stopped:
                 break
             if waits < settings.num_waits or len(thinking) < settings.min_thinking_tokens:
-                thinking += self._ids.wait[: room - len(thinking)]
+                texts = settings.wait_ids or (self._ids.wait,)
+                thinking += texts[waits % len(texts)][: room - len(thinking)]
                 waits += 1
             else:
                 return thinking, waits, False

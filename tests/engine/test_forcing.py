@@ -13,11 +13,23 @@ from hypothesis import strategies as st
 from server.budget.machine import BudgetMachine
 from server.budget.markers import MarkerIds
 from server.budget.spec import EffectiveBudget
-from server.engine.forcing import Choice, ForcingBatch, Mask
-from tests.support.toy_markers import DOT, EOS, NEWLINE, SPACE, TURN, VOCABULARY, WAIT, WAIT_TAIL, toy_markers
+from server.engine.forcing import ForcingBatch
+from server.engine.rows import Choice, Mask
+from tests.support.toy_markers import (
+    DOT,
+    EOS,
+    NEWLINE,
+    SPACE,
+    SPECIAL,
+    TURN,
+    VOCABULARY,
+    WAIT,
+    WAIT_TAIL,
+    toy_markers,
+)
 
 # Tokens that decide something come often, so that short runs meet every rule.
-_LIKELY = [TURN, EOS, NEWLINE, DOT, SPACE, 25, 26, 27, 39]
+_LIKELY = [TURN, EOS, NEWLINE, DOT, SPACE, SPECIAL, 25, 26, 27]
 
 budgets = st.builds(
     EffectiveBudget,
@@ -26,6 +38,18 @@ budgets = st.builds(
     num_waits=st.integers(0, 4),
     landing=st.integers(0, 6),
     clamped_by=st.just(()),
+    loop_guard=st.sampled_from([0, 8, 9, 12]),
+    wait_ids=st.sampled_from([(), ((30,),), ((WAIT, WAIT_TAIL), (30,), (30, 31, 32))]),
+)
+long_budgets = st.builds(
+    EffectiveBudget,
+    max=st.integers(15, 60),
+    min=st.sampled_from([0, 30]),
+    num_waits=st.integers(0, 9),
+    landing=st.sampled_from([0, 0, 20]),
+    clamped_by=st.just(()),
+    loop_guard=st.sampled_from([0, 8, 12, 21]),
+    wait_ids=st.sampled_from([(), ((WAIT,), (30, 31))]),
 )
 marker_sets = st.builds(
     toy_markers,
@@ -52,6 +76,7 @@ class Bench:
         self.random = random.Random(seed)
         self.batch = ForcingBatch(ids, capacity=capacity)
         self.capacity = capacity
+        self.repetitive = self.random.choice([0.0, 0.5, 0.9, 1.0])
         self.runs: list[Run] = []
 
     def add(self, budget: EffectiveBudget, *, opened: bool, answer_prompt: bool) -> None:
@@ -91,14 +116,16 @@ class Bench:
         answering = set(plan.answer_rows.tolist())
         ended: list[int] = []
         placed = [run for run in self.runs if run.row is not None]
+        assert plan.budgeted_rows.tolist() == sorted(run.row for run in placed)
         for run in placed:
             row = run.row
             assert row is not None
             assert forced.get(row) == run.machine.forced
             allowed = self._allowed(masked.get(row, Mask.NONE))
-            assert allowed == set(range(VOCABULARY)) - run.machine.masked
+            if run.machine.forced is None:
+                assert allowed == set(range(VOCABULARY)) - run.machine.masked
             choices = [t for t in _LIKELY if t in allowed] or sorted(allowed)
-            sampled = forced.get(row, self.random.choice(choices))
+            sampled = forced.get(row, self._say(run.choice.output, choices))
             token = sampled
             if row in replacing and sampled in self.ids.end_attempt:
                 token = replacing[row]
@@ -112,8 +139,15 @@ class Bench:
             run.machine.commit(sampled)
         self.batch.sampled_ends(np.array(ended, dtype=np.intp))
 
+    def _say(self, output: list[int], choices: list[int]) -> int:
+        """A model that repeats itself now and then."""
+        period = self.random.choice([1, 2, 3, 3, 4])
+        if len(output) >= period and output[-period] in choices and self.random.random() < self.repetitive:
+            return output[-period]
+        return self.random.choice(choices)
+
     def _allowed(self, mask: Mask) -> set[int]:
-        everything = set(range(VOCABULARY))
+        everything = set(range(VOCABULARY)) - self.ids.unknown
         if mask is Mask.NONE:
             return everything
         if mask is Mask.ENDS:
@@ -132,9 +166,11 @@ class Bench:
 @settings(max_examples=300, deadline=None)
 @given(
     ids=marker_sets,
-    requests=st.lists(st.tuples(budgets, st.booleans(), st.booleans()), min_size=1, max_size=8),
+    requests=st.lists(
+        st.tuples(st.one_of(budgets, long_budgets), st.booleans(), st.booleans()), min_size=1, max_size=8
+    ),
     seed=st.integers(0, 2**32),
-    steps=st.integers(1, 45),
+    steps=st.integers(1, 60),
 )
 def test_vectorised_rules_equal_the_machine(
     ids: MarkerIds, requests: list[tuple[EffectiveBudget, bool, bool]], seed: int, steps: int

@@ -16,7 +16,18 @@ from hypothesis import strategies as st
 from server.budget.machine import BudgetMachine
 from server.budget.markers import MarkerIds
 from server.budget.spec import EffectiveBudget
-from tests.support.toy_markers import DOT, EOS, NEWLINE, SPACE, TURN, VOCABULARY, WAIT, WAIT_TAIL, toy_markers
+from tests.support.toy_markers import (
+    DOT,
+    EOS,
+    NEWLINE,
+    SPACE,
+    SPECIAL,
+    TURN,
+    VOCABULARY,
+    WAIT,
+    WAIT_TAIL,
+    toy_markers,
+)
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
@@ -27,15 +38,17 @@ SLOTS = 5
 MAX_MODEL_LEN = 130
 MAX_DRAFTS = 4
 # Tokens that decide something come often, so that short runs meet every rule.
-_LIKELY = [TURN, EOS, NEWLINE, DOT, SPACE, WAIT, 25, 26, 27, 39]
+_LIKELY = [TURN, EOS, NEWLINE, DOT, SPACE, WAIT, SPECIAL, 25, 26, 27]
 
 budgets = st.builds(
     EffectiveBudget,
     max=st.one_of(st.integers(0, 14), st.integers(30, 90)),
-    min=st.one_of(st.integers(0, 8), st.just(40)),
-    num_waits=st.one_of(st.integers(0, 4), st.just(50)),
+    min=st.sampled_from([0, 0, 1, 3, 8, 40]),
+    num_waits=st.sampled_from([0, 0, 1, 2, 4, 50]),
     landing=st.one_of(st.just(0), st.integers(0, 8)),
     clamped_by=st.just(()),
+    loop_guard=st.sampled_from([0, 0, 8, 9, 12, 21]),
+    wait_ids=st.sampled_from([(), ((30,),), ((WAIT, WAIT_TAIL), (30,), (30, 31, 32)), ((WAIT, DOT),)]),
 )
 marker_sets = st.builds(
     toy_markers,
@@ -76,7 +89,9 @@ class Bench:
         self.tokens = torch.full((SLOTS, MAX_MODEL_LEN), TURN, dtype=torch.int32)
         self.total_len = torch.full((SLOTS,), 7, dtype=torch.int32)
         self.runs: list[Run] = []
-        self.row_steps = 0
+        self.repetitive = self.random.choice([0.0, 0.0, 0.5, 0.9, 1.0])
+        self.periods = [1, 2, 3, 4]
+        self.likely = self.random.choice([_LIKELY, _LIKELY, [EOS, SPACE, SPACE, SPACE, SPACE, NEWLINE]])
 
     def add(self, budget: EffectiveBudget | None, *, opened: bool, answer_prompt: bool) -> None:
         prompt = [TURN] * self.random.randint(1, 6)
@@ -160,7 +175,6 @@ class Bench:
         for run, spoken, got, count in zip(scheduled, said, sampled.tolist(), counts.tolist(), strict=True):
             kept, demanded = _demanded(run.machine, spoken)
             assert got[:count] == demanded
-            self.row_steps += count
             if self.random.random() < 0.12:
                 continue  # a partial prefill: the runner drops what was sampled
             at = int(self.total_len[run.slot])
@@ -193,9 +207,12 @@ class Bench:
         spoken: list[int] = []
         for place in range(len(proposal) + 1):
             allowed = torch.isfinite(rows[place]).nonzero().flatten().tolist()
-            likely = [token for token in _LIKELY if token in allowed] or allowed
+            likely = [token for token in self.likely if token in allowed] or allowed
             draft = proposal[place] if place < len(proposal) else None
             pick = self.random.choice(likely if self.random.random() < 0.8 else allowed)
+            again = self._again(run, spoken)
+            if again in allowed:
+                pick = again
             if draft in allowed and self.random.random() < 0.8:
                 pick = draft
             if draft is not None and draft >= 0 and len(allowed) == 1 and self.random.random() < 0.05:
@@ -210,13 +227,21 @@ class Bench:
         machine = copy.deepcopy(run.machine)
         proposal: list[int] = []
         for _ in range(self.random.randint(0, drafts)):
-            draft = self.random.choice([*_LIKELY, *_LIKELY, -1])
+            draft = self.random.choice([*self.likely, *self.likely, -1])
+            again = self._again(run, proposal)
+            if again is not None:
+                draft = again
             if machine is not None and machine.forced is not None and self.random.random() < 0.85:
                 draft = machine.forced
             if machine is not None and draft >= 0:
                 machine.commit(draft)
             proposal.append(draft)
         return proposal
+
+    def _again(self, run: Run, after: list[int]) -> int | None:
+        """Now and then, what stands some places before."""
+        output, period = run.output + after, self.random.choice(self.periods)
+        return output[-period] if len(output) >= period and self.random.random() < self.repetitive else None
 
     # -- bookkeeping ----------------------------------------------------------------------------------
 
@@ -270,14 +295,44 @@ def test_fixed_batches(seed: int) -> None:
     for _ in range(rng.randint(4, 8)):
         budget = EffectiveBudget(
             max=rng.choice([rng.randint(0, 14), rng.randint(30, 90)]),
-            min=rng.choice([rng.randint(0, 8), 40]),
-            num_waits=rng.choice([rng.randint(0, 4), 50]),
+            min=rng.choice([0, 0, 1, 4, 40]),
+            num_waits=rng.choice([0, 0, 1, 3, 50]),
             landing=rng.choice([0, rng.randint(0, 8)]),
             clamped_by=(),
+            loop_guard=rng.choice([0, 8, 9, 12]),
+            wait_ids=rng.choice([(), ((30,), (30, 31)), ((WAIT, DOT),)]),
         )
         opened, answer_prompt = rng.random() < 0.6, rng.random() < 0.6
         bench.add(budget if rng.random() < 0.85 else None, opened=opened, answer_prompt=answer_prompt)
     _run(bench, steps=rng.randint(12, 30), drafts=seed % 5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_wait_that_ends_a_sentence_is_no_place_to_land(seed: int) -> None:
+    bench = Bench(toy_markers(), seed)
+    bench.likely = [EOS, 25]
+    for _ in range(4):
+        budget = EffectiveBudget(
+            max=60, min=0, num_waits=50, landing=40, clamped_by=(), wait_ids=((WAIT, DOT),)
+        )
+        bench.add(budget, opened=True, answer_prompt=True)
+    _run(bench, steps=40, drafts=seed)
+
+
+@pytest.mark.parametrize(("period", "loops"), [(2, True), (3, False)])
+def test_a_sequence_three_times_over_is_no_loop(period: int, loops: bool) -> None:
+    bench = Bench(toy_markers(), seed=period)
+    bench.likely, bench.periods, bench.repetitive = [25, 26, 27], [period], 1.0
+    budget = EffectiveBudget(max=80, min=0, num_waits=0, landing=0, clamped_by=(), loop_guard=9)
+    bench.add(budget, opened=True, answer_prompt=True)
+    (run,) = bench.runs
+    run.output, run.sampled = [25, 26, 27], [25, 26, 27]
+    for token in run.output:
+        run.machine.commit(token)
+    while len(run.output) < 40:
+        bench.place()
+        bench.step(drafts=2)
+    assert (run.machine.ended_by == "loop") is loops
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

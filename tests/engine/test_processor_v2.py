@@ -106,7 +106,9 @@ class ToyRunner:
         )
         self.processor = BudgetForcing.__new__(BudgetForcing)
         outbox = Outbox(IDS, self.published.publish)
-        self.processor._configure(IDS, self.req_states, max_model_len=200, drafts=4, outbox=outbox)
+        self.processor._configure(
+            IDS, self.req_states, max_model_len=200, drafts=4, outbox=outbox, encode=list
+        )
         self.sampler = ToySampler(self.processor)
         self.verifier = ToyVerifier(self.sampler)
         self.free = [0, 1, 2]

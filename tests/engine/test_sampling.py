@@ -36,7 +36,13 @@ def hook() -> None:
 def new_processor() -> BudgetForcing:
     processor = BudgetForcing.__new__(BudgetForcing)
     processor._configure(
-        toy_markers(), vocab_size=VOCABULARY, max_model_len=100_000, capacity=ROWS, device=CPU, receipts=None
+        toy_markers(),
+        vocab_size=VOCABULARY,
+        max_model_len=100_000,
+        capacity=ROWS,
+        device=CPU,
+        receipts=None,
+        encode=list,
     )
     return processor
 

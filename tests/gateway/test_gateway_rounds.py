@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
 from server.budget.machine import BudgetMachine
+from server.budget.markers import wait_ids
 from server.budget.receipt import receipt
 from server.budget.spec import BUDGET_FIELDS, BudgetError, RoomLimit, ThinkingBudget, resolve
 from tests.gateway.serving import eventually, gateway
-from tests.gateway.toy_engine import MAX_MODEL_LEN, Toy, running, text_of
+from tests.gateway.toy_engine import MAX_MODEL_LEN, Toy, encode, running, text_of
 from tests.support.toy_markers import ANSWER, EOS, TURN, toy_markers
 
 IDS = toy_markers()
@@ -47,6 +49,9 @@ def native(toy: Toy, budget: ThinkingBudget, room: int | None) -> tuple[list[int
         opening_tokens=0 if opened else len(IDS.start),
         exit_tokens=IDS.exit_tokens(),
     )
+    if budget.wait_text is not None:
+        own = wait_ids(budget.wait_text, encode, reserved=IDS.reserved, think_end=IDS.family.think_end)
+        effective = replace(effective, wait_ids=own)
     machine = BudgetMachine(IDS, effective, opened=opened)
     output: list[int] = []
     finish = "length"
@@ -80,9 +85,12 @@ def random_fields(rng: random.Random) -> dict[str, Any]:
         "num_waits": rng.choice([None, 0, 1, 2, 4]),
         "landing_tokens": rng.choice([None, None, min(limit, rng.choice([1, 3, 10]))]),
         "answer_reserve_tokens": rng.choice([None, 1, 10]),
+        "loop_guard_tokens": rng.choice([None, None, 8, 12]),
         "max_completion_tokens": rng.choice([None, 8, 20, 50, 120]),
     }
     given = {name: value for name, value in fields.items() if value is not None}
+    if given.get("num_waits") or given.get("min_thinking_tokens"):
+        given |= rng.choice([{}, {"wait_text": "w30,"}, {"wait_text": ["Wait-tail", "w31,w32,", "."]}])
     return given if given.keys() & set(BUDGET_FIELDS) else {"num_waits": 1, **given}
 
 
@@ -92,9 +100,9 @@ async def test_rounds_equal_the_machine_over_random_budgets(
 ) -> None:
     toy.opens_thinking = opens_thinking
     rng = random.Random(5)
-    compared = refused = waited = 0
+    compared = refused = waited = looped = 0
     for seed in range(400):
-        toy.seed, toy.ends = seed, rng.choice([0.02, 0.15, 0.5, 1.0])
+        toy.seed, toy.ends, toy.period = seed, rng.choice([0.02, 0.15, 0.5, 1.0]), rng.choice([0, 0, 1, 3])
         fields = random_fields(rng)
         budget = ThinkingBudget.from_fields(fields)
         body = {"model": "toy-s1", "messages": MESSAGES, "return_token_ids": True, **fields}
@@ -123,6 +131,8 @@ async def test_rounds_equal_the_machine_over_random_budgets(
         assert got["usage"]["completion_tokens_details"]["reasoning_tokens"] == settled["thinking_tokens"]
         compared += 1
         waited += settled["waits"] > 0
+        looped += settled["ended_by"] == "loop"
+    assert looped > 10
     assert compared > 250
     assert refused > 5
     assert waited > 60
@@ -199,6 +209,7 @@ async def test_the_engine_is_ready_for_rounds(client: httpx.AsyncClient) -> None
     ids = learnt.status.rounds.ids
     assert (ids.start, ids.end, ids.wait, ids.newline) == (IDS.start, IDS.end, IDS.wait, IDS.newline)
     assert (ids.eos, ids.special, ids.blank) == (IDS.eos, IDS.special, IDS.blank)
+    assert ids.unknown == IDS.unknown
     assert (ids.answer_prompt, ids.line_end, ids.sentence_end) == (
         IDS.answer_prompt,
         IDS.line_end,

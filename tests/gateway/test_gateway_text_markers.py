@@ -15,7 +15,8 @@ from tests.gateway.toy_engine import MAX_MODEL_LEN, Toy, encode, running, text_o
 from tests.support.toy_markers import EOS, NEWLINE, SPACE, SPECIAL, TURN, WAIT
 
 MESSAGES = [{"role": "user", "content": "?"}]
-BLANK = frozenset({TURN, EOS, SPECIAL, NEWLINE, SPACE, 39})
+UNSAMPLED = frozenset({39})
+BLANK = frozenset({TURN, EOS, SPECIAL, NEWLINE, SPACE})
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def reference(
         if budget.max == 0 or len(thoughts) >= budget.max - 1:
             thoughts += [NEWLINE] if budget.max else []
             break
-        masked = frozenset({EOS}) if waited else frozenset()
+        masked = UNSAMPLED | ({EOS} if waited else set())
         token = toy.next([*prompt, *opening, *thoughts], masked=masked)
         waited = False
         kept = len(thoughts)
@@ -84,10 +85,8 @@ def reference(
     output = opening + thoughts + closing
     blanks, visible, finish = 0, False, "length"
     while len(output) < room:
-        masked = (
-            frozenset() if visible else frozenset({EOS, TURN, SPECIAL}) | (BLANK if blanks >= 8 else set())
-        )
-        output.append(toy.next([*prompt, *output], masked=masked))
+        first = UNSAMPLED | {EOS, TURN, SPECIAL} | (BLANK if blanks >= 8 else set())
+        output.append(toy.next([*prompt, *output], masked=UNSAMPLED if visible else first))
         blanks, visible = blanks + 1, visible or output[-1] not in BLANK
         if output[-1] == EOS:
             finish = "stop"
@@ -181,3 +180,12 @@ async def test_a_stream_hands_out_no_token_that_is_taken_back() -> None:
                 streamed = "".join(part["delta"].get(kind) or "" for part in parts)
                 assert streamed == (whole["message"][kind] or "")
             assert parts[-1]["thinking_budget"] == whole["thinking_budget"]
+
+
+async def test_a_wait_text_that_holds_the_marker_is_refused() -> None:
+    async with running(Toy(name="toy")) as toy, gateway(toy.url, **WHOLE_TOKENS.settings) as client:
+        asked = {"num_waits": 1, "wait_text": "w20,w12,w13,"}
+        body = {"model": "toy", "messages": MESSAGES, **asked}
+        response = await client.post("/v1/chat/completions", json=body)
+        assert (response.status_code, response.json()["error"]["param"]) == (400, "wait_text")
+        assert "can't contain a marker" in response.json()["error"]["message"]

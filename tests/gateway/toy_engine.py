@@ -61,6 +61,8 @@ class Toy:
     end_tokens: tuple[int, ...] = (TURN, EOS)
     opens_thinking: bool = True
     opening: tuple[int, ...] = (TURN, THINK)
+    period: int = 0
+    """Set: the model repeats itself, unless an end token comes."""
     url: str = ""
     missing: frozenset[str] = frozenset()
     """Paths that this server doesn't have."""
@@ -81,6 +83,8 @@ class Toy:
         rng = random.Random(f"{self.seed} {len(sequence)} {sequence[-2:]}")
         tokens = list(range(VOCABULARY))
         rng.shuffle(tokens)
+        if self.period and rng.random() < 0.97:
+            tokens.insert(0, sequence[-min(self.period, len(sequence))])
         if rng.random() < self.ends:
             ends = list(self.end_tokens)
             rng.shuffle(ends)
@@ -188,6 +192,7 @@ async def _generate(toy: Toy, request: web.Request, body: dict[str, Any]) -> web
     stop = frozenset(body.get("stop_token_ids", []))
     allowed = frozenset(body.get("allowed_token_ids", range(VOCABULARY)))
     banned = frozenset(range(VOCABULARY)) - allowed
+    banned |= {int(token) for token, bias in body.get("logit_bias", {}).items() if bias == -100}
     output: list[int] = []
     finish = "length"
     while len(output) < body["max_tokens"]:

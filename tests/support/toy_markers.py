@@ -4,6 +4,8 @@ from server.budget.markers import FAMILIES, MarkerIds
 
 VOCABULARY = 40
 TURN, THINK, ANSWER, EOS, NEWLINE, DOT, SPACE, SPECIAL, WAIT, WAIT_TAIL = range(10)
+UNKNOWN = 39
+"""Beyond the tokenizer's vocabulary."""
 
 
 def toy_markers(
@@ -20,7 +22,8 @@ def toy_markers(
         eos_token=EOS,
         eos=frozenset({EOS}),
         special=frozenset({TURN, EOS, SPECIAL} if two_tokens else {THINK, ANSWER, EOS, SPECIAL}),
-        blank=frozenset({TURN, EOS, SPECIAL, NEWLINE, SPACE, 39}),
+        blank=frozenset({TURN, EOS, SPECIAL, NEWLINE, SPACE, UNKNOWN}),
         line_end=frozenset({NEWLINE}),
         sentence_end=frozenset({NEWLINE, DOT}),
+        unknown=frozenset({UNKNOWN}),
     )

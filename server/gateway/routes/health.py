@@ -6,11 +6,13 @@ from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from server import __version__
 from server.gateway.context import context_of
 from server.gateway.engine import Engine
+from server.gateway.metrics import render
 
 router = APIRouter(tags=["operation"])
 
@@ -26,6 +28,11 @@ async def ready(request: Request) -> Response:
     is_ready = bool(pool.ready)
     body = {"ready": is_ready, "engines": [_describe(engine) for engine in pool.engines]}
     return Response(orjson.dumps(body), 200 if is_ready else 503, media_type="application/json")
+
+
+@router.get("/metrics", summary="Prometheus metrics")
+async def metrics(request: Request) -> Response:
+    return Response(render(context_of(request).engines), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/version", summary="The version of the gateway")
