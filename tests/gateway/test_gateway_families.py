@@ -42,11 +42,11 @@ def test_a_bad_family_setting_stops_the_start(environ: dict[str, str], says: str
 
 
 async def test_an_override_alone_changes_the_found_family() -> None:
-    async with running(Toy()) as toy, gateway(toy.url, wait_text="w20,") as client:
+    async with running(Toy()) as toy, gateway(toy.url, wait_text="w25,") as client:
         (engine,) = (await client.get("/ready")).json()["engines"]
         assert (engine["enforcement"], engine["family"]) == ("rounds", "s1")
         (pooled,) = client.pool.engines  # type: ignore[attr-defined]
-        assert pooled.status.rounds.ids.family.wait_text == "w20,"
+        assert pooled.status.rounds.ids.family.wait_text == "w25,"
 
 
 @pytest.mark.parametrize(
