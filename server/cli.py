@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from server import __version__
-from server.budget.markers import FAMILIES
+from server.budget.families import FamilyError, FamilyOptions
+from server.cli_family import AnswerPrompt, Family, ThinkEnd, ThinkStart, WaitText
 from server.engine.launch import (
     EngineOptions,
     LaunchError,
@@ -57,9 +58,6 @@ _ENGINE_COMMANDS = ("serve", "engine")
 Model = Annotated[
     str | None, typer.Argument(help="Hub id or directory of a checkpoint. Default: the demo checkpoint.")
 ]
-Family = Annotated[
-    str | None, typer.Option(help=f"Thinking markers: {', '.join(FAMILIES)}. Default: found from the model.")
-]
 ServedName = Annotated[str | None, typer.Option("--served-model-name", help="Name clients use.")]
 TensorParallel = Annotated[
     int, typer.Option("--tensor-parallel-size", "-tp", min=1, help="GPUs that share each layer.")
@@ -88,6 +86,10 @@ def serve(
         list[str] | None, typer.Option(help="Use an engine that already runs; may be repeated.")
     ] = None,
     family: Family = None,
+    think_start: ThinkStart = None,
+    think_end: ThinkEnd = None,
+    wait_text: WaitText = None,
+    answer_prompt: AnswerPrompt = None,
     served_model_name: ServedName = None,
     tensor_parallel_size: TensorParallel = 1,
     pipeline_parallel_size: PipelineParallel = 1,
@@ -108,8 +110,12 @@ def serve(
             host=host,
             port=port,
             engine_urls=engine_url or None,
-            family=family if engine_url else None,
             policy_file=policy,
+            family=family,
+            think_start=think_start,
+            think_end=think_end,
+            wait_text=wait_text,
+            answer_prompt=answer_prompt,
         )
         if settings.policy_file is not None:
             read_policy(settings.policy_file)
@@ -118,7 +124,7 @@ def serve(
             options = _engine_options(
                 context,
                 model,
-                family=family,
+                family=settings.family_options,
                 served_model_name=served_model_name,
                 tensor_parallel_size=tensor_parallel_size,
                 pipeline_parallel_size=pipeline_parallel_size,
@@ -142,6 +148,10 @@ def engine(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8001,
     family: Family = None,
+    think_start: ThinkStart = None,
+    think_end: ThinkEnd = None,
+    wait_text: WaitText = None,
+    answer_prompt: AnswerPrompt = None,
     served_model_name: ServedName = None,
     tensor_parallel_size: TensorParallel = 1,
     pipeline_parallel_size: PipelineParallel = 1,
@@ -153,13 +163,19 @@ def engine(
         options = _engine_options(
             context,
             model,
-            family=family,
+            family=FamilyOptions.read(
+                family=family,
+                think_start=think_start,
+                think_end=think_end,
+                wait_text=wait_text,
+                answer_prompt=answer_prompt,
+            ),
             served_model_name=served_model_name,
             tensor_parallel_size=tensor_parallel_size,
             pipeline_parallel_size=pipeline_parallel_size,
             max_model_len=max_model_len,
         )
-    except (LaunchError, SelectionError) as error:
+    except (FamilyError, LaunchError, SelectionError) as error:
         _fail(str(error))
     run_dir = Path(tempfile.mkdtemp(prefix="s1-engine-"))
     argv = command(options, host=host, port=port)
@@ -177,7 +193,7 @@ def _engine_options(
     context: typer.Context,
     model: str | None,
     *,
-    family: str | None,
+    family: FamilyOptions,
     served_model_name: str | None,
     tensor_parallel_size: int,
     pipeline_parallel_size: int,

@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 import uvloop
@@ -171,19 +172,20 @@ class _Announcement:
             f"[dim]API: {self._url}/docs   engines: {self._url}/ready   meaning: docs/budget.md[/dim]\n",
             soft_wrap=True,
         )
-        self._console.print(example_curl(self._url, model), soft_wrap=True, highlight=False, markup=False)
+        example = example_curl(self._url, model, budget=enforced != "none")
+        self._console.print(example, soft_wrap=True, highlight=False, markup=False)
         self._console.print("\n[dim]Ctrl-C stops gateway and engine.[/dim]")
 
 
-def example_curl(url: str, model: str) -> str:
+def example_curl(url: str, model: str, *, budget: bool) -> str:
     """A request to paste: stdin-free, and readable as it stands."""
-    body = {
+    body: dict[str, Any] = {
         "model": model,
         "messages": [{"role": "user", "content": _EXAMPLE_QUESTION}],
         "temperature": 0,
-        "max_thinking_tokens": 256,
-        "num_waits": 1,
     }
+    if budget:
+        body |= {"max_thinking_tokens": 256, "num_waits": 1}
     return (
         f"curl -s {url}/v1/chat/completions -H 'content-type: application/json' -d '\n"
         f"{json.dumps(body, indent=2)}'"

@@ -1,50 +1,27 @@
-"""Model families: how a model opens and closes its thinking, as text and as this tokenizer's ids.
-
-Strings of the s1 family: "s1: Simple test-time scaling", appendix D, and its evaluation code.
-"""
+"""A family's markers as one tokenizer's ids, and whether they can be enforced there."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from server.budget.families import FAMILIES, Family, FamilyError, as_options
 from server.budget.spec import MAX_WAIT_TOKENS, WAIT_TEXT, BudgetError
 
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "FamilyError",
+    "MarkerIds",
+    "Tokenizer",
+    "encode_marker",
+    "marker_ids",
+    "wait_ids",
+]
 
-@dataclass(frozen=True, slots=True)
-class Family:
-    """The marker texts of a model family."""
-
-    name: str
-    think_start: str
-    think_end: str
-    answer_prompt: str = ""
-    """Forced after the end marker of an early exit; never part of the answer's content."""
-    wait_text: str = "Wait"
-    marker_ends_answer: bool = False
-    """The markers begin with a turn token: sampled inside an answer, it means the turn is over."""
-
-
-FAMILIES: dict[str, Family] = {
-    family.name: family
-    for family in (
-        Family(
-            "s1",
-            think_start="<|im_start|>think",
-            think_end="<|im_start|>answer",
-            answer_prompt="\nFinal Answer:",
-            marker_ends_answer=True,
-        ),
-        Family("deepseek_r1", think_start="<think>", think_end="</think>", answer_prompt="\n\n"),
-        Family("qwen3", think_start="<think>", think_end="</think>", answer_prompt="\n\n"),
-    )
-}
-
-
-class FamilyError(ValueError):
-    """The model's family is unknown, or its markers do not survive this tokenizer."""
+_MARKER_PART = re.compile(r"(<[^<>\s]+>|\[[^\[\]\s]+\])")
 
 
 class Tokenizer(Protocol):
@@ -81,6 +58,10 @@ class MarkerIds:
     sentence_end: frozenset[int]
     unknown: frozenset[int] = frozenset()
     """Ids beyond the tokenizer's vocabulary: rows that pad the output layer. Never sampled under a budget."""
+    end_is_text: bool = False
+    """The end marker begins with an ordinary token: it ends nothing before its text is complete."""
+    texts: tuple[str, ...] = ()
+    """The text of every token by itself; only if `end_is_text`."""
 
     @property
     def reserved(self) -> frozenset[int]:
@@ -90,12 +71,12 @@ class MarkerIds:
     @property
     def end_attempt(self) -> frozenset[int]:
         """Tokens that, sampled while thinking, are an attempt to end it (rule 2)."""
-        return self.eos | {self.end[0]}
+        return self.eos if self.end_is_text else self.eos | {self.end[0]}
 
     @property
     def not_first_in_answer(self) -> frozenset[int]:
         """Tokens that may not come before an answer's first visible token (rule 5)."""
-        return self.end_attempt | self.special | {self.start[0]}
+        return self.end_attempt | self.special | (frozenset() if self.end_is_text else {self.start[0]})
 
     def exit_tokens(self, *, answer_prompt: bool = True) -> int:
         """Length of the end marker with or without the answer prompt."""
@@ -103,6 +84,8 @@ class MarkerIds:
 
     def opened(self, prompt_token_ids: Sequence[int]) -> bool:
         """Whether the prompt ends inside open thinking."""
+        if self.end_is_text:
+            return self._opened_as_text(prompt_token_ids)
         start, ends = list(self.start), self.end_attempt
         for i in range(len(prompt_token_ids) - len(start), -1, -1):
             if list(prompt_token_ids[i : i + len(start)]) == start:
@@ -111,62 +94,54 @@ class MarkerIds:
                 return False
         return False
 
-
-def detect_family(*, model: str, chat_template: str | None, vocabulary: dict[str, int]) -> Family:
-    """Find the family from the chat template, the vocabulary and, last, the model's name.
-
-    Raises:
-        FamilyError: nothing identifies it; the message says how to name it.
-    """
-    template = chat_template or ""
-    if FAMILIES["s1"].think_start in template:
-        return FAMILIES["s1"]
-    if "<think>" in vocabulary and "</think>" in vocabulary:
-        return FAMILIES["qwen3" if "<|im_start|>" in vocabulary else "deepseek_r1"]
-    if "<|im_start|>" in vocabulary and re.search(r"(^|[/_-])s1(\.\d+)?([_-]|$)", model.lower()):
-        return FAMILIES["s1"]
-    raise FamilyError(
-        f"cannot tell the thinking markers of {model!r} from its tokenizer and chat template; "
-        f"name its family with --family {{{'|'.join(FAMILIES)}}}"
-    )
-
-
-def family_named(name: str, **overrides: str) -> Family:
-    """The family called `name`, with marker texts replaced where given."""
-    if name not in FAMILIES:
-        raise FamilyError(f"--family must be one of {', '.join(FAMILIES)}. Given: {name}")
-    changes: dict[str, Any] = dict(overrides)
-    return replace(FAMILIES[name], **changes)
+    def _opened_as_text(self, prompt_token_ids: Sequence[int]) -> bool:
+        """Only what follows the last turn token counts: a user may have written the marker's text, too."""
+        turns = (self.eos | self.special) - set(self.start)
+        begin = len(prompt_token_ids)
+        while begin > 0 and prompt_token_ids[begin - 1] not in turns:
+            begin -= 1
+        tail = "".join(self.texts[token] for token in prompt_token_ids[begin:])
+        _, found, after = tail.rpartition(self.family.think_start)
+        return bool(found) and self.family.think_end not in after
 
 
 def marker_ids(
-    family: Family, tokenizer: Tokenizer, *, vocab_size: int, eos_token_ids: Sequence[int] = ()
+    family: Family,
+    tokenizer: Tokenizer,
+    *,
+    vocab_size: int,
+    eos_token_ids: Sequence[int] = (),
+    rounds: bool = False,
 ) -> MarkerIds:
     """Tokenize the family's markers and check that they can be enforced on ids.
 
     Args:
         vocab_size: rows of the model's output layer; ids the tokenizer does not know are never visible.
         eos_token_ids: the model's own end tokens (its generation config), beside the tokenizer's.
+        rounds: for the gateway's rounds, which can also drop an end marker after it is complete.
 
     Raises:
-        FamilyError: a marker is empty, a newline is not one token, or the end marker's first token
-            also occurs in ordinary text, so that it can't be intercepted.
+        FamilyError: a marker is empty or can't be written in this vocabulary, a newline is not one token,
+            or, but for rounds, the end marker's first token also occurs in ordinary text, so that it can't be
+            intercepted.
     """
-    added = tokenizer.added_tokens_decoder
+    # Mistral's own tokenizer has no added tokens; its special tokens are reserved all the same.
+    added: Mapping[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
     special = frozenset(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
     eos = frozenset(eos_token_ids) | (
         {tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()
     )
     if not eos:
         raise FamilyError("neither tokenizer nor generation config names an end-of-sequence token")
-    end = _encode(tokenizer, family.think_end)
-    joined = _encode(tokenizer, family.think_end + family.answer_prompt)
+    end = encode_marker(tokenizer, family.think_end)
+    joined = encode_marker(tokenizer, family.think_end + family.answer_prompt)
     prompt = joined[len(end) :] if joined[: len(end)] == end else _encode(tokenizer, family.answer_prompt)
+    end_is_text = bool(end) and end[0] not in special and end[0] not in added
     texts = [tokenizer.decode([i], skip_special_tokens=False) for i in range(_known_ids(tokenizer))]
     unseen = range(len(texts), vocab_size)
     ids = MarkerIds(
         family=family,
-        start=_encode(tokenizer, family.think_start),
+        start=encode_marker(tokenizer, family.think_start),
         end=end,
         wait=_encode(tokenizer, family.wait_text),
         newline=_single(tokenizer, "\n"),
@@ -178,27 +153,47 @@ def marker_ids(
         line_end=frozenset(i for i, text in enumerate(texts) if text.endswith("\n")),
         sentence_end=frozenset(i for i, text in enumerate(texts) if _ends_sentence(text)),
         unknown=frozenset(unseen),
+        end_is_text=end_is_text,
+        texts=tuple(texts) if end_is_text else (),
     )
-    _check(ids, tokenizer, reserved=frozenset(added) | special)
+    _check(ids, tokenizer, rounds=rounds)
     return ids
 
 
+def encode_marker(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    """A marker's token ids. Mistral's own tokenizer takes `[THINK]` for text unless it is looked up."""
+    token_ids = _encode(tokenizer, text)
+    vocabulary, special = tokenizer.get_vocab(), frozenset(tokenizer.all_special_ids)
+    parts = [part for part in _MARKER_PART.split(text) if part]
+    if not any(vocabulary.get(part) in special - set(token_ids) for part in parts):
+        return token_ids
+    found = (
+        (vocabulary[part],) if vocabulary.get(part) in special else _encode(tokenizer, part) for part in parts
+    )
+    return tuple(token for part in found for token in part)
+
+
 def wait_ids(
-    texts: Sequence[str], encode: Callable[[str], Sequence[int]], *, reserved: frozenset[int]
+    texts: Sequence[str],
+    encode: Callable[[str], Sequence[int]],
+    *,
+    reserved: frozenset[int],
+    think_end: str,
 ) -> tuple[tuple[int, ...], ...]:
     """A request's own wait texts as token ids.
 
     Args:
         encode: the model's tokenizer, adding no special tokens.
         reserved: `MarkerIds.reserved`.
+        think_end: the end marker; not every tokenizer makes reserved tokens of its text.
 
     Raises:
         BudgetError: a text is too long, or contains a marker, an end token or a special token.
     """
-    return tuple(_wait(text, tuple(encode(text)), reserved) for text in texts)
+    return tuple(_wait(text, tuple(encode(text)), reserved, think_end) for text in texts)
 
 
-def _wait(text: str, token_ids: tuple[int, ...], reserved: frozenset[int]) -> tuple[int, ...]:
+def _wait(text: str, token_ids: tuple[int, ...], reserved: frozenset[int], think_end: str) -> tuple[int, ...]:
     if not 0 < len(token_ids) <= MAX_WAIT_TOKENS:
         raise BudgetError(
             WAIT_TEXT,
@@ -206,7 +201,7 @@ def _wait(text: str, token_ids: tuple[int, ...], reserved: frozenset[int]) -> tu
             f"Given: {text!r}, {len(token_ids)} tokens",
             text,
         )
-    if not reserved.isdisjoint(token_ids):
+    if think_end in text or not reserved.isdisjoint(token_ids):
         raise BudgetError(
             WAIT_TEXT,
             f"`{WAIT_TEXT}` can't contain a marker, an end token or a special token. Given: {text!r}",
@@ -227,7 +222,8 @@ def _single(tokenizer: Tokenizer, text: str) -> int:
 
 
 def _known_ids(tokenizer: Tokenizer) -> int:
-    return max(tokenizer.get_vocab().values()) + 1
+    # Mistral's own vocabulary leaves out all but one of several tokens with the same text.
+    return max(max(tokenizer.get_vocab().values()) + 1, getattr(tokenizer, "vocab_size", 0))
 
 
 def _ends_sentence(text: str) -> bool:
@@ -235,7 +231,7 @@ def _ends_sentence(text: str) -> bool:
     return bare.endswith((".", "!", "?", "\n", "。", "！", "？"))
 
 
-def _check(ids: MarkerIds, tokenizer: Tokenizer, *, reserved: frozenset[int]) -> None:
+def _check(ids: MarkerIds, tokenizer: Tokenizer, *, rounds: bool) -> None:
     family = ids.family
     for label, text, marker in (
         ("start marker", family.think_start, ids.start),
@@ -244,14 +240,30 @@ def _check(ids: MarkerIds, tokenizer: Tokenizer, *, reserved: frozenset[int]) ->
     ):
         if not marker:
             raise FamilyError(f"the {label} of family {family.name} is empty. Given: {text!r}")
+        shown = tokenizer.decode(list(marker), skip_special_tokens=False)
+        if shown.strip() != text.strip():
+            raise FamilyError(
+                f"the {label} of family {family.name} does not survive this tokenizer: "
+                f"{text!r} becomes {shown!r}"
+            )
     if len(ids.wait) > MAX_WAIT_TOKENS:
         raise FamilyError(
             f"the wait text of family {family.name} must be at most {MAX_WAIT_TOKENS} tokens. "
             f"Given: {family.wait_text!r}, {len(ids.wait)} tokens"
         )
-    if ids.end[0] not in reserved:
+    if rounds:
+        return
+    elsewhere = (
+        "Serve the model with an engine without the plugin (vllm serve MODEL) and let the gateway enforce "
+        f"budgets in rounds: s1 serve --engine-url URL{as_options(family)}"
+    )
+    if family.rounds_only:
+        raise FamilyError(
+            f"family {family.name} can't be served by the plugin: {family.rounds_only}. {elsewhere}"
+        )
+    if ids.end_is_text:
         first = tokenizer.decode([ids.end[0]], skip_special_tokens=False)
         raise FamilyError(
-            f"the end marker {family.think_end!r} begins with the ordinary token {first!r}: it can't be "
-            "intercepted before it is complete. Use markers that begin with an added token"
+            f"the end marker {family.think_end!r} begins with the ordinary token {first!r}: the sampler "
+            f"can't tell it from text before it is complete. {elsewhere}"
         )

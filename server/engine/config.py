@@ -1,7 +1,7 @@
 """What the launcher tells the processes of one engine, through environment variables, read here alone.
 
 `S1_ENGINE_RUN_DIR`: a directory on the engine's machine for the receipts' sockets and `engine.json`.
-`S1_ENGINE_FAMILY`: the family's name and marker texts as JSON; absent: found from the tokenizer.
+`S1_ENGINE_FAMILY`: what was said of the model's markers (`FamilyOptions`) as JSON; absent: nothing.
 `S1_ENGINE_REPLICAS`: data-parallel replicas on this machine, each with a receipt socket of its own.
 """
 
@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 
-from server.budget.markers import Family, FamilyError, MarkerIds, Tokenizer, detect_family, marker_ids
+from server.budget.families import Family, FamilyError, FamilyOptions, detect_family
+from server.budget.markers import MarkerIds, Tokenizer, marker_ids
 
 RUN_DIR_VARIABLE = "S1_ENGINE_RUN_DIR"
 FAMILY_VARIABLE = "S1_ENGINE_FAMILY"
 REPLICAS_VARIABLE = "S1_ENGINE_REPLICAS"
+_REFUSAL_FILE = "refusal.txt"
 
 
 def run_dir() -> Path | None:
@@ -29,33 +30,59 @@ def replicas() -> int:
     return int(os.environ.get(REPLICAS_VARIABLE, "1"))
 
 
-def environment(*, run_dir: Path, family: Family | None, replicas: int) -> dict[str, str]:
-    """The variables of an engine's processes; without `family` they find it by themselves."""
+def environment(*, run_dir: Path, family: FamilyOptions, replicas: int) -> dict[str, str]:
+    """The variables of an engine's processes; what `family` leaves open they find by themselves."""
     variables = {RUN_DIR_VARIABLE: str(run_dir), REPLICAS_VARIABLE: str(replicas)}
-    return variables if family is None else {**variables, FAMILY_VARIABLE: json.dumps(asdict(family))}
+    return {**variables, FAMILY_VARIABLE: json.dumps(family.given)} if family.given else variables
 
 
 def family_for(*, model: str, tokenizer: Tokenizer) -> Family:
-    """The launcher's family, else the one that tokenizer and template show.
+    """The family that the launcher names or describes; what it leaves open, tokenizer and template show.
 
     Raises:
         FamilyError: the variable is malformed, or no family can be found.
     """
-    value = os.environ.get(FAMILY_VARIABLE)
-    if not value:
-        template = getattr(tokenizer, "chat_template", None)
+
+    def detect() -> Family:
         return detect_family(
-            model=model,
-            chat_template=template if isinstance(template, str) else None,
-            vocabulary=tokenizer.get_vocab(),
+            model=model, chat_template=_chat_template(tokenizer), vocabulary=tokenizer.get_vocab()
         )
+
+    return _family_options().resolve(detect)
+
+
+def _family_options() -> FamilyOptions:
+    value = os.environ.get(FAMILY_VARIABLE)
     try:
-        return Family(**json.loads(value))
-    except (TypeError, ValueError) as error:
-        raise FamilyError(f"{FAMILY_VARIABLE} must be a family as JSON. Given: {value!r}") from error
+        return FamilyOptions(**json.loads(value)) if value else FamilyOptions()
+    except (TypeError, json.JSONDecodeError) as error:
+        raise FamilyError(f"{FAMILY_VARIABLE} must be family options as JSON. Given: {value!r}") from error
+
+
+def _chat_template(tokenizer: Tokenizer) -> str | None:
+    """The templates' source; some tokenizers have several, by name."""
+    template = getattr(tokenizer, "chat_template", None)
+    return "\n".join(map(str, template.values())) if isinstance(template, dict) else template
 
 
 def engine_marker_ids(*, model: str, tokenizer: Tokenizer, vocab_size: int, eos: list[int]) -> MarkerIds:
-    return marker_ids(
-        family_for(model=model, tokenizer=tokenizer), tokenizer, vocab_size=vocab_size, eos_token_ids=eos
-    )
+    """
+    Raises:
+        FamilyError: the model's thinking can't be forced here; also left where `read_refusal` finds it.
+    """
+    try:
+        family = family_for(model=model, tokenizer=tokenizer)
+        return marker_ids(family, tokenizer, vocab_size=vocab_size, eos_token_ids=eos)
+    except FamilyError as error:
+        directory = run_dir()
+        if directory is not None:
+            (directory / _REFUSAL_FILE).write_text(str(error))
+        raise
+
+
+def read_refusal(directory: Path) -> str | None:
+    """Why the engine refused to start, if its family was the reason: vLLM's log buries it."""
+    try:
+        return (directory / _REFUSAL_FILE).read_text()
+    except FileNotFoundError:
+        return None

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from server.budget.markers import FAMILIES, Family, family_named
+from server.budget.families import FAMILIES, Family, FamilyOptions, family_by_name
 from server.engine.config import environment
 from server.engine.flags import flag_among
 from server.engine.selection import PROCESSORS, RUNNER_VARIABLE, Runner, runner_environment
@@ -18,14 +18,16 @@ from server.engine.selection import PROCESSORS, RUNNER_VARIABLE, Runner, runner_
 _HERE = Path(__file__).parent
 S1_TEMPLATE = _HERE / "templates" / "s1.jinja"
 
+_OURS_ALWAYS = {
+    "--host": "the gateway publishes the server: use s1 serve --host",
+    "--port": "the gateway publishes the server: use s1 serve --port",
+    "--model": "name the model before `--`",
+}
 _OURS = {
     "--logits-processors": "the budget is enforced by our own",
     "--reasoning-parser": "thinking is parsed by our own",
     "--reasoning-parser-plugin": "thinking is parsed by our own",
     "--reasoning-config": "our plugin owns the maximum",
-    "--host": "the gateway publishes the server: use s1 serve --host",
-    "--port": "the gateway publishes the server: use s1 serve --port",
-    "--model": "name the model before `--`",
 }
 _NO_DRAFTS_ON_V1 = (
     f"vLLM's V1 runner has no custom sampling with speculative decoding; {RUNNER_VARIABLE}=v2 on a GPU has"
@@ -50,7 +52,7 @@ class EngineOptions:
 
     model: str
     served_model_name: str | None = None
-    family: str | None = None
+    family: FamilyOptions = field(default=FamilyOptions())
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
     max_model_len: int | None = None
@@ -58,13 +60,13 @@ class EngineOptions:
     extra_args: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        ours = _OURS | _OURS_ON_V1 if self.runner == "v1" else _OURS
+        ours = dict(_OURS_ALWAYS)
+        if not self.family.off:
+            ours |= _OURS | (_OURS_ON_V1 if self.runner == "v1" else {})
         for argument in self.extra_args:
             name = flag_among(argument, ours)
             if name is not None:
                 raise LaunchError(f"{name} can't be given to the engine: {ours[name]}. Given: {argument}")
-        if self.family is not None and self.family not in FAMILIES:
-            raise LaunchError(f"--family must be one of {', '.join(FAMILIES)}. Given: {self.family}")
 
 
 def on_gpu() -> bool:
@@ -92,15 +94,11 @@ def command(options: EngineOptions, *, host: str, port: int) -> list[str]:
         "--model", options.model,
         "--host", host,
         "--port", str(port),
-        "--logits-processors", PROCESSORS[options.runner],
-        "--reasoning-parser-plugin", str(_HERE / "reasoning_parser.py"),
-        "--reasoning-parser", "s1_thinking",
-        "--middleware", "server.engine.routes.EngineRoutes",
         "--tensor-parallel-size", str(options.tensor_parallel_size),
         "--pipeline-parallel-size", str(options.pipeline_parallel_size),
     ]  # fmt: skip
-    if options.runner == "v1":
-        arguments.append("--no-async-scheduling")
+    if not options.family.off:
+        arguments += _plugin_arguments(options.runner)
     if options.served_model_name is not None:
         arguments += ["--served-model-name", options.served_model_name]
     if options.max_model_len is not None:
@@ -111,10 +109,23 @@ def command(options: EngineOptions, *, host: str, port: int) -> list[str]:
     return [*arguments, *options.extra_args]
 
 
+def _plugin_arguments(runner: Runner) -> list[str]:
+    arguments = [
+        "--logits-processors", PROCESSORS[runner],
+        "--reasoning-parser-plugin", str(_HERE / "reasoning_parser.py"),
+        "--reasoning-parser", "s1_thinking",
+        "--middleware", "server.engine.routes.EngineRoutes",
+    ]  # fmt: skip
+    return [*arguments, "--no-async-scheduling"] if runner == "v1" else arguments
+
+
 def engine_environment(options: EngineOptions, *, run_dir: Path, base: Mapping[str, str]) -> dict[str, str]:
     """`base` with what our plugin and this machine need; the caller's own settings win."""
-    family = options.family and family_named(options.family)
-    ours = environment(run_dir=run_dir, family=family or None, replicas=_replicas(options.extra_args))
+    family = options.family
+    if not family.given and family_by_name(options.model) == "mistral":
+        # Their tokenizer has no template to find it from, and doesn't know the model's name.
+        family = FamilyOptions(family="mistral")
+    ours = environment(run_dir=run_dir, family=family, replicas=_replicas(options.extra_args))
     defaults = {
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
@@ -158,7 +169,10 @@ def _defaults(options: EngineOptions) -> dict[str, str | None]:
 
 def _wants_s1_template(options: EngineOptions) -> bool:
     """s1's checkpoints ship Qwen's template, which does not open thinking."""
-    if options.family != "s1" and not _named_s1(options.model):
+    family = options.family
+    if family.think_start is not None or (family.family or "s1") != "s1":
+        return False
+    if family.family is None and not _named_s1(options.model):
         return False
     return detect_local_family(options.model) is None
 

@@ -60,7 +60,7 @@ def resolve_budget(
             exit_tokens=ids.exit_tokens(answer_prompt=answer_prompt),
         )
         if budget.wait_text is not None:
-            own = wait_ids(budget.wait_text, encode, reserved=ids.reserved)
+            own = wait_ids(budget.wait_text, encode, reserved=ids.reserved, think_end=ids.family.think_end)
             effective = replace(effective, wait_ids=own)
     except BudgetError:
         # Admission refuses this; an engine without our run directory can't check there, and raising
@@ -133,7 +133,12 @@ def _check_request(params: SamplingParams) -> None:
     if budget.wait_text is not None:
         tokenizer = cached_get_tokenizer(**info.tokenizer)
         reserved = frozenset(info.reserved_tokens)
-        wait_ids(budget.wait_text, functools.partial(_encode, tokenizer), reserved=reserved)
+        wait_ids(
+            budget.wait_text,
+            functools.partial(_encode, tokenizer),
+            reserved=reserved,
+            think_end=info.think_end,
+        )
     if params.max_tokens is None:
         return
     answer_prompt = forces_answer_prompt(params.extra_args, structured=params.structured_outputs is not None)

@@ -7,13 +7,15 @@ content, and because markers may be several tokens long. Its constructor must na
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from vllm.entrypoints.generate.base.protocol import DeltaMessage
 from vllm.reasoning import ReasoningParser, ReasoningParserManager
 
-from server.budget.markers import Family
+from server.budget.families import Family
+from server.budget.markers import encode_marker
 from server.engine.config import family_for
 from server.engine.splitting import StreamSplitter, find, find_last, split_text
 
@@ -24,7 +26,9 @@ NAME = "s1_thinking"
 class ThinkingParser(ReasoningParser):  # type: ignore[misc]
     def __init__(self, tokenizer: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(tokenizer, *args, **kwargs)
-        self._family, self._start, self._end, self._end_attempt = _markers(tokenizer)
+        markers = _markers(tokenizer)
+        self._family, self._start, self._end = markers.family, markers.start, markers.end
+        self._end_attempt, self._turn_ends, self._eos = markers.end_attempt, markers.turn_ends, markers.eos
         template = kwargs.get("chat_template_kwargs") or {}
         self._no_thinking = template.get("enable_thinking") is False or template.get("thinking") is False
         self._splitter: StreamSplitter | None = None
@@ -43,12 +47,16 @@ class ThinkingParser(ReasoningParser):  # type: ignore[misc]
         return request
 
     def is_reasoning_end(self, input_ids: Sequence[int]) -> bool:
-        """Whether the last marker of prompt or output closes thinking."""
+        """Whether the last marker of prompt or output closes thinking, in the turn that is written now."""
         end = find_last(input_ids, self._end)
-        if end is None:
+        if end is None or self._turn_ended(input_ids[end + len(self._end) :]):
             return False
         start = find_last(input_ids, self._start)
         return start is None or end > start
+
+    def _turn_ended(self, input_ids: Sequence[int]) -> bool:
+        """An end token that comes last is this turn's own."""
+        return not self._turn_ends.isdisjoint(input_ids) or not self._eos.isdisjoint(input_ids[:-1])
 
     def is_reasoning_end_streaming(self, input_ids: Sequence[int], delta_ids: Iterable[int]) -> bool:
         if self._splitter is not None:
@@ -97,11 +105,28 @@ class ThinkingParser(ReasoningParser):  # type: ignore[misc]
         return DeltaMessage(reasoning=pieces.reasoning, content=pieces.content)
 
 
+@dataclass(frozen=True, slots=True)
+class _Markers:
+    family: Family
+    start: tuple[int, ...]
+    end: tuple[int, ...]
+    end_attempt: frozenset[int]
+    turn_ends: frozenset[int]
+    eos: frozenset[int]
+
+
 @lru_cache(maxsize=4)
-def _markers(tokenizer: Any) -> tuple[Family, tuple[int, ...], tuple[int, ...], frozenset[int]]:
+def _markers(tokenizer: Any) -> _Markers:
     """The family and its ids, once per tokenizer: a parser is made for every request."""
     family = family_for(model=getattr(tokenizer, "name_or_path", ""), tokenizer=tokenizer)
-    start = tuple(tokenizer.encode(family.think_start, add_special_tokens=False))
-    end = tuple(tokenizer.encode(family.think_end, add_special_tokens=False))
-    attempts = {end[0]} | ({tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set())
-    return family, start, end, frozenset(attempts)
+    end = encode_marker(tokenizer, family.think_end)
+    eos = frozenset() if tokenizer.eos_token_id is None else frozenset({tokenizer.eos_token_id})
+    turn_ends = [encode_marker(tokenizer, text) for text in family.turn_ends]
+    return _Markers(
+        family,
+        start=encode_marker(tokenizer, family.think_start),
+        end=end,
+        end_attempt=eos | {end[0]},
+        turn_ends=frozenset(ids[0] for ids in turn_ends if len(ids) == 1),
+        eos=eos,
+    )

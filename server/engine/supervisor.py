@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 import structlog
 
+from server.engine.config import read_refusal
 from server.engine.launch import EngineOptions, command, engine_environment
 
 _log = structlog.get_logger(__name__)
@@ -97,11 +98,9 @@ class EngineSupervisor:
             await asyncio.sleep(backoff)
 
     def _give_up(self, tail: list[str]) -> None:
-        error = EngineStartError(
-            "the engine ended before it was ready. Its last lines:\n  "
-            + "\n  ".join(tail)
-            + f"\nThe whole log: {self.log_path}"
-        )
+        refusal = read_refusal(self._run_dir)
+        reason = "the engine ended before it was ready. Its last lines:\n  " + "\n  ".join(tail)
+        error = EngineStartError(f"{refusal or reason}\nThe whole log: {self.log_path}")
         if self._on_give_up is not None:
             self._on_give_up(error)
         else:

@@ -35,6 +35,10 @@ class EngineDescription(BaseModel):
 
     protocol: int
     family: str
+    think_start: str | None = None
+    think_end: str | None = None
+    wait_text: str | None = None
+    answer_prompt: str | None = None
     enforces: tuple[str, ...]
     minimum_room: int
     """Fewest completion tokens in which a budgeted request has a non-empty answer."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from server.budget.families import NO_FAMILY
 from server.budget.receipt import receipt
 from server.budget.spec import BUDGET_FIELDS, ThinkingBudget, minimum_room
 from server.gateway.chat_call import EngineCall
@@ -56,15 +57,18 @@ async def probe(engine: Engine, model: str, description: EngineDescription | Non
     Raises:
         EngineDied, TimeoutError, or EngineRefused with a status of 5xx or 429: nothing is known yet.
     """
+    told = engine.settings.family_options
+    if told.off:
+        return Verdict("none", f"the gateway was started with --family {NO_FAMILY}: without thinking budgets")
     if description is None:
         return await _probe_rounds(engine, model)
     if description.protocol != PROTOCOL:
         return Verdict(
             "none", f"the engine's protocol is {description.protocol}, this gateway's is {PROTOCOL}"
         )
-    family = engine.settings.family
-    if family is not None and family != description.family:
-        return Verdict("none", f"the engine's family is {description.family}, the gateway is told {family}")
+    for name, text in told.given.items():
+        if text != (own := getattr(description, name)):
+            return Verdict("none", f"the engine's {name} is {own!r}, the gateway is told {text!r}")
     unknown = set(description.enforces) - set(BUDGET_FIELDS)
     if unknown:
         return Verdict("none", f"the engine enforces what this gateway doesn't know: {sorted(unknown)}")
@@ -80,7 +84,7 @@ async def _probe_rounds(engine: Engine, model: str) -> Verdict:
     """What the gateway can do by itself before an engine without our plugin."""
     try:
         async with asyncio.timeout(engine.settings.probe_timeout_s):
-            learnt = await learn_markers(engine, model, engine.settings.family)
+            learnt = await learn_markers(engine, model, engine.settings.family_options)
     except RoundsUnavailable as error:
         reason = f"the engine runs without the s1 plugin, and the gateway can't force it in rounds: {error}"
         return Verdict("none", reason)

@@ -20,6 +20,7 @@ from typing import Any
 
 import orjson
 
+from server.budget.end_watch import EndWatch
 from server.budget.machine import BudgetMachine, Phase
 from server.budget.markers import wait_ids
 from server.budget.receipt import EngineReceipt, count_tokens
@@ -175,6 +176,7 @@ class _Choice:
     """One choice, from its messages to its end."""
 
     machine: BudgetMachine
+    _ends: EndWatch
     _transcript: Transcript
     _room: int
 
@@ -229,9 +231,15 @@ class _Choice:
         )
         if (texts := self._call.budget.wait_text) is not None:
             encoded = {text: await self._completions.encode(text) for text in texts}
-            own = wait_ids(texts, encoded.__getitem__, reserved=self._ids.reserved)
+            own = wait_ids(
+                texts,
+                encoded.__getitem__,
+                reserved=self._ids.reserved,
+                think_end=self._ids.family.think_end,
+            )
             budget = replace(budget, wait_ids=own)
         self.machine = BudgetMachine(self._ids, budget, opened=opened)
+        self._ends = EndWatch(self.machine)
         stop = self._fields.get("stop") or []
         self._transcript = Transcript(
             self._ids.family, opened=opened, stops=[stop] if isinstance(stop, str) else stop
@@ -251,11 +259,16 @@ class _Choice:
 
     async def _round(self, on_piece: OnPiece) -> Ending | None:
         """One request to the engine; the choice's ending if it ended in it."""
-        ask = replace(next_ask(self.machine, self._room - len(self.output)), banned=self._ids.unknown)
-        text, took, finish = self._transcript.text, 0, None
+        self._ends.begin_round()
+        ask = next_ask(self.machine, self._room - len(self.output))
+        room = max(1, ask.max_tokens - len(self._ends.held))
+        ask = replace(ask, max_tokens=room, banned=self._ids.unknown)
+        text, took, finish = self._transcript.text + self._ends.held_text, 0, None
         answering = self.machine.phase is Phase.ANSWER
         request_id = f"{self._call.request_id}-r{self._rounds}"
-        generated = self._completions.generate(self.prompt + self.output, ask, self._sampling(), request_id)
+        generated = self._completions.generate(
+            self.prompt + self.output + self._ends.held, ask, self._sampling(), request_id
+        )
         self._rounds += 1
         async with aclosing(generated) as parts:
             async for part in parts:
@@ -266,7 +279,9 @@ class _Choice:
                     # The machine leaves where the engine would go on (a loop): the rest is dropped.
                     return None
                 text += part.text
-                match = self._grow(text)
+                if self._ends.cuts_round:
+                    return None
+                match = self._grow(self._ends.certain(text))
                 if match is not None:
                     return await self._stop_at(match)
                 if finish is None:
@@ -293,9 +308,9 @@ class _Choice:
         if not ask.banned.isdisjoint(sampled):
             raise EngineMisbehaved("the engine sampled a token beyond the vocabulary that was banned")
         for count, token in enumerate(sampled):
-            if self.machine.forced is not None:
+            if self.machine.forced is not None or self._ends.cuts_round:
                 return count
-            self.output.append(self.machine.commit(token))
+            self.output.extend(self._ends.take(token))
         return len(sampled)
 
     def _grow(self, text: str) -> StopMatch | None:

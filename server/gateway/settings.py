@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from server.budget.markers import FAMILIES
+from server.budget.families import FAMILY_TEXTS, FamilyError, FamilyOptions
 from server.gateway.discovery import DNS_SCHEME
 
 ENVIRONMENT_PREFIX = "S1_GATEWAY_"
@@ -28,7 +28,12 @@ class Settings(BaseModel):
     """Base URLs of the engines, without /v1. An EnginePool needs one. `dns+http://NAME:PORT` stands for an
     engine at every address of the name, as they come and go."""
     family: str | None = None
-    """The engines' thinking markers. Needed only by engines without our plugin, where it can't be told."""
+    """The engines' thinking markers: a family, or `none`. Needed by engines without our plugin, where it
+    can't be told; the four texts below describe a new family, or change one. In them `\\n` is a newline."""
+    think_start: str | None = None
+    think_end: str | None = None
+    wait_text: str | None = None
+    answer_prompt: str | None = None
     policy_file: Path | None = None
     """Defaults and caps of thinking budgets (docs/policy.md); read again on SIGHUP."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024
@@ -60,12 +65,15 @@ class Settings(BaseModel):
         parts = value.split(",") if isinstance(value, str) else value
         return tuple(str(part).strip().rstrip("/") for part in parts)
 
-    @field_validator("family")
-    @classmethod
-    def _check_family(cls, family: str | None) -> str | None:
-        if family is not None and family not in FAMILIES:
-            raise ValueError(f"must be one of {', '.join(FAMILIES)}")
-        return family
+    @property
+    def family_options(self) -> FamilyOptions:
+        """What was said of the engines' markers.
+
+        Raises:
+            FamilyError: `read_settings` has checked that it doesn't.
+        """
+        texts = {name: getattr(self, name) for name in FAMILY_TEXTS}
+        return FamilyOptions.read(family=self.family, **texts)
 
     @field_validator("engine_urls")
     @classmethod
@@ -97,10 +105,22 @@ def read_settings(environ: Mapping[str, str], **overrides: Any) -> Settings:
             raise SettingsError(f"{variable} is not a setting of the gateway; known are {known}")
         fields[name] = value
     given = {name: value for name, value in overrides.items() if value is not None}
+    from_environment = fields.keys() - given.keys()
     try:
-        return Settings(**{**fields, **given})
+        settings = Settings(**{**fields, **given})
+        _ = settings.family_options
     except ValidationError as error:
-        raise SettingsError(_first_problem(error, from_environment=fields.keys() - given.keys())) from None
+        raise SettingsError(_first_problem(error, from_environment=from_environment)) from None
+    except FamilyError as error:
+        raise SettingsError(_as_variables(str(error), from_environment)) from None
+    return settings
+
+
+def _as_variables(message: str, from_environment: set[str]) -> str:
+    """A message that speaks of options, in terms of the variables that were set instead."""
+    for name in from_environment:
+        message = message.replace("--" + name.replace("_", "-") + " ", f"{ENVIRONMENT_PREFIX}{name.upper()} ")
+    return message
 
 
 def _first_problem(error: ValidationError, *, from_environment: set[str]) -> str:

@@ -19,7 +19,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from server.budget.markers import FAMILIES, Family, FamilyError, MarkerIds, detect_family, marker_ids
+from server.budget.families import FAMILIES, OTHER_SIGNS, Family, FamilyError, FamilyOptions, detect_family
+from server.budget.markers import MarkerIds, marker_ids
 from server.gateway.completions import Alone, Ask, Completions, RoundsUnavailable
 from server.gateway.completions_llamacpp import LlamaCppCompletions
 from server.gateway.completions_vllm import VllmCompletions
@@ -31,6 +32,7 @@ DIALECTS: tuple[type[Completions], ...] = (VllmCompletions, LlamaCppCompletions)
 _IDS_PER_CALL = 4096
 _CALLS_AT_ONCE = 16
 _BRACKETED = re.compile(r"<[^<>]+>|\[[^\[\]]+\]", re.DOTALL)
+_COMMON_ADDED = ("<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<eos>", "</s>")
 _PROBE_MESSAGES = [{"role": "user", "content": "2 + 3?"}]
 
 
@@ -70,7 +72,7 @@ class Learnt:
     dialect: type[Completions]
 
 
-async def learn_markers(engine: Engine, model: str, family_name: str | None) -> Learnt:
+async def learn_markers(engine: Engine, model: str, told: FamilyOptions) -> Learnt:
     """The markers of the engine's model, its context length, and the dialect in which it was all proven.
 
     Raises:
@@ -80,7 +82,7 @@ async def learn_markers(engine: Engine, model: str, family_name: str | None) -> 
     reasons = []
     for dialect in DIALECTS:
         try:
-            return await _learn(dialect, engine, model, family_name)
+            return await _learn(dialect, engine, model, told)
         except RoundsUnavailable as error:
             reasons.append(f"as {dialect.make}: {error}")
         except FamilyError as error:
@@ -89,13 +91,13 @@ async def learn_markers(engine: Engine, model: str, family_name: str | None) -> 
     raise RoundsUnavailable("; ".join(reasons))
 
 
-async def _learn(dialect: type[Completions], engine: Engine, model: str, family_name: str | None) -> Learnt:
+async def _learn(dialect: type[Completions], engine: Engine, model: str, told: FamilyOptions) -> Learnt:
     learner = _Learner(dialect(engine, model, probing=True), model)
     try:
         vocab_size = await learner.vocabulary_size()
-        family, max_model_len = await learner.family(family_name)
+        family, max_model_len = await learner.family(told)
         tokenizer, eos = await learner.tokenizer(family, vocab_size)
-        ids = marker_ids(family, tokenizer, vocab_size=vocab_size, eos_token_ids=eos)
+        ids = marker_ids(family, tokenizer, vocab_size=vocab_size, eos_token_ids=eos, rounds=True)
         await learner.check_rounds(ids)
     except EngineRefused as error:
         if error.status >= 500 or error.status == 429:
@@ -112,20 +114,16 @@ class _Learner:
         self._model = model
         self._gate = asyncio.Semaphore(_CALLS_AT_ONCE)
 
-    async def family(self, name: str | None) -> tuple[Family, int]:
-        """The named family, else the one that the rendered prompt, the vocabulary or the name shows."""
+    async def family(self, told: FamilyOptions) -> tuple[Family, int]:
+        """What was said of it; what that leaves open, rendered prompt, vocabulary or name show."""
         rendered = await self._completions.render({"messages": _PROBE_MESSAGES})
         await self._completions.check_rendering(rendered, _PROBE_MESSAGES)
-        if name is not None:
-            return FAMILIES[name], rendered.max_model_len
         prompt = await self._text(rendered.token_ids)
-        marks = sorted({mark for f in FAMILIES.values() for mark in (f.think_start, f.think_end)})
-        single = {}
-        for mark in [*marks, "<|im_start|>"]:
-            tokens = await self._encode(mark)
-            if len(tokens) == 1:
-                single[mark] = tokens[0]
-        family = detect_family(model=self._model, chat_template=prompt, vocabulary=single)
+        marks = {mark for family in FAMILIES.values() for mark in family.bracketed} | OTHER_SIGNS
+        single = {mark for mark in sorted(marks) if len(await self._encode(mark)) == 1}
+        family = told.resolve(
+            lambda: detect_family(model=self._model, chat_template=None, vocabulary=single, prompt=prompt)
+        )
         return family, rendered.max_model_len
 
     async def vocabulary_size(self) -> int:
@@ -142,7 +140,7 @@ class _Learner:
             "\n",
         }
         encoded = {text: await self._encode(text) for text in strings if text}
-        texts = await self._texts(vocab_size, separator=encoded[family.think_end][0])
+        texts = await self._texts(vocab_size, separator=await self._separator(encoded[family.think_end]))
         bracketed = [i for i, text in enumerate(texts) if _BRACKETED.fullmatch(text)]
         added = await self._unbroken(bracketed, texts)
         found = await asyncio.gather(*(self._try_alone(token) for token in added))
@@ -157,6 +155,17 @@ class _Learner:
             ),
             ends,
         )
+
+    async def _separator(self, end_marker: Sequence[int]) -> int:
+        """A token that is found whole in any text: of the end marker, else one that tokenizers often have."""
+        first = await self._text([end_marker[0]])
+        if _BRACKETED.fullmatch(first):
+            return end_marker[0]
+        for mark in _COMMON_ADDED:
+            tokens = await self._encode(mark)
+            if len(tokens) == 1 and await self._text(tokens) == mark:
+                return tokens[0]
+        raise RoundsUnavailable(f"its vocabulary has none of {', '.join(_COMMON_ADDED)} to keep tokens apart")
 
     async def check_rounds(self, ids: MarkerIds) -> None:
         """That a stop token stops and is shown, that the maximum holds, that stop tokens can be masked."""

@@ -1,60 +1,15 @@
-"""Families are found from what a checkpoint shows, and markers are checked on real tokenizers' ids."""
+"""Markers are checked on real tokenizers' ids."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from server.budget.markers import FAMILIES, FamilyError, detect_family, family_named, marker_ids
-
-CHATML = {"<|im_start|>": 1, "<|im_end|>": 2}
-THINK = {"<think>": 3, "</think>": 4}
-
-
-@pytest.mark.parametrize(
-    ("model", "template", "vocabulary", "family"),
-    [
-        ("any", "…{{'<|im_start|>think'}}", CHATML, "s1"),
-        ("simplescaling/s1.1-32B", "plain chatml", CHATML, "s1"),
-        ("/models/s1-32B", None, CHATML, "s1"),
-        ("Qwen/Qwen3-8B", "…<think>…", {**CHATML, **THINK}, "qwen3"),
-        ("deepseek-ai/DeepSeek-R1-Distill-Llama-8B", "…", {**THINK, "<｜Assistant｜>": 9}, "deepseek_r1"),
-    ],
-)
-def test_detection(model: str, template: str | None, vocabulary: dict[str, int], family: str) -> None:
-    assert detect_family(model=model, chat_template=template, vocabulary=vocabulary).name == family
-
-
-@pytest.mark.parametrize("model", ["Qwen/Qwen2.5-7B-Instruct", "org/gas1-model", "s10-large"])
-def test_an_unknown_model_names_the_option(model: str) -> None:
-    with pytest.raises(FamilyError, match=rf"'{model}'.*--family"):
-        detect_family(model=model, chat_template=None, vocabulary=CHATML)
-
-
-def test_an_unknown_family_is_refused() -> None:
-    with pytest.raises(FamilyError, match="s1, deepseek_r1, qwen3. Given: r2"):
-        family_named("r2")
-
-
-def byte_tokenizer(*added: AddedToken) -> PreTrainedTokenizerFast:
-    """Bytes as tokens, so that only added tokens are whole words."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_tokens(list(added))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>")
-
-
-def special(text: str) -> AddedToken:
-    return AddedToken(text, special=True, normalized=False)
-
-
-def plain(text: str) -> AddedToken:
-    return AddedToken(text, special=False, normalized=False)
+from server.budget.markers import FAMILIES, FamilyError, marker_ids
+from tests.support.tokenizers import byte_tokenizer, plain, special
 
 
 def test_s1_markers_on_ids() -> None:
@@ -83,10 +38,30 @@ def test_think_tags_need_not_be_special() -> None:
     assert tool_call not in ids.not_first_in_answer
 
 
-def test_a_marker_of_ordinary_text_is_refused() -> None:
+def test_a_marker_of_ordinary_text_is_refused_and_rounds_are_named() -> None:
     tokenizer = byte_tokenizer(special("<|im_end|>"))
-    with pytest.raises(FamilyError, match="'</think>' begins with the ordinary token '<'"):
+    with pytest.raises(FamilyError, match="'</think>' begins with the ordinary token '<'") as refused:
         marker_ids(FAMILIES["qwen3"], tokenizer, vocab_size=len(tokenizer))
+    assert "s1 serve --engine-url URL --family qwen3" in str(refused.value)
+
+
+def test_rounds_take_a_marker_of_ordinary_text_and_mask_no_letter_for_it() -> None:
+    tokenizer = byte_tokenizer(special("<|im_end|>"))
+    ids = marker_ids(FAMILIES["qwen3"], tokenizer, vocab_size=len(tokenizer), rounds=True)
+    assert ids.end_is_text
+    assert tokenizer.decode(list(ids.end)) == "</think>"
+    assert ids.end_attempt == {tokenizer.eos_token_id}
+    assert tokenizer.convert_tokens_to_ids("<") not in ids.not_first_in_answer
+
+
+def test_a_marker_that_the_vocabulary_cannot_write_is_refused() -> None:
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "Wait": 1, "\n": 2, "</s>": 3}, unk_token="[UNK]"))
+    words.add_tokens([special("</s>")])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", unk_token="[UNK]")
+    with pytest.raises(
+        FamilyError, match=r"the start marker .* survive this tokenizer: '<think>' becomes '\[UNK"
+    ):
+        marker_ids(FAMILIES["qwen3"], tokenizer, vocab_size=4, rounds=True)
 
 
 def test_an_empty_wait_is_refused() -> None:

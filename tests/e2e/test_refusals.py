@@ -70,16 +70,17 @@ def test_a_prompt_that_leaves_no_room_for_an_answer(
 
 
 def test_an_engine_that_enforces_nothing_gets_no_budget(stock: Running, logs: Any) -> None:
-    """Stock vLLM, and a family whose markers this tokenizer doesn't have: not even rounds can enforce it.
+    """Stock vLLM, and a wait text that holds the model's own end marker: not even rounds can enforce it.
 
     The gateway refuses budgets by name and serves the rest.
     """
-    with gateway_only(logs, stock.url, family="qwen3") as running:
+    with gateway_only(logs, stock.url, options=("--wait-text", "<|im_start|>answer")) as running:
         body = {"model": stock.model, **ASK}
         refused = httpx.post(f"{running.url}/v1/chat/completions", json={**body, "num_waits": 1}, timeout=60)
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "num_waits")
         assert "plugin" in refused.json()["error"]["message"]
         assert "rounds" in refused.json()["error"]["message"]
+        assert "--wait-text can't contain" in refused.json()["error"]["message"]
         served = httpx.post(f"{running.url}/v1/chat/completions", json={**body, "max_tokens": 8}, timeout=60)
         assert served.status_code == 200
         assert running.get("/ready")["engines"][0]["enforcement"] == "none"

@@ -7,10 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
-from server.budget.markers import FAMILIES
+from server.budget.families import FAMILIES, FamilyError, FamilyOptions
 from server.engine import config, launch
 from server.engine.launch import EngineOptions, LaunchError, command, engine_environment
+from tests.support.engines import DEMO
+
+S1 = FamilyOptions(family="s1")
 
 
 @pytest.mark.parametrize(
@@ -29,11 +33,6 @@ def test_flags_that_are_ours_are_refused(argument: str) -> None:
         EngineOptions(model="m", extra_args=(argument,))
 
 
-def test_an_unknown_family_is_refused() -> None:
-    with pytest.raises(LaunchError, match="--family must be one of s1, deepseek_r1, qwen3. Given: r2"):
-        EngineOptions(model="m", family="r2")
-
-
 def test_the_users_flags_win_over_our_defaults() -> None:
     ours = command(EngineOptions(model="m"), host="127.0.0.1", port=1)
     theirs = command(
@@ -48,9 +47,9 @@ def test_the_users_flags_win_over_our_defaults() -> None:
     ("options", "wanted"),
     [
         (EngineOptions(model="simplescaling/s1.1-32B"), True),
-        (EngineOptions(model="anything", family="s1"), True),
+        (EngineOptions(model="anything", family=S1), True),
         (EngineOptions(model="Qwen/Qwen3-8B"), False),
-        (EngineOptions(model="x", family="s1", extra_args=("--chat-template", "mine.jinja")), False),
+        (EngineOptions(model="x", family=S1, extra_args=("--chat-template", "mine.jinja")), False),
     ],
 )
 def test_s1_models_get_the_template_that_opens_thinking(options: EngineOptions, wanted: bool) -> None:
@@ -59,21 +58,58 @@ def test_s1_models_get_the_template_that_opens_thinking(options: EngineOptions, 
 
 def test_a_checkpoint_with_its_own_thinking_template_keeps_it(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text("…<|im_start|>think…")
-    argv = command(EngineOptions(model=str(tmp_path), family="s1"), host="h", port=1)
+    argv = command(EngineOptions(model=str(tmp_path), family=S1), host="h", port=1)
     assert "--chat-template" not in argv
 
 
 def test_the_environment_reaches_the_engines_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = EngineOptions(model="m", family="qwen3", extra_args=("--data-parallel-size=3",))
+    options = EngineOptions(model="m", family=FamilyOptions("qwen3"), extra_args=("--data-parallel-size=3",))
     variables = engine_environment(options, run_dir=tmp_path, base={"VLLM_CPU_KVCACHE_SPACE": "7"})
     assert variables["VLLM_CPU_KVCACHE_SPACE"] == "7"
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert config.run_dir() == tmp_path
     assert config.replicas() == 3
-    assert json.loads(os.environ[config.FAMILY_VARIABLE])["name"] == "qwen3"
+    assert json.loads(os.environ[config.FAMILY_VARIABLE]) == {"family": "qwen3"}
+
+
+def test_what_is_described_reaches_the_engines_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = FamilyOptions.read(think_start="<a>", think_end="</a>", answer_prompt=r"\n\\boxed")
+    variables = engine_environment(EngineOptions(model="m", family=described), run_dir=tmp_path, base={})
+    monkeypatch.setenv(config.FAMILY_VARIABLE, variables[config.FAMILY_VARIABLE])
+    family = config.family_for(model="m", tokenizer=AutoTokenizer.from_pretrained(DEMO))
+    assert (family.think_start, family.think_end, family.answer_prompt) == ("<a>", "</a>", "\n\\boxed")
+
+
+def test_a_refused_family_is_what_the_server_says_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(config.RUN_DIR_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(config.FAMILY_VARIABLE, json.dumps({"think_start": "<a>", "think_end": "</a>"}))
+    assert config.read_refusal(tmp_path) is None
+    tokenizer = AutoTokenizer.from_pretrained(DEMO)
+    with pytest.raises(FamilyError):
+        config.engine_marker_ids(model="m", tokenizer=tokenizer, vocab_size=len(tokenizer), eos=[])
+    refusal = config.read_refusal(tmp_path)
+    assert refusal is not None and "--engine-url URL --think-start '<a>' --think-end '</a>'" in refusal
+
+
+def test_without_budgets_the_engine_is_stock_vllm_and_its_parser_is_the_users(tmp_path: Path) -> None:
+    options = EngineOptions(
+        model="s1-x",
+        family=FamilyOptions(family="none"),
+        extra_args=("--reasoning-parser", "glm45", "--speculative-config", "{}"),
+    )
+    argv = command(options, host="h", port=1)
+    assert argv[-4:] == list(options.extra_args)
+    ours = {"--logits-processors", "--middleware", "--reasoning-parser-plugin", "--chat-template"}
+    assert not ours & set(argv)
+    with pytest.raises(LaunchError, match="--port can't be given"):
+        EngineOptions(model="m", family=FamilyOptions(family="none"), extra_args=("--port", "1"))
 
 
 def render(messages: list[dict[str, object]], **variables: object) -> str:
@@ -126,7 +162,23 @@ def test_the_s1_template_renders_tools_calls_and_results() -> None:
         (["serve", "--engine-url", "http://127.0.0.1:9", "--", "--x"], "engine arguments after --"),
         (["serve", "--", "--port", "5"], "--port can't be given to the engine"),
         (["serve", "--engine-url", "127.0.0.1:9"], "an engine URL is http"),
-        (["serve", "--family", "r2"], "--family must be one of"),
+        (["serve", "--family", "r2"], "--family must be one of s1, deepseek_r1"),
+        (["engine", "--family", "r2"], "--family must be one of s1, deepseek_r1"),
+        (["serve", "--think-end", " "], "--think-end must have visible characters. Given: ' '"),
+        (["engine", "--think-start", "<a>", "--think-end", "<a>"], "--think-end must differ from"),
+        (["engine", "--family", "none", "--wait-text", "Hm"], "--wait-text can't be combined with"),
+        (
+            [
+                "serve",
+                "--engine-url",
+                "http://127.0.0.1:9",
+                "--family",
+                "s1",
+                "--answer-prompt",
+                "<|im_start|>answer",
+            ],
+            "--answer-prompt can't contain the marker '<|im_start|>answer'",
+        ),
         (["serve", "--port", "70000"], "70000"),
     ],
 )

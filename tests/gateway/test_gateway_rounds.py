@@ -54,7 +54,8 @@ def native(toy: Toy, budget: ThinkingBudget, room: int | None) -> tuple[list[int
         exit_tokens=IDS.exit_tokens(),
     )
     if budget.wait_text is not None:
-        effective = replace(effective, wait_ids=wait_ids(budget.wait_text, encode, reserved=IDS.reserved))
+        own = wait_ids(budget.wait_text, encode, reserved=IDS.reserved, think_end=IDS.family.think_end)
+        effective = replace(effective, wait_ids=own)
     machine = BudgetMachine(IDS, effective, opened=opened)
     output: list[int] = []
     finish = "length"

@@ -42,11 +42,12 @@ TEXTS = {
     WAIT_TAIL: "-tail",
     20: "Final Answer",
     21: ":",
+    22: ",",
     39: "",
-} | {i: f"w{i}," for i in (*range(10, 20), *range(22, 39))}
+} | {i: f"w{i}," for i in (*range(10, 20), *range(23, 39))}
 MAX_MODEL_LEN = 256
 UNKNOWN = 38
-PROMPT = [11, 12, TURN, THINK]
+PROMPT = [11, 12]
 
 
 @dataclass
@@ -57,7 +58,9 @@ class Toy:
     name: str = "toy-s1"
     ends: float = 0.15
     """How often an end token is the likeliest."""
+    end_tokens: tuple[int, ...] = (TURN, EOS)
     opens_thinking: bool = True
+    opening: tuple[int, ...] = (TURN, THINK)
     period: int = 0
     """Set: the model repeats itself, unless an end token comes."""
     halves: tuple[int, ...] = ()
@@ -86,7 +89,7 @@ class Toy:
 
     @property
     def prompt(self) -> list[int]:
-        return PROMPT if self.opens_thinking else PROMPT[:2]
+        return [*PROMPT, *self.opening] if self.opens_thinking else PROMPT
 
     def ranked(self, sequence: list[int]) -> list[int]:
         """All tokens, the likeliest first."""
@@ -98,7 +101,7 @@ class Toy:
         if self.halves and rng.random() < self.prefers:
             tokens.insert(0, rng.choice(self.halves))
         if rng.random() < self.ends:
-            ends = [TURN, EOS]
+            ends = list(self.end_tokens)
             rng.shuffle(ends)
             tokens = ends + [t for t in tokens if t not in ends]
         return tokens

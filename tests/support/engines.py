@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,12 +53,16 @@ class Running:
 
 @contextlib.contextmanager
 def serving(
-    directory: Path, *engine_args: str, name: str = "serve", model: Path | None = None
+    directory: Path,
+    *engine_args: str,
+    name: str = "serve",
+    model: Path | None = None,
+    options: Sequence[str] = (),
 ) -> Iterator[Running]:
-    """`s1 serve` on `model`, by default the demo checkpoint, on a port the system picks."""
+    """`s1 serve` on `model`, by default the demo checkpoint; `options` are the server's own."""
     log = directory / f"{name}.log"
     port = free_port()
-    argv = [sys.executable, "-m", "server.cli", "serve", "--port", str(port)]
+    argv = [sys.executable, "-m", "server.cli", "serve", "--port", str(port), *options]
     argv += [str(model)] if model is not None else []
     argv += ["--log-file", str(directory / f"{name}-engine.log"), "--", *engine_args]
     with _process(argv, log) as process:
@@ -71,12 +75,16 @@ def serving(
 
 @contextlib.contextmanager
 def gateway_only(
-    directory: Path, *engine_urls: str, family: str | None = None, policy: Path | None = None
+    directory: Path,
+    *engine_urls: str,
+    family: str | None = None,
+    policy: Path | None = None,
+    options: Sequence[str] = (),
 ) -> Iterator[Running]:
     """`s1 serve --engine-url …` before engines that already run."""
     log = directory / "gateway.log"
     port = free_port()
-    argv = [sys.executable, "-m", "server.cli", "serve", "--port", str(port)]
+    argv = [sys.executable, "-m", "server.cli", "serve", "--port", str(port), *options]
     for engine_url in engine_urls:
         argv += ["--engine-url", engine_url]
     if family is not None:
