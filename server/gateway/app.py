@@ -13,12 +13,17 @@ from starlette.exceptions import HTTPException
 
 from server import __version__
 from server.budget.spec import BudgetError
+from server.gateway.access import KeyRing
 from server.gateway.boundary import Boundary, http_error_response, known_error_response
 from server.gateway.chat_request import ChatCompletionRequest
 from server.gateway.context import Context
+from server.gateway.cors import add_cors
 from server.gateway.errors import GatewayError
-from server.gateway.routes import chat, health, models
+from server.gateway.guard import Guard
+from server.gateway.quota_stores import quota_stores
+from server.gateway.routes import chat, health, models, passthrough
 from server.gateway.settings import Settings
+from server.gateway.turnstile import Turnstile
 from server.gateway.upstream import EnginePool
 
 Background = Callable[[], AbstractAsyncContextManager[Any]]
@@ -35,6 +40,9 @@ def create_app(
             an engine. Entering must not wait for the engine: /health has to answer meanwhile.
     """
     pool = engines or EnginePool(settings)
+    keys = KeyRing.of(settings)
+    ledger, rates = quota_stores(settings)
+    turnstile = Turnstile(settings, pool, ledger)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -42,12 +50,15 @@ def create_app(
             for enter in background:
                 await stack.enter_async_context(enter())
             await stack.enter_async_context(pool)
+            await stack.enter_async_context(turnstile)
             yield
 
     app = FastAPI(title="s1-server", version=__version__, lifespan=lifespan)
-    app.state.context = Context(settings, pool)
-    for router in (chat.router, models.router, health.router):
+    app.state.context = Context(settings, pool, turnstile)
+    for router in (chat.router, passthrough.router, models.router, health.router):
         app.include_router(router)
+    app.add_middleware(Guard, keys=keys, rates=rates)
+    add_cors(app, settings.cors_origins)
     app.add_middleware(Boundary)
     app.add_exception_handler(HTTPException, http_error_response)
     for known in (GatewayError, BudgetError):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import orjson
 from pydantic import ValidationError
@@ -27,6 +27,20 @@ class ChatCall:
     fields: dict[str, Any]
     """The client's own JSON; fields that are null are left out, as null means absent."""
     budget: ThinkingBudget
+    wanted: ThinkingBudget | None = None
+    """What the client asked for, if `budget` is no longer that."""
+    limited_by: tuple[str, ...] = ()
+    """What has changed the budget, for receipts."""
+
+    def limited(self, budget: ThinkingBudget, *, by: tuple[str, ...]) -> Self:
+        """The same request with the budget that limits outside of it leave."""
+        wanted = self.wanted or self.budget
+        return replace(self, budget=budget, wanted=wanted, limited_by=(*self.limited_by, *by))
+
+    @property
+    def names_maximum(self) -> bool:
+        """Whether the client itself limits its thinking."""
+        return (self.wanted or self.budget).max_thinking_tokens is not None
 
     @property
     def model(self) -> str | None:
@@ -78,6 +92,8 @@ class EngineCall:
     receipt_id: str | None
     """Set if the request has a budget."""
     budget: ThinkingBudget
+    wanted: ThinkingBudget | None = None
+    limited_by: tuple[str, ...] = ()
 
 
 def parse_chat(fields: Mapping[str, Any]) -> ChatCall:
@@ -125,6 +141,8 @@ def _engine_call(call: ChatCall, index: int, count: int, model: str, request_id:
         request_id=request_id if count == 1 else f"{request_id}-{index}",
         receipt_id=receipt_id,
         budget=call.budget,
+        wanted=call.wanted,
+        limited_by=call.limited_by,
     )
 
 

@@ -96,14 +96,24 @@ def _check_budget_conflicts(given: Mapping[str, Any], budget: ThinkingBudget) ->
         )
     if budget.max_thinking_tokens == 0:
         return
+    off = _off_switches(given)
+    if off:
+        raise InvalidRequest(
+            f"`{off[0]}` turns thinking off, which only `max_thinking_tokens` 0 agrees with. Given: {named}",
+            param=off[0],
+        )
+
+
+def turns_thinking_off(given: Mapping[str, Any]) -> bool:
+    """Whether a field that is no budget asks for no thinking."""
+    return bool(_off_switches(given))
+
+
+def _off_switches(given: Mapping[str, Any]) -> list[str]:
     kwargs = given.get("chat_template_kwargs", {})
     switches = {f"chat_template_kwargs.{name}": kwargs.get(name) for name in ("enable_thinking", "thinking")}
     off = [name for name, value in switches.items() if value is False]
     # vLLM hands this on to the chat template as enable_thinking = false.
     if given.get("reasoning_effort") == "none":
         off.append("reasoning_effort")
-    if off:
-        raise InvalidRequest(
-            f"`{off[0]}` turns thinking off, which only `max_thinking_tokens` 0 agrees with. Given: {named}",
-            param=off[0],
-        )
+    return off

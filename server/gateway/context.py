@@ -8,6 +8,7 @@ from typing import cast
 from starlette.requests import Request
 
 from server.gateway.settings import Settings
+from server.gateway.turnstile import Turnstile
 from server.gateway.upstream import EnginePool
 
 
@@ -15,6 +16,7 @@ from server.gateway.upstream import EnginePool
 class Context:
     settings: Settings
     engines: EnginePool
+    turnstile: Turnstile
 
 
 def context_of(request: Request) -> Context:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from server.budget.markers import MarkerIds
 from server.budget.receipt import EngineReceipt
+from server.gateway.capacity import kv_cache_tokens
 from server.gateway.chat_call import EngineCall
 from server.gateway.errors import EngineDied, EngineMisbehaved, EngineRefused, ReceiptMissing
 from server.gateway.settings import Settings
@@ -60,6 +61,8 @@ class EngineStatus:
     reason: str = "not reached yet"
     """Why the engine isn't ready, or why it enforces nothing; empty when all is well."""
     reconnects: int = 0
+    kv_cache_tokens: int | None = None
+    """What its KV cache holds; None if it doesn't say."""
 
 
 class ChatEngine(Protocol):
@@ -81,6 +84,8 @@ class Engine:
     status: EngineStatus = field(default_factory=EngineStatus)
     outstanding: int = 0
     """Generations under way."""
+    committed_tokens: int = 0
+    """What the requests that were let through to it may come to hold in its cache."""
     on_lost: Callable[[], None] = lambda: None
     """Called when a connection fails, so that the pool looks at once instead of at the next interval."""
 
@@ -94,6 +99,12 @@ class Engine:
 
     def serves(self, model: str) -> bool:
         return any(card["id"] == model for card in self.status.models)
+
+    def context(self, model: str) -> int | None:
+        """Most tokens of prompt and completion together; None if the engine doesn't tell."""
+        own = self.described.max_model_len if self.described is not None else None
+        cards = [card.get("max_model_len") for card in self.status.models if card["id"] == model]
+        return own or next((length for length in cards if isinstance(length, int)), None)
 
     @property
     def described(self) -> EngineDescription | None:
@@ -206,6 +217,14 @@ class Engine:
         if not isinstance(cards, list) or not all(isinstance(card, dict) and "id" in card for card in cards):
             raise EngineMisbehaved("the engine's /v1/models is not a list of models")
         return tuple(cards)
+
+    async def learn_kv_cache_tokens(self) -> int | None:
+        """None if the engine doesn't say: not every server has vLLM's metrics."""
+        try:
+            status, raw = await self._get("/metrics")
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return None
+        return kv_cache_tokens(raw.decode(errors="replace")) if status == 200 else None
 
     async def learn_description(self) -> EngineDescription | None:
         """None for an engine without our plugin."""

@@ -39,9 +39,13 @@ async def receipt_for(
         delivered = int(usage["completion_tokens"])
         if call.receipt_id is not None:
             recorded = await engine.receipt(call.receipt_id, delivered)
-            return receipt(
-                call.budget, recorded, delivered_tokens=delivered, finish_reason=finish.finish_reason
+            enforced = receipt(
+                call.wanted or call.budget,
+                recorded,
+                delivered_tokens=delivered,
+                finish_reason=finish.finish_reason,
             )
+            return enforced | {"clamped_by": [*call.limited_by, *enforced["clamped_by"]]}
         return _uncounted_or_unbudgeted(call, finish, usage)
     except (KeyError, TypeError, ValueError) as error:
         raise EngineMisbehaved(f"the engine's usage can't be read: {error!r}") from error

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from server.budget.spec import BudgetError, resolve
-from server.gateway.body import read_json_object
+from server.gateway.access import caller_of, resolve_model
+from server.gateway.body import read_body
 from server.gateway.boundary import identify
 from server.gateway.chat_call import ChatCall, engine_calls, parse_chat
 from server.gateway.completion import complete_chat
@@ -20,6 +21,7 @@ from server.gateway.rounds import Rounds
 from server.gateway.rounds_fields import check_rounds_fields
 from server.gateway.sse import Emit, EventStream
 from server.gateway.streaming import StreamShape, stream_chat
+from server.gateway.turnstile import Grant
 
 router = APIRouter(tags=["chat"])
 
@@ -33,12 +35,20 @@ _SCHEMA = {"$ref": "#/components/schemas/ChatCompletionRequest"}
 )
 async def create_chat_completion(request: Request) -> Response:
     context = context_of(request)
-    call = parse_chat(await read_json_object(request, max_bytes=context.settings.max_body_bytes))
-    model = context.engines.resolve_model(call.model)
-    engine = context.engines.choose(model, call.budget)
-    answering = _answering(call, engine)
-    _check_room(call, engine)
+    call = parse_chat(await read_body(request, context.settings))
+    model = resolve_model(caller_of(request), context.engines, call.model)
     request_id = identify(request, call.fields.get("request_id"))
+
+    async def respond(grant: Grant) -> Response:
+        return await _respond(request, grant, model=model, request_id=request_id)
+
+    return context.turnstile.admit(request, model, call, respond)
+
+
+async def _respond(request: Request, grant: Grant, *, model: str, request_id: str) -> Response:
+    call, engine = grant.call, grant.engine
+    answering = grant.watched(_answering(call, engine))
+    _check_room(call, engine)
     calls = engine_calls(call, model=model, request_id=request_id)
     id, created = f"chatcmpl-{request_id}", int(time.time())
     if call.stream:
@@ -46,12 +56,14 @@ async def create_chat_completion(request: Request) -> Response:
 
         async def produce(emit: Emit) -> None:
             await stream_chat(answering, calls, shape, emit)
+            await grant.settle()
 
         return EventStream(produce)
     completion = await unless_disconnected(
         request.receive,
         complete_chat(answering, calls, id=id, created=created, hides_reasoning=call.hides_reasoning),
     )
+    await grant.settle()
     return Response(orjson.dumps(completion), media_type="application/json")
 
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from server import __version__
+from server.gateway.access import is_admin
 from server.gateway.context import context_of
 from server.gateway.engine import Engine
 
@@ -20,11 +21,14 @@ async def health() -> dict[str, str]:
     return {"status": "ok", "version": __version__}
 
 
-@router.get("/ready", summary="200 if an engine is ready and probed, else 503; lists the engines")
+@router.get("/ready", summary="200 if an engine is ready and probed, else 503; lists the engines for admins")
 async def ready(request: Request) -> Response:
     pool = context_of(request).engines
     is_ready = bool(pool.ready)
-    body = {"ready": is_ready, "engines": [_describe(engine) for engine in pool.engines]}
+    body: dict[str, Any] = {"ready": is_ready}
+    # Where engines are, and why one is down, is not for strangers.
+    if is_admin(request):
+        body["engines"] = [_describe(engine) for engine in pool.engines]
     return Response(orjson.dumps(body), 200 if is_ready else 503, media_type="application/json")
 
 
@@ -50,5 +54,7 @@ def _describe(engine: Engine) -> dict[str, Any]:
         "fields": list(engine.enforced_fields),
         "reason": status.reason,
         "outstanding": engine.outstanding,
+        "kv_cache_tokens": status.kv_cache_tokens,
+        "committed_tokens": engine.committed_tokens,
         "reconnects": status.reconnects,
     }
