@@ -26,7 +26,9 @@ from server.engine.launch import (
     require_vllm,
 )
 from server.engine.selection import SelectionError, choose_runner
+from server.gateway.access import check_exposure
 from server.gateway.conformance import conformance
+from server.gateway.keys_cli import keys
 from server.gateway.settings import SettingsError, read_settings
 from server.serve import ServeError, serve_until_stopped
 from training.evaluate.cli import evaluate
@@ -42,6 +44,7 @@ app = typer.Typer(
 app.command()(train)
 app.command()(evaluate)
 app.command()(conformance)
+app.add_typer(keys)
 
 _ENGINE_COMMANDS = ("serve", "engine")
 
@@ -83,6 +86,12 @@ def serve(
     tensor_parallel_size: TensorParallel = 1,
     pipeline_parallel_size: PipelineParallel = 1,
     max_model_len: MaxModelLen = None,
+    keys_file: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="API keys, made with `s1 keys create`.")
+    ] = None,
+    insecure_no_auth: Annotated[
+        bool, typer.Option("--insecure-no-auth", help="Without keys, listen where others reach it.")
+    ] = False,
     log_file: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Where the engine's log goes. Default: logs/.")
     ] = None,
@@ -96,7 +105,10 @@ def serve(
             port=port,
             engine_urls=engine_url or None,
             family=family if engine_url else None,
+            keys_file=keys_file,
+            insecure_no_auth=insecure_no_auth or None,
         )
+        check_exposure(settings)
         if not settings.engine_urls:
             require_vllm()
             options = _engine_options(

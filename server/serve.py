@@ -18,8 +18,10 @@ from rich.markup import escape
 
 from server.engine.launch import EngineOptions
 from server.engine.supervisor import EngineStartError, EngineSupervisor
+from server.gateway.access import is_loopback
 from server.gateway.app import create_app
 from server.gateway.settings import Settings
+from server.gateway.slow_clients import uvicorn_options
 from server.gateway.upstream import EnginePool
 
 _GRACE_S = 5
@@ -41,7 +43,7 @@ def serve_until_stopped(settings: Settings, options: EngineOptions | None, *, lo
     console = Console(stderr=True)
     listener = _listen(settings.host, settings.port)
     url = _public_url(listener)
-    if not _is_loopback(settings.host):
+    if settings.keys_file is None and not is_loopback(settings.host):
         console.print(
             f"[yellow]listening on {escape(settings.host)} without authentication: "
             "anyone who reaches this port can use the model[/yellow]"
@@ -84,9 +86,7 @@ async def _serve(
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=_GRACE_S,
-            # Longer than clients keep idle connections: never close one just as it is used again.
-            timeout_keep_alive=75,
-            server_header=False,
+            **uvicorn_options(settings),
         )
     )
     # uvicorn raises a signal again once it has stopped; the first one was enough.
@@ -168,7 +168,3 @@ def _public_url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104
     return f"http://{shown}:{port}"
-
-
-def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")

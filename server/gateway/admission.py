@@ -1,9 +1,9 @@
 """Which engine a request goes to, and whether it waits for one that has room.
 
 With admission on, an engine is given requests whose worst cases fit its KV cache together, so that it doesn't
-preempt. The others wait here: first come, first served within a key, and the keys take turns, so that one key's
-hundred requests don't make another's wait. A request that is next waits for an engine with room for it even if
-a later, smaller one would fit: else large ones might never be served.
+preempt. The others wait here: first come, first served within a key, and the keys take turns, so that one
+key's hundred requests don't make another's wait. A request that is next waits for an engine with room for it
+even if a later, smaller one would fit: else large ones might never be served.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class Admission:
             ticket.place.set_result(engine)
 
     def _give_back(self, ticket: Ticket) -> None:
-        """Of a ticket whose request left in the moment in which it was served; and whoever is next moves up."""
+        """Undo a place that was given in the moment in which its request left; the next one moves up."""
         if ticket.place.done() and ticket.place.exception() is None:
             ticket.place.result().committed_tokens -= ticket.tokens
         self._serve(ticket.model)

@@ -107,7 +107,7 @@ class Meter:
                 continue
 
     def used(self) -> Used:
-        """What to charge. Unknown parts are free if an engine failed, and else the most they can have been."""
+        """What to charge. What nobody knows is free if an engine failed, and else what was reserved."""
         if not self.tallies:
             return Used(0, 0)
         completion = sum(

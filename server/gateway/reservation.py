@@ -124,7 +124,7 @@ def refusal(caller: Caller, wish: Wish, outcome: Outcome) -> QuotaExceeded:
     wanted = next(ask.want for ask in wish.asks if state.window in ask.windows)
     wait_s = state.resets_in_s if not outcome.under_way else min(_SOON_S, state.resets_in_s)
     return QuotaExceeded(
-        f"the key '{caller.name}' may use {state.window.limit} {_WORDS[name]} and has {state.remaining} left; "
-        f"this request may use up to {wanted}",
+        f"the key '{caller.name}' may use {state.window.limit} {_WORDS[name]} and has {state.remaining} "
+        f"left; this request may use up to {wanted}",
         headers={**headers, **retry_after(wait_s)},
     )
