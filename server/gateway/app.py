@@ -20,6 +20,7 @@ from server.gateway.context import Context
 from server.gateway.cors import add_cors
 from server.gateway.errors import GatewayError
 from server.gateway.guard import Guard
+from server.gateway.ledger import Ledger
 from server.gateway.quota_stores import quota_stores
 from server.gateway.routes import chat, health, models, passthrough
 from server.gateway.settings import Settings
@@ -30,7 +31,11 @@ Background = Callable[[], AbstractAsyncContextManager[Any]]
 
 
 def create_app(
-    settings: Settings, *, engines: EnginePool | None = None, background: Sequence[Background] = ()
+    settings: Settings,
+    *,
+    engines: EnginePool | None = None,
+    background: Sequence[Background] = (),
+    ledger: Ledger | None = None,
 ) -> FastAPI:
     """The gateway's ASGI application.
 
@@ -38,11 +43,15 @@ def create_app(
         engines: the pool to use; by default one over `settings.engine_urls`.
         background: async contexts entered before the pool and left after it, for example the supervisor of
             an engine. Entering must not wait for the engine: /health has to answer meanwhile.
+        ledger: where used tokens are counted; by default as the settings say.
+
+    Raises:
+        SettingsError: there is no engine URL, no readable keys file, or no client for Redis.
     """
     pool = engines or EnginePool(settings)
     keys = KeyRing.of(settings)
-    ledger, rates = quota_stores(settings)
-    turnstile = Turnstile(settings, pool, ledger)
+    usual_ledger, rates = quota_stores(settings)
+    turnstile = Turnstile(settings, pool, ledger or usual_ledger)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

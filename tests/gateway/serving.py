@@ -12,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from server.gateway.app import create_app
+from server.gateway.ledger import Ledger
 from server.gateway.settings import Settings
 
 
@@ -46,7 +47,7 @@ async def serving(app: FastAPI) -> AsyncIterator[str]:
 
 @contextlib.asynccontextmanager
 async def gateway(
-    *engine_urls: str, wait_ready: bool = True, **settings: Any
+    *engine_urls: str, wait_ready: bool = True, ledger: Ledger | None = None, **settings: Any
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a gateway over `engine_urls`; intervals are short so that tests needn't wait."""
     quick = {
@@ -55,10 +56,11 @@ async def gateway(
         "probe_retry_s": 0.02,
         "receipt_wait_ms": 50,
     }
-    app = create_app(Settings(engine_urls=engine_urls, **{**quick, **settings}))
+    app = create_app(Settings(engine_urls=engine_urls, **{**quick, **settings}), ledger=ledger)
     pool = app.state.context.engines
     async with serving(app) as url, httpx.AsyncClient(base_url=url, timeout=30) as client:
         if wait_ready:
             await eventually(lambda: len(pool.ready) == len(engine_urls))
         client.pool = pool  # type: ignore[attr-defined]
+        client.turnstile = app.state.context.turnstile  # type: ignore[attr-defined]
         yield client
