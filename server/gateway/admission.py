@@ -225,7 +225,7 @@ def shrunk(
     floor = max(settings.shrink_floor_tokens, budget.min_thinking_tokens or 0)
     if most <= floor:
         return budget
-    maximum = floor + int((most - floor) * (1 - pressure) / (1 - above))
+    maximum = floor + round((most - floor) * (1 - pressure) / (1 - above))
     landing = budget.landing_tokens
     return ThinkingBudget(
         max_thinking_tokens=maximum,

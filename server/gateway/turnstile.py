@@ -113,6 +113,8 @@ class Turnstile:
     ) -> None:
         if self._finishing:
             await asyncio.wait(self._finishing, timeout=_LAST_SETTLEMENTS_S)
+        for task in tuple(self._finishing):
+            task.cancel()
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.gather(self._renewing, return_exceptions=True)

@@ -33,6 +33,12 @@ async def eventually(condition: Callable[[], Any], *, within_s: float = 20) -> N
 @contextlib.asynccontextmanager
 async def serving(app: FastAPI) -> AsyncIterator[str]:
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", ws="none", lifespan="on")
+    async with running_server(config) as url:
+        yield url
+
+
+@contextlib.asynccontextmanager
+async def running_server(config: uvicorn.Config) -> AsyncIterator[str]:
     server = _Server(config)
     task = asyncio.create_task(server.serve())
     await eventually(lambda: server.started or task.done())

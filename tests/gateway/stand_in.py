@@ -77,6 +77,8 @@ class StandIn:
     probes: int = 0
     active: int = 0
     cancelled: int = 0
+    stalled: int = 0
+    """Requests that have ever stalled."""
     receipt_waits: int = 0
     receipt_waits_cancelled: int = 0
     receipts: dict[str, EngineReceipt] = field(default_factory=dict)
@@ -176,6 +178,7 @@ class Model:
 async def _stall(engine: StandIn, generation: Generation, tokens: int) -> None:
     """Until the test says so; a request that is cancelled meanwhile has come as far as `tokens`."""
     engine.account(generation, tokens)
+    engine.stalled += 1
     await engine.release.wait()
     engine.account(generation, generation.completion_tokens)
 
@@ -228,6 +231,15 @@ async def _passed(engine: StandIn, request: web.Request) -> web.Response:
 async def _completions(engine: StandIn, request: web.Request) -> web.StreamResponse:
     body = await request.json()
     engine.passed.append((request.path, body))
+    if engine.faults.stall_after == 0:
+        engine.active += 1
+        try:
+            await engine.release.wait()
+        except asyncio.CancelledError:
+            engine.cancelled += 1
+            raise
+        finally:
+            engine.active -= 1
     if not body.get("stream"):
         return web.json_response({"choices": [{"index": 0, "text": "done"}], "model": body["model"]})
     response = web.StreamResponse(headers={"content-type": "text/event-stream"})

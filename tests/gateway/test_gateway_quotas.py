@@ -46,14 +46,14 @@ class Quota:
     async def settled(self) -> None:
         await eventually(lambda: not self.client.turnstile._open and not self.client.turnstile._finishing)
 
-    async def leave_stream(self, **fields: Any) -> None:
-        """Hang up after the first chunk with text, when the engine has stalled."""
+    async def leave_stream(self, engine: StandIn, **fields: Any) -> None:
+        """Hang up when all choices have stalled in the engine."""
         body = ASK | {"stream": True} | fields
+        stalled = engine.stalled + fields.get("n", 1)
         async with self.client.stream("POST", CHAT, json=body, headers=self.headers) as response:
             assert response.status_code == 200
-            async for line in response.aiter_lines():
-                if "t0" in line:
-                    break
+            await anext(response.aiter_lines())
+            await eventually(lambda: engine.stalled == stalled)
 
 
 @asynccontextmanager
@@ -200,10 +200,9 @@ async def test_a_request_that_fits_is_left_alone(engine: StandIn, tmp_path: Path
 async def test_leaving_a_stream_costs_what_was_thought(engine: StandIn, tmp_path: Path, choices: int) -> None:
     async with quota(engine.url, tmp_path, DAY) as held:
         engine.faults = Faults(stall_after=3)
-        await held.leave_stream(max_thinking_tokens=400, n=choices)
+        await held.leave_stream(engine, max_thinking_tokens=400, n=choices)
         await held.settled()
         engine.faults = Faults()
-        # Each choice had come to its third token, or not even there when the client left.
         assert await held.spent() == 3 * choices
 
 
@@ -232,7 +231,7 @@ async def test_leaving_without_a_receipt_costs_what_was_reserved(engine: StandIn
 async def test_leaving_a_stream_without_a_budget_costs_what_was_seen(engine: StandIn, tmp_path: Path) -> None:
     async with quota(engine.url, tmp_path, DAY) as held:
         engine.faults = Faults(stall_after=5)
-        await held.leave_stream(max_completion_tokens=400)
+        await held.leave_stream(engine, max_completion_tokens=400)
         await held.settled()
         engine.faults = Faults()
         assert await held.spent() == 5
@@ -329,8 +328,7 @@ async def test_requests_per_minute(engine: StandIn, tmp_path: Path) -> None:
 async def test_concurrency(engine: StandIn, tmp_path: Path) -> None:
     async with quota(engine.url, tmp_path, {"concurrency": 2}) as held:
         engine.faults = Faults(stall_after=1)
-        left = asyncio.create_task(held.leave_stream())
-        await left
+        await held.leave_stream(engine)
         await held.settled()
         engine.faults = Faults(stall_after=0)
         asking = [asyncio.create_task(held.ask()) for _ in range(2)]
