@@ -78,7 +78,13 @@ async def _serve(
         settings = settings.model_copy(update={"engine_urls": (supervisor.url,)})
         background.append(supervisor.running)
     pool = EnginePool(settings)
-    announce = _Announcement(pool, url=url, console=console, engine_log=log_path if options else None)
+    announce = _Announcement(
+        pool,
+        url=url,
+        console=console,
+        engine_log=log_path if options else None,
+        needs_key=settings.keys_file is not None,
+    )
     app: FastAPI = create_app(settings, engines=pool, background=[*background, announce.running])
     server = uvicorn.Server(
         uvicorn.Config(
@@ -101,11 +107,14 @@ async def _serve(
 class _Announcement:
     """Tells the person at the terminal what is going on, and what to paste once it is ready."""
 
-    def __init__(self, pool: EnginePool, *, url: str, console: Console, engine_log: Path | None) -> None:
+    def __init__(
+        self, pool: EnginePool, *, url: str, console: Console, engine_log: Path | None, needs_key: bool
+    ) -> None:
         self._pool = pool
         self._url = url
         self._console = console
         self._engine_log = engine_log
+        self._needs_key = needs_key
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -129,12 +138,14 @@ class _Announcement:
             f"[dim]API: {self._url}/docs   engines: {self._url}/ready   meaning: docs/budget.md[/dim]\n",
             soft_wrap=True,
         )
-        self._console.print(example_curl(self._url, model), soft_wrap=True, highlight=False, markup=False)
+        example = example_curl(self._url, model, needs_key=self._needs_key)
+        self._console.print(example, soft_wrap=True, highlight=False, markup=False)
         self._console.print("\n[dim]Ctrl-C stops gateway and engine.[/dim]")
 
 
-def example_curl(url: str, model: str) -> str:
-    """A request to paste: stdin-free, and readable as it stands."""
+def example_curl(url: str, model: str, *, needs_key: bool = False) -> str:
+    """A request to paste: stdin-free, and readable as it stands. The key is the reader's to fill in."""
+    key = ' -H "authorization: Bearer $S1_API_KEY"' if needs_key else ""
     body = {
         "model": model,
         "messages": [{"role": "user", "content": _EXAMPLE_QUESTION}],
@@ -143,7 +154,7 @@ def example_curl(url: str, model: str) -> str:
         "num_waits": 1,
     }
     return (
-        f"curl -s {url}/v1/chat/completions -H 'content-type: application/json' -d '\n"
+        f"curl -s {url}/v1/chat/completions -H 'content-type: application/json'{key} -d '\n"
         f"{json.dumps(body, indent=2)}'"
     )
 

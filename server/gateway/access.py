@@ -62,14 +62,6 @@ class Caller:
                 code="model_not_allowed",
             )
 
-    def require_admin(self) -> None:
-        """
-        Raises:
-            Forbidden: it is not an admin's key.
-        """
-        if not self.admin:
-            raise Forbidden(f"the key '{self.name}' is not an admin key", code="admin_key_required")
-
 
 def caller_of(request: Request) -> Caller:
     """Whom the guard let in."""

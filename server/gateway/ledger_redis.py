@@ -25,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 _PREFIX = "s1-quota"
 _KEPT_S = 2 * DAY_S
+_CONNECTIONS = 64
+_TIMEOUT_S = 2.0
 
 # The server's clock, so that gateways needn't agree on the time; ARGV[1] overrides it if it isn't empty.
 _COMMON = """
@@ -184,14 +186,17 @@ class RedisLedger:
 
 def connect(url: str) -> Redis:
     """A client that gives up soon: a request waits for it."""
-    from redis.asyncio import Redis
+    from redis.asyncio import BlockingConnectionPool, Redis
     from redis.asyncio.retry import Retry
     from redis.backoff import ExponentialBackoff
 
-    return Redis.from_url(
+    pool = BlockingConnectionPool.from_url(
         url,
-        socket_timeout=2.0,
-        socket_connect_timeout=2.0,
+        max_connections=_CONNECTIONS,
+        timeout=_TIMEOUT_S,
+        socket_timeout=_TIMEOUT_S,
+        socket_connect_timeout=_TIMEOUT_S,
         health_check_interval=15,
         retry=Retry(ExponentialBackoff(cap=0.2, base=0.05), 2),
     )
+    return Redis.from_pool(pool)

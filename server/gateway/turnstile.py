@@ -60,7 +60,8 @@ class Grant:
 
     def watched(self, answering: ChatEngine) -> ChatEngine:
         """`answering`, in such a way that what it uses is counted. All generation has to go through this."""
-        return answering if self.account is None else self.account.meter.watched(answering)
+        counts = self.account is not None and self.account.counts_tokens
+        return self.account.meter.watched(answering) if self.account is not None and counts else answering
 
     async def settle(self) -> None:
         """Charge what was used, now that it is known; to be called before the client sees the end."""
@@ -76,6 +77,8 @@ class Account:
     name: str
     reservation: str
     meter: Meter
+    counts_tokens: bool
+    """False: only its place is to be freed."""
     settled: bool = False
 
     async def settle(self, *, after_inquiry: bool = False) -> None:
@@ -162,7 +165,7 @@ class Turnstile:
         meter = Meter.of(
             demand, thinking=outcome.amounts.get(THINKING, 0), total=outcome.amounts.get(TOTAL, 0)
         )
-        account = Account(self, caller.account, id, meter)
+        account = Account(self, caller.account, id, meter, caller.quotas.counts_tokens)
         self._open.setdefault(caller.account, set()).add(id)
         stack.push_async_callback(self._leave, account)
         granted = wish.granted(budget, outcome, thinking_off=turns_thinking_off(call.fields))
