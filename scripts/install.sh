@@ -16,6 +16,18 @@ fail() {
   exit 1
 }
 
+# Tests of quotas that gateways share start a real Redis.
+if [ "${1:-}" = dev ] && ! command -v redis-server >/dev/null 2>&1; then
+  if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
+    say "installing Debian's redis-server for tests…"
+    apt_log=$(mktemp)
+    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends redis-server; } \
+      >"$apt_log" 2>&1 || say "apt-get could not install redis-server, which some tests need: see $apt_log"
+  else
+    say "tests of shared quotas need redis-server: apt-get install redis-server"
+  fi
+fi
+
 python=
 for candidate in "${PYTHON:-}" python3.13 python3.12 python3.11 python3; do
   if [ -n "$candidate" ] && "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then

@@ -27,7 +27,9 @@ from server.engine.launch import (
     require_vllm,
 )
 from server.engine.selection import SelectionError, choose_runner
+from server.gateway.access import check_exposure
 from server.gateway.conformance import conformance
+from server.gateway.keys_cli import keys
 from server.gateway.policy_file import read_policy
 from server.gateway.settings import SettingsError, read_settings
 from server.policy_cli import policy as policy_commands
@@ -52,6 +54,7 @@ app.command()(conformance)
 app.command()(traces)
 app.add_typer(policy_commands)
 app.add_typer(curate)
+app.add_typer(keys)
 
 _ENGINE_COMMANDS = ("serve", "engine")
 
@@ -98,6 +101,12 @@ def serve(
         Path | None,
         typer.Option(dir_okay=False, help="Defaults and caps of thinking budgets; read again on SIGHUP."),
     ] = None,
+    keys_file: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="API keys, made with `s1 keys create`.")
+    ] = None,
+    insecure_no_auth: Annotated[
+        bool, typer.Option("--insecure-no-auth", help="Without keys, listen where others reach it.")
+    ] = False,
     log_file: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Where the engine's log goes. Default: logs/.")
     ] = None,
@@ -116,7 +125,10 @@ def serve(
             think_end=think_end,
             wait_text=wait_text,
             answer_prompt=answer_prompt,
+            keys_file=keys_file,
+            insecure_no_auth=insecure_no_auth or None,
         )
+        check_exposure(settings)
         if settings.policy_file is not None:
             read_policy(settings.policy_file)
         if not settings.engine_urls:

@@ -20,9 +20,11 @@ from rich.markup import escape
 
 from server.engine.launch import EngineOptions
 from server.engine.supervisor import EngineStartError, EngineSupervisor
+from server.gateway.access import is_loopback
 from server.gateway.app import create_app
 from server.gateway.drain import Drain
 from server.gateway.settings import Settings
+from server.gateway.slow_clients import uvicorn_options
 from server.gateway.upstream import EnginePool
 
 _INTERRUPT_GRACE_S = 5
@@ -46,7 +48,7 @@ def serve_until_stopped(settings: Settings, options: EngineOptions | None, *, lo
     console = Console(stderr=True)
     listener = _listen(settings.host, settings.port)
     url = _public_url(listener)
-    if not _is_loopback(settings.host):
+    if settings.keys_file is None and not is_loopback(settings.host):
         console.print(
             f"[yellow]listening on {escape(settings.host)} without authentication: "
             "anyone who reaches this port can use the model[/yellow]"
@@ -79,16 +81,20 @@ async def _serve(
         settings = settings.model_copy(update={"engine_urls": (supervisor.url,)})
         background.append(supervisor.running)
     pool = EnginePool(settings)
-    announce = _Announcement(pool, url=url, console=console, engine_log=log_path if options else None)
+    announce = _Announcement(
+        pool,
+        url=url,
+        console=console,
+        engine_log=log_path if options else None,
+        needs_key=settings.keys_file is not None,
+    )
     app: FastAPI = create_app(settings, engines=pool, background=[*background, announce.running])
     server = _Server(
         uvicorn.Config(
             app,
             log_level="warning",
             access_log=False,
-            # Longer than clients keep idle connections: never close one just as it is used again.
-            timeout_keep_alive=75,
-            server_header=False,
+            **uvicorn_options(settings),
         )
     )
     drain: Drain = app.state.context.drain
@@ -144,11 +150,14 @@ def _hang_up(server: uvicorn.Server) -> None:
 class _Announcement:
     """Tells the person at the terminal what is going on, and what to paste once it is ready."""
 
-    def __init__(self, pool: EnginePool, *, url: str, console: Console, engine_log: Path | None) -> None:
+    def __init__(
+        self, pool: EnginePool, *, url: str, console: Console, engine_log: Path | None, needs_key: bool
+    ) -> None:
         self._pool = pool
         self._url = url
         self._console = console
         self._engine_log = engine_log
+        self._needs_key = needs_key
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -172,13 +181,14 @@ class _Announcement:
             f"[dim]API: {self._url}/docs   engines: {self._url}/ready   meaning: docs/budget.md[/dim]\n",
             soft_wrap=True,
         )
-        example = example_curl(self._url, model, budget=enforced != "none")
+        example = example_curl(self._url, model, budget=enforced != "none", needs_key=self._needs_key)
         self._console.print(example, soft_wrap=True, highlight=False, markup=False)
         self._console.print("\n[dim]Ctrl-C stops gateway and engine.[/dim]")
 
 
-def example_curl(url: str, model: str, *, budget: bool) -> str:
-    """A request to paste: stdin-free, and readable as it stands."""
+def example_curl(url: str, model: str, *, budget: bool, needs_key: bool = False) -> str:
+    """A request to paste: stdin-free, and readable as it stands. The key is the reader's to fill in."""
+    key = ' -H "authorization: Bearer $S1_API_KEY"' if needs_key else ""
     body: dict[str, Any] = {
         "model": model,
         "messages": [{"role": "user", "content": _EXAMPLE_QUESTION}],
@@ -187,7 +197,7 @@ def example_curl(url: str, model: str, *, budget: bool) -> str:
     if budget:
         body |= {"max_thinking_tokens": 256, "num_waits": 1}
     return (
-        f"curl -s {url}/v1/chat/completions -H 'content-type: application/json' -d '\n"
+        f"curl -s {url}/v1/chat/completions -H 'content-type: application/json'{key} -d '\n"
         f"{json.dumps(body, indent=2)}'"
     )
 
@@ -212,7 +222,3 @@ def _public_url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104
     return f"http://{shown}:{port}"
-
-
-def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")

@@ -13,21 +13,32 @@ from starlette.exceptions import HTTPException
 
 from server import __version__
 from server.budget.spec import BudgetError
+from server.gateway.access import KeyRing
 from server.gateway.boundary import Boundary, http_error_response, known_error_response
 from server.gateway.chat_request import ChatCompletionRequest
 from server.gateway.context import Context
+from server.gateway.cors import add_cors
+from server.gateway.drain import Drain
 from server.gateway.earlier_thinking import EarlierThinking
 from server.gateway.errors import GatewayError
+from server.gateway.guard import Guard
+from server.gateway.ledger import Ledger
 from server.gateway.policy_file import PolicyStore
-from server.gateway.routes import chat, health, models
+from server.gateway.quota_stores import quota_stores
+from server.gateway.routes import chat, health, models, passthrough
 from server.gateway.settings import Settings
+from server.gateway.turnstile import Turnstile
 from server.gateway.upstream import EnginePool
 
 Background = Callable[[], AbstractAsyncContextManager[Any]]
 
 
 def create_app(
-    settings: Settings, *, engines: EnginePool | None = None, background: Sequence[Background] = ()
+    settings: Settings,
+    *,
+    engines: EnginePool | None = None,
+    background: Sequence[Background] = (),
+    ledger: Ledger | None = None,
 ) -> FastAPI:
     """The gateway's ASGI application.
 
@@ -35,11 +46,16 @@ def create_app(
         engines: the pool to use; by default one over `settings.engine_urls`.
         background: async contexts entered before the pool and left after it, for example the supervisor of
             an engine. Entering must not wait for the engine: /health has to answer meanwhile.
+        ledger: where used tokens are counted; by default as the settings say.
 
     Raises:
-        SettingsError: there is no engine URL, or the policy file can't be used.
+        SettingsError: there is no engine URL, the policy or keys file can't be used, or no client for Redis.
     """
     pool = engines or EnginePool(settings)
+    keys = KeyRing.of(settings)
+    usual_ledger, rates = quota_stores(settings)
+    drain = Drain()
+    turnstile = Turnstile(settings, pool, ledger or usual_ledger, drain)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -47,12 +63,17 @@ def create_app(
             for enter in background:
                 await stack.enter_async_context(enter())
             await stack.enter_async_context(pool)
+            await stack.enter_async_context(turnstile)
             yield
 
     app = FastAPI(title="s1-server", version=__version__, lifespan=lifespan)
-    app.state.context = Context(settings, pool, PolicyStore(settings.policy_file), EarlierThinking())
-    for router in (chat.router, models.router, health.router):
+    app.state.context = Context(
+        settings, pool, PolicyStore(settings.policy_file), EarlierThinking(), turnstile, drain
+    )
+    for router in (chat.router, passthrough.router, models.router, health.router):
         app.include_router(router)
+    app.add_middleware(Guard, keys=keys, rates=rates)
+    add_cors(app, settings.cors_origins)
     app.add_middleware(Boundary)
     app.add_exception_handler(HTTPException, http_error_response)
     for known in (GatewayError, BudgetError):

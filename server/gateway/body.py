@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import orjson
 from starlette.requests import Request
 
-from server.gateway.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
+from server.gateway.errors import BodyTooLarge, BodyTooSlow, InvalidRequest, UnsupportedMediaType
+from server.gateway.settings import Settings
 
 _DRAINED_MULTIPLE = 4
 """Up to so many times the limit is read and dropped: a client that is still sending would otherwise see a
 reset connection instead of the 413."""
 
 
-async def read_json_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
+async def read_body(request: Request, settings: Settings) -> dict[str, Any]:
+    """Raises: as `read_json_object`."""
+    return await read_json_object(
+        request, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s
+    )
+
+
+async def read_json_object(request: Request, *, max_bytes: int, timeout_s: float = 30.0) -> dict[str, Any]:
     """The body as a dict.
 
     Raises:
+        BodyTooSlow: it isn't complete after `timeout_s`.
         UnsupportedMediaType: the content type says it isn't JSON.
         BodyTooLarge: it is longer than `max_bytes`, announced or not.
         InvalidRequest: it isn't JSON, or not an object; `param` is "body".
     """
     _check_content_type(request.headers.get("content-type"))
-    raw = await _read(request, max_bytes)
+    try:
+        async with asyncio.timeout(timeout_s):
+            raw = await _read(request, max_bytes)
+    except TimeoutError:
+        raise BodyTooSlow(f"the body must arrive within {timeout_s:g} s", param="body") from None
     try:
         fields = orjson.loads(raw)
     except orjson.JSONDecodeError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import cast
 
 from starlette.requests import Request
@@ -11,6 +11,7 @@ from server.gateway.drain import Drain
 from server.gateway.earlier_thinking import EarlierThinking
 from server.gateway.policy_file import PolicyStore
 from server.gateway.settings import Settings
+from server.gateway.turnstile import Turnstile
 from server.gateway.upstream import EnginePool
 
 
@@ -20,7 +21,8 @@ class Context:
     engines: EnginePool
     policy: PolicyStore
     earlier_thinking: EarlierThinking
-    drain: Drain = field(default_factory=Drain)
+    turnstile: Turnstile
+    drain: Drain
 
 
 def context_of(request: Request) -> Context:

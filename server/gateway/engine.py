@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from server.budget.markers import MarkerIds
 from server.budget.receipt import EngineReceipt
+from server.gateway.capacity import kv_cache_tokens
 from server.gateway.chat_call import EngineCall
 from server.gateway.errors import EngineDied, EngineMisbehaved, EngineRefused, ReceiptMissing
 from server.gateway.progress import tokens_made
@@ -71,6 +72,8 @@ class EngineStatus:
     reason: str = "not reached yet"
     """Why the engine isn't ready, or why it enforces nothing; empty when all is well."""
     reconnects: int = 0
+    kv_cache_tokens: int | None = None
+    """What its KV cache holds; None if it doesn't say."""
 
 
 class ChatEngine(Protocol):
@@ -92,6 +95,8 @@ class Engine:
     status: EngineStatus = field(default_factory=EngineStatus)
     outstanding: int = 0
     """Generations under way."""
+    committed_tokens: int = 0
+    """What the requests that were let through to it may come to hold in its cache."""
     on_lost: Callable[[], None] = lambda: None
     """Called when a connection fails, so that the pool looks at once instead of at the next interval."""
     parts_received: int = 0
@@ -122,6 +127,12 @@ class Engine:
 
     def serves(self, model: str) -> bool:
         return any(card["id"] == model for card in self.status.models)
+
+    def context(self, model: str) -> int | None:
+        """Most tokens of prompt and completion together; None if the engine doesn't tell."""
+        own = self.described.max_model_len if self.described is not None else None
+        cards = [card.get("max_model_len") for card in self.status.models if card["id"] == model]
+        return own or next((length for length in cards if isinstance(length, int)), None)
 
     @property
     def described(self) -> EngineDescription | None:
@@ -256,6 +267,14 @@ class Engine:
         """All tokens since its start; None if it doesn't say: not every server has vLLM's metrics."""
         status, raw = await self._get("/metrics")
         return tokens_made(raw) if status == 200 else None
+
+    async def learn_kv_cache_tokens(self) -> int | None:
+        """None if the engine doesn't say: not every server has vLLM's metrics."""
+        try:
+            status, raw = await self._get("/metrics")
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return None
+        return kv_cache_tokens(raw.decode(errors="replace")) if status == 200 else None
 
     async def learn_description(self) -> EngineDescription | None:
         """None for an engine without our plugin."""

@@ -3,7 +3,13 @@
 GatewayError
 ├── InvalidRequest
 │   ├── BodyTooLarge
+│   ├── BodyTooSlow
 │   └── UnsupportedMediaType
+├── InvalidKey            no API key, an unknown or an expired one
+├── Forbidden             a key that is not for this
+├── QuotaExceeded         the key has used up what it may use
+├── Overloaded            no engine has room for the request in time
+├── QuotaStoreUnavailable the counters that gateways share can't be reached
 ├── ModelNotFound
 ├── EngineUnavailable     no engine could be asked
 ├── ShuttingDown          the gateway is being stopped, and its time is up
@@ -34,12 +40,20 @@ _LEADING_FIELD = re.compile(r"`(?P<field>[a-z_]+)`")
 
 
 class GatewayError(Exception):
-    """`param` names the field at fault; `code` overrides the table's."""
+    """`param` names the field at fault; `code` overrides the table's; `headers` go with the response."""
 
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.param = param
         self.code = code
+        self.headers = headers or {}
 
 
 class InvalidRequest(GatewayError):
@@ -50,7 +64,31 @@ class BodyTooLarge(InvalidRequest):
     pass
 
 
+class BodyTooSlow(InvalidRequest):
+    pass
+
+
 class UnsupportedMediaType(InvalidRequest):
+    pass
+
+
+class InvalidKey(GatewayError):
+    pass
+
+
+class Forbidden(GatewayError):
+    pass
+
+
+class QuotaExceeded(GatewayError):
+    pass
+
+
+class Overloaded(GatewayError):
+    pass
+
+
+class QuotaStoreUnavailable(GatewayError):
     pass
 
 
@@ -113,7 +151,13 @@ _TABLE: Mapping[type[Exception], _Row] = {
     BudgetError: _Row(400, "invalid_request_error"),
     InvalidRequest: _Row(400, "invalid_request_error"),
     BodyTooLarge: _Row(413, "invalid_request_error", "request_too_large"),
+    BodyTooSlow: _Row(408, "invalid_request_error", "request_timeout"),
     UnsupportedMediaType: _Row(415, "invalid_request_error", "unsupported_media_type"),
+    InvalidKey: _Row(401, "invalid_request_error", "invalid_api_key"),
+    Forbidden: _Row(403, "permission_error", "forbidden"),
+    QuotaExceeded: _Row(429, "rate_limit_error", "rate_limit_exceeded"),
+    Overloaded: _Row(503, "server_error", "overloaded"),
+    QuotaStoreUnavailable: _Row(503, "server_error", "quota_store_unavailable"),
     ModelNotFound: _Row(404, "invalid_request_error", "model_not_found"),
     EngineUnavailable: _Row(503, "engine_error", "engine_unavailable"),
     ShuttingDown: _Row(503, "server_error", "shutting_down"),
@@ -150,9 +194,13 @@ def error_response(error: Exception) -> Response:
     headers = {}
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = str(RETRY_AFTER_S)
-    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = 'Bearer realm="s1-server"'
+    if status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
         # The rest of the body is still on its way and would be read as the next request.
         headers["Connection"] = "close"
+    if isinstance(error, GatewayError):
+        headers |= error.headers
     return Response(orjson.dumps(body), status, headers, "application/json")
 
 

@@ -95,7 +95,7 @@ class Rounds:
         async def keep(piece: Piece) -> None:
             pieces.append(piece)
 
-        ending = await choice.run(keep)
+        ending = await self._run(choice, keep)
         message = {
             "role": "assistant",
             "content": "".join(piece.content for piece in pieces) or None,
@@ -142,7 +142,7 @@ class Rounds:
                 await send(delta, **ids)
                 ids = {}
 
-        ending = await choice.run(pass_on)
+        ending = await self._run(choice, pass_on)
         await begin()
         await send({}, finish_reason=ending.finish_reason, stop_reason=ending.stop_reason)
         await on_event(head | {"choices": [], "usage": self._settle(choice)})
@@ -157,10 +157,17 @@ class Rounds:
         model = orjson.loads(call.body)["model"]
         return {"id": call.request_id, "object": kind, "created": 0, "model": model}
 
+    async def _run(self, choice: _Choice, on_piece: OnPiece) -> Ending:
+        """Generate, and keep the receipt also of what doesn't come to its end."""
+        try:
+            return await choice.run(on_piece)
+        finally:
+            if choice.begun:
+                self._receipts[choice.receipt_id] = choice.machine.receipt(choice.receipt_id)
+
     def _settle(self, choice: _Choice) -> dict[str, Any]:
-        """Keep the receipt; return the usage."""
-        recorded = choice.machine.receipt(choice.receipt_id)
-        self._receipts[choice.receipt_id] = recorded
+        """The usage."""
+        recorded = self._receipts[choice.receipt_id]
         prompt_tokens, completion_tokens = len(choice.prompt), len(choice.output)
         return {
             "prompt_tokens": prompt_tokens,
@@ -190,6 +197,7 @@ class _Choice:
         self.receipt_id = str(call.receipt_id)
         self.returns_ids = self._fields.get("return_token_ids") is True
         self._context_characters = 0
+        self.begun = False
         self.prompt: list[int] = []
         self.output: list[int] = []
 
@@ -240,6 +248,7 @@ class _Choice:
             budget = replace(budget, wait_ids=own)
         self.machine = BudgetMachine(self._ids, budget, opened=opened)
         self._ends = EndWatch(self.machine)
+        self.begun = True
         stop = self._fields.get("stop") or []
         self._transcript = Transcript(
             self._ids.family, opened=opened, stops=[stop] if isinstance(stop, str) else stop

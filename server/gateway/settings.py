@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -59,7 +59,36 @@ class Settings(BaseModel):
     probe_retry_s: Annotated[float, Field(gt=0)] = 30.0
     """Before an engine that failed its probe is probed again."""
 
-    @field_validator("engine_urls", mode="before")
+    keys_file: Path | None = None
+    """API keys (`s1 keys`). None: everybody is let in, see docs/access.md."""
+    insecure_no_auth: bool = False
+    """Listen on an address that others reach although there are no API keys."""
+    redis_url: str | None = None
+    """Where gateways keep the quotas they share: redis://…, rediss://… or unix://…. None: in memory."""
+    lease_s: Annotated[float, Field(gt=0)] = 30.0
+    """In Redis, how long a request counts as under way after its gateway was last heard of."""
+    header_timeout_s: Annotated[float, Field(gt=0)] = 20.0
+    """For a request's headers, from its first byte or the connection's start."""
+    body_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    """For a request's body, as a whole."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose pages may call this server; * is all of them."""
+    admission: Literal["off", "on"] = "off"
+    """Whether requests wait at the gateway until an engine's KV cache has room for their worst case."""
+    admission_overcommit: Annotated[float, Field(gt=0)] = 1.0
+    """Part of an engine's KV cache that this gateway may fill by worst cases: 1/N for each of N gateways."""
+    admission_answer_tokens: Annotated[int, Field(ge=1)] = 2048
+    """The answer's length that is reckoned with where a request limits its thinking only."""
+    admission_queue_size: Annotated[int, Field(ge=0)] = 256
+    """Requests that may wait in all."""
+    admission_queue_per_key: Annotated[int, Field(ge=1)] = 64
+    admission_queue_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    shrink_above: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Filled part of the KV cache from which new thinking budgets shrink. None: never."""
+    shrink_floor_tokens: Annotated[int, Field(ge=0)] = 1024
+    """Budgets don't shrink below this."""
+
+    @field_validator("engine_urls", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         parts = value.split(",") if isinstance(value, str) else value
@@ -74,6 +103,13 @@ class Settings(BaseModel):
         """
         texts = {name: getattr(self, name) for name in FAMILY_TEXTS}
         return FamilyOptions.read(family=self.family, **texts)
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("a Redis URL begins with redis://, rediss:// or unix://")
+        return url
 
     @field_validator("engine_urls")
     @classmethod

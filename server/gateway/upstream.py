@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
@@ -121,6 +121,11 @@ class EnginePool:
                 served.setdefault(card["id"], []).append(engine)
         return served
 
+    def context(self, model: str) -> int | None:
+        """The longest context in which `model` is served, in tokens; None if no engine tells."""
+        lengths = [engine.context(model) for engine in self.models().get(model, ())]
+        return max((length for length in lengths if length is not None), default=None)
+
     def resolve_model(self, model: str | None) -> str:
         """The model asked for, or the only one there is.
 
@@ -146,20 +151,31 @@ class EnginePool:
     def choose(
         self, model: str, budget: ThinkingBudget, named: Mapping[str, str] = MappingProxyType({})
     ) -> Engine:
-        """The least busy ready engine that serves `model` and enforces every field of `budget`.
+        """The least busy of the engines that are `able`.
+
+        Raises: as `able`.
+        """
+        return least_busy(self.able(model, budget, named))
+
+    def able(
+        self, model: str, budget: ThinkingBudget, named: Mapping[str, str] = MappingProxyType({})
+    ) -> list[Engine]:
+        """The ready engines that serve `model` and enforce every field of `budget`; at least one.
 
         Args:
             named: the client's own names of fields, for messages.
 
         Raises:
+            EngineUnavailable: no engine that serves it is ready (any more).
             InvalidRequest: no engine enforces the budget; `param` is the first field that none does.
         """
-        candidates = self.models()[model]
+        candidates = self.models().get(model)
+        if not candidates:
+            raise EngineUnavailable(f"no engine that serves the model '{model}' is ready")
         requested = budget.requested()
         able = [engine for engine in candidates if requested.keys() <= set(engine.enforced_fields)]
         if able:
-            # Rounds cost the engine more, and honour fewer fields.
-            return min(able, key=lambda engine: (engine.status.enforcement == "rounds", engine.outstanding))
+            return able
         best = max(candidates, key=lambda engine: len(engine.enforced_fields))
         field, value = next(
             (name, value) for name, value in requested.items() if name not in best.enforced_fields
@@ -175,6 +191,11 @@ class EnginePool:
     def _require_ready(self) -> None:
         if not self.ready:
             raise EngineUnavailable("no engine is ready")
+
+
+def least_busy(engines: Collection[Engine]) -> Engine:
+    """Rounds cost an engine more, and honour fewer fields."""
+    return min(engines, key=lambda engine: (engine.status.enforcement == "rounds", engine.outstanding))
 
 
 class _Watcher:
@@ -267,6 +288,7 @@ class _Watcher:
             status.reconnects += 1
         status.models, status.description = models, description
         status.rounds = verdict.rounds
+        status.kv_cache_tokens = await self.engine.learn_kv_cache_tokens()
         status.enforcement, status.reason, status.state = verdict.enforcement, verdict.reason, "ready"
         self._probe_again_at = self._next_probe(verdict, description)
         log.info("engine ready", url=self.engine.url, enforcement=verdict.enforcement, reason=verdict.reason)

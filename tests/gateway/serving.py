@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from server.gateway.app import create_app
 from server.gateway.discovery import Resolve
+from server.gateway.ledger import Ledger
 from server.gateway.settings import Settings
 from server.gateway.upstream import EnginePool
 
@@ -34,6 +35,12 @@ async def eventually(condition: Callable[[], Any], *, within_s: float = 20) -> N
 @contextlib.asynccontextmanager
 async def serving(app: FastAPI) -> AsyncIterator[str]:
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", ws="none", lifespan="on")
+    async with running_server(config) as url:
+        yield url
+
+
+@contextlib.asynccontextmanager
+async def running_server(config: uvicorn.Config) -> AsyncIterator[str]:
     server = _Server(config)
     task = asyncio.create_task(server.serve())
     await eventually(lambda: server.started or task.done())
@@ -48,7 +55,11 @@ async def serving(app: FastAPI) -> AsyncIterator[str]:
 
 @contextlib.asynccontextmanager
 async def gateway(
-    *engine_urls: str, wait_ready: bool = True, resolve: Resolve | None = None, **settings: Any
+    *engine_urls: str,
+    wait_ready: bool = True,
+    resolve: Resolve | None = None,
+    ledger: Ledger | None = None,
+    **settings: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a gateway over `engine_urls`; intervals are short so that tests needn't wait."""
     quick = {
@@ -58,10 +69,12 @@ async def gateway(
         "receipt_wait_ms": 50,
     }
     read = Settings(engine_urls=engine_urls, **{**quick, **settings})
-    app = create_app(read, engines=EnginePool(read, resolve=resolve) if resolve else None)
+    pool_of_ours = EnginePool(read, resolve=resolve) if resolve else None
+    app = create_app(read, engines=pool_of_ours, ledger=ledger)
     pool = app.state.context.engines
     async with serving(app) as url, httpx.AsyncClient(base_url=url, timeout=30) as client:
         if wait_ready:
             await eventually(lambda: len(pool.ready) == len(engine_urls))
         client.pool = pool  # type: ignore[attr-defined]
+        client.turnstile = app.state.context.turnstile  # type: ignore[attr-defined]
         yield client

@@ -10,7 +10,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -37,6 +37,8 @@ class Faults:
     only_seed: int | None = None
     """Limit the faults below to the request with this seed."""
     stall_after: int | None = None
+    tokens_in_stall: int = 0
+    """What the receipt says of a request that is cancelled while it stalls before its first byte."""
     die_after: int | None = None
     """0 cuts the connection before the first byte of the response."""
     end_early_after: int | None = None
@@ -65,11 +67,16 @@ class StandIn:
     models: tuple[str, ...] = ("tiny",)
     has_plugin: bool = True
     protocol: int = 1
+    kv_blocks: int | None = None
+    """Of 16 tokens; None: it has no /metrics."""
+    has_embeddings: bool = True
     enforces: tuple[str, ...] = BUDGET_FIELDS
     faults: Faults = field(default_factory=Faults)
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     """Of chat requests that aren't probes."""
+    passed: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    """Path and body of what the gateway handed on as it was."""
     request_ids: list[str] = field(default_factory=list)
     probes: int = 0
     active: int = 0
@@ -77,6 +84,8 @@ class StandIn:
     template: Template | None = None
     """What /tokenize renders; without one there is no such route."""
     renderings: int = 0
+    stalled: int = 0
+    """Requests that have ever stalled."""
     receipt_waits: int = 0
     receipt_waits_cancelled: int = 0
     receipts: dict[str, EngineReceipt] = field(default_factory=dict)
@@ -85,6 +94,16 @@ class StandIn:
     """What /metrics says; None: there is no such route."""
     release: asyncio.Event = field(default_factory=asyncio.Event)
     """Ends a stall."""
+
+    def account(self, generation: Generation, tokens: int) -> None:
+        """Record the receipt, as of so many tokens."""
+        receipt = generation.receipt
+        if receipt is not None:
+            self.receipts[receipt.receipt_id] = replace(
+                receipt,
+                output_tokens=tokens,
+                thinking_end=len(generation.thinking) if tokens > len(generation.thinking) else None,
+            )
 
     def faults_for(self, body: dict[str, Any]) -> Faults:
         faults = self.faults
@@ -166,6 +185,14 @@ class Model:
         return Generation(thinking, markers, answer, finish, receipt)
 
 
+async def _stall(engine: StandIn, generation: Generation, tokens: int) -> None:
+    """Until the test says so; a request that is cancelled meanwhile has come as far as `tokens`."""
+    engine.account(generation, tokens)
+    engine.stalled += 1
+    await engine.release.wait()
+    engine.account(generation, generation.completion_tokens)
+
+
 class _Died(Exception):
     pass
 
@@ -175,8 +202,13 @@ async def running(engine: StandIn, *, host: str = "127.0.0.1", port: int = 0) ->
     """Serve `engine` in the running loop; `engine.url` is set."""
     app = web.Application()
     app.router.add_post("/v1/chat/completions", partial(_chat, engine))
-    if engine.template is not None:
+    app.router.add_post("/v1/completions", partial(_completions, engine))
+    rendering = [] if engine.template is None else ["/tokenize"]
+    if rendering:
         app.router.add_post("/tokenize", partial(_tokenize, engine))
+    for path in ("/v1/embeddings", "/tokenize", "/detokenize"):
+        if path not in rendering:
+            app.router.add_post(path, partial(_passed, engine))
     app.router.add_get("/v1/models", partial(_models, engine))
     app.router.add_get("/health", partial(_health, engine))
     app.router.add_get("/metrics", partial(_metrics, engine))
@@ -192,6 +224,45 @@ async def running(engine: StandIn, *, host: str = "127.0.0.1", port: int = 0) ->
     finally:
         engine.release.set()
         await runner.cleanup()
+
+
+async def _metrics(engine: StandIn, _: web.Request) -> web.Response:
+    if engine.kv_blocks is None:
+        return web.json_response({"detail": "Not Found"}, status=404)
+    labels = f'block_size="16",cache_dtype="auto",engine="0",num_gpu_blocks="{engine.kv_blocks}"'
+    text = f"# TYPE vllm:cache_config_info gauge\nvllm:cache_config_info{{{labels}}} 1.0\n"
+    return web.Response(text=text)
+
+
+async def _passed(engine: StandIn, request: web.Request) -> web.Response:
+    if request.path == "/v1/embeddings" and not engine.has_embeddings:
+        return web.json_response({"detail": "Not Found"}, status=404)
+    body = await request.json()
+    engine.passed.append((request.path, body))
+    return web.json_response({"model": body["model"], "echo": request.path})
+
+
+async def _completions(engine: StandIn, request: web.Request) -> web.StreamResponse:
+    body = await request.json()
+    engine.passed.append((request.path, body))
+    if engine.faults.stall_after == 0:
+        engine.active += 1
+        try:
+            await engine.release.wait()
+        except asyncio.CancelledError:
+            engine.cancelled += 1
+            raise
+        finally:
+            engine.active -= 1
+    if not body.get("stream"):
+        return web.json_response({"choices": [{"index": 0, "text": "done"}], "model": body["model"]})
+    response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+    await response.prepare(request)
+    for text in ("do", "ne"):
+        event = {"choices": [{"index": 0, "text": text}]}
+        await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
+    await response.write(b"data: [DONE]\n\n")
+    return response
 
 
 async def _health(engine: StandIn, _: web.Request) -> web.Response:
@@ -301,10 +372,8 @@ async def _generate(
     if faults.die_after == 0:
         raise _Died
     if faults.stall_after == 0:
-        await engine.release.wait()
-    receipt = generation.receipt
-    if receipt is not None:
-        engine.receipts[receipt.receipt_id] = receipt
+        await _stall(engine, generation, faults.tokens_in_stall)
+    engine.account(generation, generation.completion_tokens)
     if body.get("stream"):
         return await _stream(engine, request, body, generation, faults)
     return web.json_response(_completion(request, body, generation, faults))
@@ -371,7 +440,7 @@ async def _stream(
         last = count == len(deltas)
         finish = {"finish_reason": generation.finish_reason, "stop_reason": None} if last else {}
         await writer.delta({kind: text} if text else {}, tokens=[text], **finish)
-        if not last and await _fault(engine, faults, writer, count):
+        if not last and await _fault(engine, generation, faults, writer, count):
             return response
         await asyncio.sleep(0)
     if body.get("stream_options", {}).get("include_usage"):
@@ -385,10 +454,12 @@ async def _stream(
     return response
 
 
-async def _fault(engine: StandIn, faults: Faults, writer: _Writer, count: int) -> bool:
+async def _fault(
+    engine: StandIn, generation: Generation, faults: Faults, writer: _Writer, count: int
+) -> bool:
     """Do what the faults ask after `count` chunks; True ends the stream."""
     if faults.stall_after == count:
-        await engine.release.wait()
+        await _stall(engine, generation, count)
     if faults.die_after == count:
         raise _Died
     if faults.error_after == count:

@@ -33,6 +33,8 @@ async def test_a_probed_engine_is_ready_and_native(client: httpx.AsyncClient, en
                 "fields": list(BUDGET_FIELDS),
                 "reason": "",
                 "outstanding": 0,
+                "kv_cache_tokens": None,
+                "committed_tokens": 0,
                 "reconnects": 0,
             }
         ],

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from server.budget.spec import BudgetError, resolve
-from server.gateway.body import read_json_object
+from server.gateway.access import caller_of, resolve_model
+from server.gateway.body import read_body
 from server.gateway.boundary import identify
 from server.gateway.chat_call import ChatCall, engine_calls, parse_chat
 from server.gateway.completion import complete_chat
@@ -21,6 +22,7 @@ from server.gateway.rounds_fields import check_chat_fields, check_rounds_fields
 from server.gateway.settle import Rungs, budget_headers, settle
 from server.gateway.sse import Emit, EventStream
 from server.gateway.streaming import StreamShape, stream_chat
+from server.gateway.turnstile import Grant
 
 router = APIRouter(tags=["chat"])
 
@@ -34,18 +36,27 @@ _SCHEMA = {"$ref": "#/components/schemas/ChatCompletionRequest"}
 )
 async def create_chat_completion(request: Request) -> Response:
     context = context_of(request)
-    call = parse_chat(await read_json_object(request, max_bytes=context.settings.max_body_bytes))
-    model = context.engines.resolve_model(call.model)
-    policy = context.policy.current
-    rungs = Rungs.of(policy, model=model)
+    call = parse_chat(await read_body(request, context.settings))
+    caller = caller_of(request)
+    model = resolve_model(caller, context.engines, call.model)
+    rungs = Rungs.of(context.policy.current, model=model, key=caller.name, key_caps=caller.caps)
     engine = context.engines.choose(model, settle(call, rungs, None).budget, call.asked.requested_as)
     call = settle(call, rungs, engine.described)
-    headers = budget_headers(call)
-    mode = policy.preserve_thinking(model)
-    call = await context.earlier_thinking.settle(call, mode, engine=engine, model=model)
-    answering = _answering(call, engine)
-    _check_room(call, engine)
     request_id = identify(request, call.fields.get("request_id"))
+
+    async def respond(grant: Grant) -> Response:
+        return await _respond(request, grant, model=model, request_id=request_id)
+
+    return context.turnstile.admit(request, model, call, respond)
+
+
+async def _respond(request: Request, grant: Grant, *, model: str, request_id: str) -> Response:
+    context, engine = context_of(request), grant.engine
+    headers = budget_headers(grant.call)
+    mode = context.policy.current.preserve_thinking(model)
+    call = await context.earlier_thinking.settle(grant.call, mode, engine=engine, model=model)
+    answering = grant.watched(_answering(call, engine))
+    _check_room(call, engine)
     calls = engine_calls(call, model=model, request_id=request_id)
     id, created = f"chatcmpl-{request_id}", int(time.time())
     if call.stream:
@@ -53,6 +64,7 @@ async def create_chat_completion(request: Request) -> Response:
 
         async def produce(emit: Emit) -> None:
             await stream_chat(answering, calls, shape, emit)
+            await grant.settle()
 
         return EventStream(produce, cut_off=context.drain.cut_off, headers=headers)
     completion = await unless_disconnected(
@@ -67,6 +79,7 @@ async def create_chat_completion(request: Request) -> Response:
         ),
         cut_off=context.drain.cut_off,
     )
+    await grant.settle()
     return Response(orjson.dumps(completion), headers=headers, media_type="application/json")
 
 

@@ -10,8 +10,10 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from server import __version__
+from server.gateway.access import is_admin
 from server.gateway.context import context_of
 from server.gateway.engine import Engine
+from server.gateway.errors import Forbidden
 from server.gateway.metrics import render
 
 router = APIRouter(tags=["operation"])
@@ -29,13 +31,17 @@ async def ready(request: Request) -> Response:
     context = context_of(request)
     draining, pool = context.drain.draining, context.engines
     is_ready = bool(pool.ready) and not draining
-    engines = [_describe(engine) for engine in pool.engines]
-    body = {"ready": is_ready, "draining": draining, "engines": engines}
+    body: dict[str, Any] = {"ready": is_ready, "draining": draining}
+    # Where engines are, and why one is down, is not for strangers.
+    if is_admin(request):
+        body["engines"] = [_describe(engine) for engine in pool.engines]
     return Response(orjson.dumps(body), 200 if is_ready else 503, media_type="application/json")
 
 
-@router.get("/metrics", summary="Prometheus metrics")
+@router.get("/metrics", summary="Prometheus metrics; with API keys, for an admin key")
 async def metrics(request: Request) -> Response:
+    if not is_admin(request):
+        raise Forbidden("/metrics names engines: it takes an admin key")
     return Response(render(context_of(request).engines), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -61,5 +67,7 @@ def _describe(engine: Engine) -> dict[str, Any]:
         "fields": list(engine.enforced_fields),
         "reason": status.reason,
         "outstanding": engine.outstanding,
+        "kv_cache_tokens": status.kv_cache_tokens,
+        "committed_tokens": engine.committed_tokens,
         "reconnects": status.reconnects,
     }

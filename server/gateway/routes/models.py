@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from server.gateway.access import caller_of
 from server.gateway.context import context_of
 from server.gateway.engine import Engine
 
@@ -14,14 +15,16 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 @router.get("", summary="The models that are served now, and what thinking budgets they take")
 async def list_models(request: Request) -> dict[str, Any]:
-    served = context_of(request).engines.models()
-    return {"object": "list", "data": [_card(model, engines) for model, engines in served.items()]}
+    caller, served = caller_of(request), context_of(request).engines.models()
+    cards = [_card(model, engines) for model, engines in served.items() if caller.may_use(model)]
+    return {"object": "list", "data": cards}
 
 
 # A model's name may hold slashes.
 @router.get("/{model:path}", summary="One model")
 async def get_model(request: Request, model: str) -> dict[str, Any]:
     engines = context_of(request).engines
+    caller_of(request).check_model(model)
     return _card(engines.resolve_model(model), engines.models()[model])
 
 

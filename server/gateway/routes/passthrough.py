@@ -1,0 +1,161 @@
+"""Routes that are handed to the engine as they are, where it has them: no thinking budget is theirs.
+
+Keys, their models and their requests per minute hold here, too. /v1/completions generates, but its thinking
+can't be told from its text: a key whose thinking or tokens are limited can't use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import aclosing
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from server.budget.spec import BUDGET_FIELDS, ThinkingBudget
+from server.gateway.access import Caller, caller_of, resolve_model
+from server.gateway.body import read_body
+from server.gateway.boundary import identify
+from server.gateway.chat_fields import RESERVED_XARGS
+from server.gateway.context import context_of
+from server.gateway.disconnect import unless_disconnected
+from server.gateway.engine import Engine
+from server.gateway.errors import EngineRefused, Forbidden, InvalidRequest
+from server.gateway.sse import Emit, EventStream
+from server.gateway.validation import show
+
+router = APIRouter(tags=["pass-through"])
+
+_BUDGET_NAMES = frozenset(BUDGET_FIELDS) | {"thinking_token_budget"}
+_HAS_NO_ROUTE = (404, 405, 501)
+_OBJECT = {"content": {"application/json": {"schema": {"type": "object"}}}, "required": True}
+
+
+@router.post(
+    "/v1/completions",
+    summary="Complete a text, without budgets: handed to the engine as it is",
+    openapi_extra={"requestBody": _OBJECT},
+)
+async def create_completion(request: Request) -> Response:
+    _check_uncounted(caller_of(request))
+    fields = await _read(request)
+    _check_no_budget(fields)
+    stream = fields.get("stream", False)
+    if not isinstance(stream, bool):
+        raise InvalidRequest(f"`stream` must be true or false. Given: {show(stream)}", param="stream")
+    return await _pass_on(request, fields, stream=stream)
+
+
+@router.post(
+    "/v1/embeddings",
+    summary="Embed texts, if the engine does: handed to it as it is",
+    openapi_extra={"requestBody": _OBJECT},
+)
+async def create_embedding(request: Request) -> Response:
+    fields = await _read(request)
+    encoding = fields.get("encoding_format", "float")
+    if encoding not in ("float", "base64"):
+        raise InvalidRequest(
+            f"`encoding_format` must be one of 'float', 'base64'. Given: {show(encoding)}",
+            param="encoding_format",
+        )
+    return await _pass_on(request, fields)
+
+
+@router.post(
+    "/tokenize",
+    summary="Tokens of a text or of messages: handed to the engine as it is",
+    openapi_extra={"requestBody": _OBJECT},
+)
+async def tokenize(request: Request) -> Response:
+    return await _pass_on(request, await _read(request))
+
+
+@router.post(
+    "/detokenize",
+    summary="The text of tokens: handed to the engine as it is",
+    openapi_extra={"requestBody": _OBJECT},
+)
+async def detokenize(request: Request) -> Response:
+    return await _pass_on(request, await _read(request))
+
+
+async def _read(request: Request) -> dict[str, Any]:
+    fields = await read_body(request, context_of(request).settings)
+    model = fields.get("model")
+    if model is not None and not isinstance(model, str):
+        raise InvalidRequest(f"`model` must be a string. Given: {show(model)}", param="model")
+    return fields
+
+
+async def _pass_on(request: Request, fields: dict[str, Any], *, stream: bool = False) -> Response:
+    context = context_of(request)
+    model = resolve_model(caller_of(request), context.engines, fields.get("model"))
+    engine = context.engines.choose(model, ThinkingBudget())
+    body = orjson.dumps(fields | {"model": model})
+    path, request_id = request.url.path, identify(request, None)
+    if stream:
+
+        async def produce(emit: Emit) -> None:
+            with engine.occupied(1):
+                await _stream(engine, path, body, request_id, emit)
+
+        return EventStream(produce, cut_off=context.drain.cut_off)
+    with engine.occupied(1):
+        answer = await unless_disconnected(
+            request.receive, _whole(engine, path, body, request_id), cut_off=context.drain.cut_off
+        )
+    return Response(orjson.dumps(answer), media_type="application/json")
+
+
+async def _whole(engine: Engine, path: str, body: bytes, request_id: str) -> dict[str, Any]:
+    try:
+        return await engine.post(path, body, request_id)
+    except EngineRefused as error:
+        raise _explained(error, path) from error
+
+
+async def _stream(engine: Engine, path: str, body: bytes, request_id: str, emit: Emit) -> None:
+    try:
+        async with aclosing(engine.events(path, body, request_id)) as events:
+            async for event in events:
+                await emit(orjson.dumps(event))
+    except EngineRefused as error:
+        raise _explained(error, path) from error
+
+
+def _explained(error: EngineRefused, path: str) -> EngineRefused:
+    if error.status not in _HAS_NO_ROUTE:
+        return error
+    return EngineRefused(f"the engine has no {path}, or not for this model: {error}", status=404)
+
+
+def _check_no_budget(fields: Mapping[str, Any]) -> None:
+    xargs = fields.get("vllm_xargs")
+    hidden = xargs if isinstance(xargs, Mapping) else {}
+    given = {name: value for name, value in fields.items() if name in _BUDGET_NAMES}
+    given |= {f"vllm_xargs.{name}": value for name, value in hidden.items() if name in RESERVED_XARGS}
+    for name, value in given.items():
+        if value is not None:
+            raise InvalidRequest(
+                f"`{name}` is not a field of completions: thinking budgets are for /v1/chat/completions. "
+                f"Given: {show(value)}",
+                param=name,
+            )
+
+
+def _check_uncounted(caller: Caller) -> None:
+    limits = [f"caps.{name}" for name in caller.caps]
+    limits += [
+        f"quotas.{name}"
+        for name, value in caller.quotas.model_dump().items()
+        if value is not None and name != "requests_per_minute"
+    ]
+    if limits:
+        raise Forbidden(
+            f"the key '{caller.name}' can't use /v1/completions, which doesn't count what its {limits[0]} "
+            "limits: use /v1/chat/completions",
+            code="not_counted_here",
+        )
