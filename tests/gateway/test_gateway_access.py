@@ -14,9 +14,8 @@ import pytest
 from starlette.datastructures import Headers
 from typer.testing import CliRunner
 
-from server.budget.spec import ThinkingBudget
 from server.cli import app as commands
-from server.gateway.access import KeyRing, capped, check_exposure, is_loopback
+from server.gateway.access import KeyRing, check_exposure, is_loopback
 from server.gateway.app import create_app
 from server.gateway.errors import InvalidKey
 from server.gateway.settings import Settings, SettingsError
@@ -265,15 +264,6 @@ async def test_a_cap_and_what_takes_no_budget(engine: StandIn, keys: KeysForTest
     async with gateway(engine.url, keys_file=keys.path) as client:
         response = await client.post(CHAT, json=ASK | {"use_beam_search": True}, headers=headers)
         assert (response.status_code, error_of(response)["param"]) == (400, "use_beam_search")
-
-
-def test_caps_leave_alone_what_they_dont_name() -> None:
-    budget = ThinkingBudget(max_thinking_tokens=50, min_thinking_tokens=10, landing_tokens=20, num_waits=2)
-    assert capped(budget, {}, thinking_off=False) == budget
-    assert capped(budget, {"answer_reserve_tokens": 5}, thinking_off=False) == budget
-    assert capped(budget, {"max_thinking_tokens": 15}, thinking_off=False) == ThinkingBudget(
-        max_thinking_tokens=15, min_thinking_tokens=10, landing_tokens=15, num_waits=2
-    )
 
 
 @pytest.mark.parametrize(
