@@ -28,9 +28,13 @@ from server.engine.launch import (
 )
 from server.engine.selection import SelectionError, choose_runner
 from server.gateway.conformance import conformance
+from server.gateway.policy_file import read_policy
 from server.gateway.settings import SettingsError, read_settings
+from server.policy_cli import policy as policy_commands
 from server.serve import ServeError, serve_until_stopped
+from training.curate.cli import app as curate
 from training.evaluate.cli import evaluate
+from training.traces import traces
 from training.train import train
 
 app = typer.Typer(
@@ -43,6 +47,9 @@ app = typer.Typer(
 app.command()(train)
 app.command()(evaluate)
 app.command()(conformance)
+app.command()(traces)
+app.add_typer(policy_commands)
+app.add_typer(curate)
 
 _ENGINE_COMMANDS = ("serve", "engine")
 
@@ -85,6 +92,10 @@ def serve(
     tensor_parallel_size: TensorParallel = 1,
     pipeline_parallel_size: PipelineParallel = 1,
     max_model_len: MaxModelLen = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="Defaults and caps of thinking budgets; read again on SIGHUP."),
+    ] = None,
     log_file: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Where the engine's log goes. Default: logs/.")
     ] = None,
@@ -102,7 +113,10 @@ def serve(
             think_end=think_end,
             wait_text=wait_text,
             answer_prompt=answer_prompt,
+            policy_file=policy,
         )
+        if settings.policy_file is not None:
+            read_policy(settings.policy_file)
         if not settings.engine_urls:
             require_vllm()
             options = _engine_options(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,14 @@ from rich.markup import escape
 from server.engine.launch import EngineOptions
 from server.engine.supervisor import EngineStartError, EngineSupervisor
 from server.gateway.app import create_app
+from server.gateway.drain import Drain
 from server.gateway.settings import Settings
 from server.gateway.upstream import EnginePool
 
-_GRACE_S = 5
-"""Open streams get this long after a signal."""
+_INTERRUPT_GRACE_S = 5
+"""Open requests get this long after Ctrl-C; after SIGTERM, `drain_timeout_s`."""
+_CLOSING_S = 5
+"""For the last bytes of requests that were cut off."""
 _POLL_S = 0.2
 _EXAMPLE_QUESTION = "How many r in raspberry?"
 
@@ -50,8 +54,6 @@ def serve_until_stopped(settings: Settings, options: EngineOptions | None, *, lo
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(settings, options, listener, log_path=log_path, url=url, console=console))
-    except KeyboardInterrupt:  # a second Ctrl-C while stopping
-        console.print("stopped")
     finally:
         listener.close()
 
@@ -79,24 +81,64 @@ async def _serve(
     pool = EnginePool(settings)
     announce = _Announcement(pool, url=url, console=console, engine_log=log_path if options else None)
     app: FastAPI = create_app(settings, engines=pool, background=[*background, announce.running])
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             app,
             log_level="warning",
             access_log=False,
-            timeout_graceful_shutdown=_GRACE_S,
             # Longer than clients keep idle connections: never close one just as it is used again.
             timeout_keep_alive=75,
             server_header=False,
         )
     )
-    # uvicorn raises a signal again once it has stopped; the first one was enough.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+    drain: Drain = app.state.context.drain
+    grace_s = {signal.SIGINT: _INTERRUPT_GRACE_S, signal.SIGTERM: settings.drain_timeout_s}
+    delay_s = {signal.SIGINT: 0, signal.SIGTERM: settings.drain_delay_s}
+    loop = asyncio.get_running_loop()
+    for number in grace_s:
+        stop = functools.partial(_stop, server, drain, delay_s=delay_s[number], grace_s=grace_s[number])
+        loop.add_signal_handler(number, stop)
+    if settings.policy_file is not None:
+        loop.add_signal_handler(signal.SIGHUP, app.state.context.policy.reload)
     await server.serve(sockets=[listener])
     if failures:
         raise ServeError(str(failures[0]))
     console.print("stopped")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but signals are ours: it would close its sockets at once and cancel what is open."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _stop(server: uvicorn.Server, drain: Drain, *, delay_s: float, grace_s: float) -> None:
+    """First signal: unready, then no new connections, then the end of open requests. Second: all at once."""
+    loop = asyncio.get_running_loop()
+
+    def close() -> None:
+        server.should_exit = True
+
+    def cut() -> None:
+        drain.cut()
+        loop.call_later(_CLOSING_S, _hang_up, server)
+
+    if drain.draining:
+        close()
+        cut()
+        return
+    drain.begin()
+    loop.call_later(delay_s, close)
+    loop.call_later(delay_s + grace_s, cut)
+
+
+def _hang_up(server: uvicorn.Server) -> None:
+    """On clients that don't even read their error."""
+    for connection in list(server.server_state.connections):
+        if connection.transport is not None:
+            connection.transport.abort()
 
 
 class _Announcement:

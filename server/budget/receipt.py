@@ -7,7 +7,7 @@ has run a token or two further, and only what the client received may be counted
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from server.budget.spec import EndedBy, ThinkingBudget
@@ -42,6 +42,29 @@ class EngineReceipt:
     def from_json(cls, fields: Mapping[str, Any]) -> EngineReceipt:
         tuples = {name: tuple(fields[name]) for name in ("clamped_by", "wait_positions")}
         return cls(**{**fields, **tuples})
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a choice's budget came from."""
+
+    requested: Mapping[str, Any] = field(default_factory=dict)
+    """The budget fields that the client gave, under our names."""
+    requested_as: Mapping[str, str] = field(default_factory=dict)
+    """The client's own name of a field, where it is another."""
+    clamped_by: tuple[str, ...] = ()
+    """What changed the budget that was asked for, before the engine's room did: rungs of the policy."""
+
+    def told(self, receipt: dict[str, Any]) -> dict[str, Any]:
+        """An enforced budget's receipt, with what the client asked for and what the policy made of it."""
+        # What the client didn't ask for was not taken from it.
+        by_room = receipt["clamped_by"] if self.requested.keys() & _FITTED_FIELDS else []
+        told = {"requested": dict(self.requested), "clamped_by": [*self.clamped_by, *by_room]}
+        return receipt | told | ({"requested_as": dict(self.requested_as)} if self.requested_as else {})
+
+
+_FITTED_FIELDS = frozenset({"max_thinking_tokens", "min_thinking_tokens"})
+"""Fields that the room can lower."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,9 @@ from server.budget.spec import BudgetError
 from server.gateway.boundary import Boundary, http_error_response, known_error_response
 from server.gateway.chat_request import ChatCompletionRequest
 from server.gateway.context import Context
+from server.gateway.earlier_thinking import EarlierThinking
 from server.gateway.errors import GatewayError
+from server.gateway.policy_file import PolicyStore
 from server.gateway.routes import chat, health, models
 from server.gateway.settings import Settings
 from server.gateway.upstream import EnginePool
@@ -33,6 +35,9 @@ def create_app(
         engines: the pool to use; by default one over `settings.engine_urls`.
         background: async contexts entered before the pool and left after it, for example the supervisor of
             an engine. Entering must not wait for the engine: /health has to answer meanwhile.
+
+    Raises:
+        SettingsError: there is no engine URL, or the policy file can't be used.
     """
     pool = engines or EnginePool(settings)
 
@@ -45,7 +50,7 @@ def create_app(
             yield
 
     app = FastAPI(title="s1-server", version=__version__, lifespan=lifespan)
-    app.state.context = Context(settings, pool)
+    app.state.context = Context(settings, pool, PolicyStore(settings.policy_file), EarlierThinking())
     for router in (chat.router, models.router, health.router):
         app.include_router(router)
     app.add_middleware(Boundary)

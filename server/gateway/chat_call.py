@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import orjson
 from pydantic import ValidationError
 
+from server.budget.aliases import Asked, read_chat
+from server.budget.forms import ALIAS_ROOTS, OPEN_OBJECTS
+from server.budget.receipt import Origin
 from server.budget.spec import BUDGET_FIELDS, ThinkingBudget
 from server.gateway.chat_conflicts import check_conflicts
 from server.gateway.chat_fields import ENGINE_IGNORES, KNOWN_FIELDS, UNSUPPORTED_OPENAI_FIELDS
@@ -17,7 +20,9 @@ from server.gateway.chat_request import ChatCompletionRequest
 from server.gateway.errors import InvalidRequest
 from server.gateway.validation import did_you_mean, invalid_request, show
 
-_NOT_FORWARDED = frozenset(BUDGET_FIELDS) | {"thinking_token_budget", "request_id", "n"}
+_NOT_FORWARDED = frozenset(BUDGET_FIELDS) | {"request_id", "n"}
+_SWITCHES = ("enable_thinking", "thinking")
+"""What chat templates that can be told whether to think call it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +30,19 @@ class ChatCall:
     """A client's request, valid as far as it can be known without an engine."""
 
     fields: dict[str, Any]
-    """The client's own JSON; fields that are null are left out, as null means absent."""
+    """The client's own JSON; fields that are null are left out, as null means absent, and what other
+    dialects say of thinking is translated for the engine."""
+    asked: Asked
     budget: ThinkingBudget
+    """What is to be enforced: as asked until the policy is applied."""
+    origin: Origin
+    roots: frozenset[str] = frozenset()
+    """The fields of the client's own JSON, in its own dialect."""
+
+    def limited(self, budget: ThinkingBudget, *, by: tuple[str, ...]) -> Self:
+        """The same request with what limits outside of it leave of its budget; `by` is for the receipt."""
+        origin = replace(self.origin, clamped_by=(*self.origin.clamped_by, *by))
+        return replace(self, budget=budget, origin=origin)
 
     @property
     def model(self) -> str | None:
@@ -42,7 +58,12 @@ class ChatCall:
 
     @property
     def hides_reasoning(self) -> bool:
-        return self.fields.get("include_reasoning") is False
+        return self.asked.hides_thinking
+
+    @property
+    def wants_reasoning_details(self) -> bool:
+        """OpenRouter's clients read the thinking there."""
+        return "reasoning" in self.roots
 
     @property
     def wants_usage_chunk(self) -> bool:
@@ -78,6 +99,7 @@ class EngineCall:
     receipt_id: str | None
     """Set if the request has a budget."""
     budget: ThinkingBudget
+    origin: Origin = field(default_factory=Origin)
 
 
 def parse_chat(fields: Mapping[str, Any]) -> ChatCall:
@@ -93,9 +115,10 @@ def parse_chat(fields: Mapping[str, Any]) -> ChatCall:
     except ValidationError as error:
         raise invalid_request(error) from None
     given = {name: value for name, value in fields.items() if value is not None}
-    call = ChatCall(given, _budget(given))
-    check_conflicts(given, call.budget)
-    return call
+    asked = read_chat(given)
+    check_conflicts(given, asked.budget)
+    origin = Origin(asked.budget.requested(), asked.requested_as)
+    return ChatCall(_engine_fields(given, asked), asked, asked.budget, origin, frozenset(given))
 
 
 def engine_calls(call: ChatCall, *, model: str, request_id: str) -> list[EngineCall]:
@@ -125,6 +148,7 @@ def _engine_call(call: ChatCall, index: int, count: int, model: str, request_id:
         request_id=request_id if count == 1 else f"{request_id}-{index}",
         receipt_id=receipt_id,
         budget=call.budget,
+        origin=call.origin,
     )
 
 
@@ -152,16 +176,26 @@ def _check_names(fields: Mapping[str, Any]) -> None:
             )
 
 
-def _budget(given: Mapping[str, Any]) -> ThinkingBudget:
-    """The budget, also by vLLM's own name for a maximum, which our engines don't enforce by that name."""
-    alias = given.get("thinking_token_budget")
-    if alias is None:
-        return ThinkingBudget.from_fields(given)
-    for name in BUDGET_FIELDS:
-        if name in given:
-            raise InvalidRequest(
-                f"`thinking_token_budget` ({show(alias)}) can't be combined with `{name}` "
-                f"({show(given[name])}): give `max_thinking_tokens` instead",
-                param="thinking_token_budget",
-            )
-    return ThinkingBudget.from_fields({} if alias == -1 else {"max_thinking_tokens": alias})
+def _engine_fields(given: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+    """The request without other dialects' fields: an effort and a wish to think go to the chat template.
+
+    A template is told of an effort, and of thinking that was asked for. It isn't told to leave thinking out:
+    the budget does that, for every template, and the engine's parser would take a switched-off request's
+    forced marker for content.
+    """
+    fields = {name: value for name, value in given.items() if name not in ALIAS_ROOTS - OPEN_OBJECTS}
+    if asked.hides_thinking:
+        # The gateway hides it, but not what an engine's own chat route calls it: see check_chat_fields.
+        fields["include_reasoning"] = False
+    kwargs = dict(given.get("chat_template_kwargs", {}))
+    if asked.thinking is False:
+        kwargs = {
+            name: value for name, value in kwargs.items() if name not in _SWITCHES or value is not False
+        }
+    elif asked.effort is not None:
+        fields["reasoning_effort"] = asked.effort
+    if asked.thinking:
+        kwargs = dict.fromkeys(_SWITCHES, True) | kwargs
+    if kwargs or "chat_template_kwargs" in fields:
+        fields["chat_template_kwargs"] = kwargs
+    return fields

@@ -23,7 +23,7 @@ def check_conflicts(given: Mapping[str, Any], budget: ThinkingBudget) -> None:
     _check_tools(given)
     _check_xargs(given)
     if budget.is_set:
-        _check_budget_conflicts(given, budget)
+        check_beam_search(given, budget)
 
 
 def _check_lengths(given: Mapping[str, Any]) -> None:
@@ -87,23 +87,11 @@ def _check_xargs(given: Mapping[str, Any]) -> None:
             )
 
 
-def _check_budget_conflicts(given: Mapping[str, Any], budget: ThinkingBudget) -> None:
-    named = ", ".join(f"`{name}` ({value})" for name, value in budget.requested().items())
+def check_beam_search(given: Mapping[str, Any], budget: ThinkingBudget) -> None:
+    """Refuse a beam search with a budget, the client's or the policy's."""
     if given.get("use_beam_search"):
+        named = ", ".join(f"`{name}` ({value})" for name, value in budget.requested().items())
         raise InvalidRequest(
             f"`use_beam_search` (true) can't be combined with a thinking budget: {named}",
             param="use_beam_search",
-        )
-    if budget.max_thinking_tokens == 0:
-        return
-    kwargs = given.get("chat_template_kwargs", {})
-    switches = {f"chat_template_kwargs.{name}": kwargs.get(name) for name in ("enable_thinking", "thinking")}
-    off = [name for name, value in switches.items() if value is False]
-    # vLLM hands this on to the chat template as enable_thinking = false.
-    if given.get("reasoning_effort") == "none":
-        off.append("reasoning_effort")
-    if off:
-        raise InvalidRequest(
-            f"`{off[0]}` turns thinking off, which only `max_thinking_tokens` 0 agrees with. Given: {named}",
-            param=off[0],
         )

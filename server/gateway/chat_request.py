@@ -11,10 +11,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
+from server.budget.forms import root_schemas
 from server.budget.spec import (
     BUDGET_LIMITS,
     DEFAULT_ANSWER_RESERVE_TOKENS,
     LOOP_REPEATS,
+    MAX_LOOP_GUARD_TOKENS,
     MAX_TOKENS,
     MAX_WAIT_CHARACTERS,
     MAX_WAIT_TEXTS,
@@ -31,11 +33,19 @@ _TokenCount = Annotated[int, Field(ge=1)]
 _Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 
 
-def _budget_field(name: str, description: str) -> Any:
+def _budget_field(name: str, description: str, *, default: str = "0", limits: str | None = None) -> Any:
     """Only documented here: `ThinkingBudget.from_fields` checks it, so that all parts check alike."""
     low, high = BUDGET_LIMITS[name]
     integer: dict[str, Any] = {"type": "integer", "minimum": low, "maximum": high}
-    return Field(None, description=description, json_schema_extra={"anyOf": [integer, {"type": "null"}]})
+    extra: dict[str, Any] = {"anyOf": [integer, {"type": "null"}], "x-default": default}
+    if limits is not None:
+        extra["x-limits"] = limits
+    return Field(None, description=description, json_schema_extra=extra)
+
+
+def _with_dialects(schema: dict[str, Any]) -> None:
+    """The forms of other dialects, which `server.budget.aliases` checks."""
+    schema["properties"] |= root_schemas()
 
 
 class _Checked(BaseModel):
@@ -45,6 +55,8 @@ class _Checked(BaseModel):
 class Message(_Checked):
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
     content: Any = Field(None, description="A string, or an array of content parts.")
+    reasoning: Any = Field(None, description="An assistant message's thinking, as a string.")
+    reasoning_content: Any = Field(None, description="Another name of `reasoning`.")
 
     @field_validator("content")
     @classmethod
@@ -82,31 +94,40 @@ class ResponseFormat(_Checked):
 class ChatCompletionRequest(_Checked):
     """OpenAI's chat completion request, vLLM's sampling fields, and a thinking budget."""
 
+    model_config = ConfigDict(strict=True, extra="allow", json_schema_extra=_with_dialects)
+
     model: str | None = Field(None, description="May be left out when exactly one model is served.")
     messages: Annotated[list[Message], Field(min_length=1)]
 
     max_thinking_tokens: Any = _budget_field(
-        "max_thinking_tokens", "The thinking never has more tokens than this; 0 means no thinking."
+        "max_thinking_tokens",
+        "The thinking never has more tokens than this; 0 means no thinking.",
+        default="what fits",
     )
     min_thinking_tokens: Any = _budget_field(
-        "min_thinking_tokens", "An attempt to end the thinking before this many tokens becomes a wait."
+        "min_thinking_tokens",
+        "An attempt to end the thinking before this many tokens becomes a wait.",
+        limits="0 to `max_thinking_tokens`",
     )
     num_waits: Any = _budget_field(
         "num_waits", "How many attempts to end the thinking are replaced by the wait text."
     )
     answer_reserve_tokens: Any = _budget_field(
         "answer_reserve_tokens",
-        "Tokens kept free for the answer; by default "
-        f"{DEFAULT_ANSWER_RESERVE_TOKENS}, or a quarter of the room if that is less.",
+        "Tokens kept free for the answer; the maximum is lowered to fit.",
+        default=f"{DEFAULT_ANSWER_RESERVE_TOKENS}, or a quarter of the room if that is less",
+        limits="from 1 to what fits",
     )
     landing_tokens: Any = _budget_field(
         "landing_tokens",
         "So many tokens before the maximum, the first sentence or line end ends the thinking.",
+        limits="0 to `max_thinking_tokens`",
     )
     loop_guard_tokens: Any = _budget_field(
         "loop_guard_tokens",
         "Leave the thinking when its last so many tokens are one sequence at least "
         f"{LOOP_REPEATS} times over; 0 is off, else at least {MIN_LOOP_GUARD_TOKENS}.",
+        limits=f"0, or {MIN_LOOP_GUARD_TOKENS} to {MAX_LOOP_GUARD_TOKENS:,}",
     )
     wait_text: Any = Field(
         None,
@@ -122,7 +143,9 @@ class ChatCompletionRequest(_Checked):
                     "maxItems": MAX_WAIT_TEXTS,
                 },
                 {"type": "null"},
-            ]
+            ],
+            "x-default": "the family's (`Wait`)",
+            "x-limits": f"up to {MAX_WAIT_TEXTS} of 1 to {MAX_WAIT_TOKENS} tokens; needs waits",
         },
     )
 

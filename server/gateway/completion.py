@@ -9,15 +9,24 @@ from server.gateway.chat_call import EngineCall
 from server.gateway.engine import ChatEngine
 from server.gateway.errors import EngineMisbehaved
 from server.gateway.gather import run_all
-from server.gateway.receipts import Finish, merged_usage, receipt_for
+from server.gateway.receipts import Finish, merged_usage, reasoning_details, receipt_for
 
 
 async def complete_chat(
-    engine: ChatEngine, calls: Sequence[EngineCall], *, id: str, created: int, hides_reasoning: bool
+    engine: ChatEngine,
+    calls: Sequence[EngineCall],
+    *,
+    id: str,
+    created: int,
+    hides_reasoning: bool,
+    wants_reasoning_details: bool = False,
 ) -> dict[str, Any]:
     with engine.occupied(len(calls)):
         answers = await run_all([_answer(engine, call, hides_reasoning) for call in calls])
     choices = [choice for answer in answers for choice in answer["choices"]]
+    if wants_reasoning_details:
+        for choice in choices:
+            choice["message"]["reasoning_details"] = reasoning_details(choice["message"]["reasoning"])
     merged = answers[0] | {"id": id, "created": created, "choices": choices}
     receipts = [choice["thinking_budget"] for choice in choices]
     merged["usage"] = merged_usage([answer["usage"] for answer in answers], receipts)
@@ -41,6 +50,9 @@ async def _finish(
     engine: ChatEngine, call: EngineCall, choice: dict[str, Any], usage: dict[str, Any], hides_reasoning: bool
 ) -> None:
     message = choice["message"]
+    if message.get("reasoning") is None:
+        # The name that llama.cpp and SGLang give it.
+        message["reasoning"] = message.get("reasoning_content")
     finish = Finish(
         finish_reason=choice["finish_reason"],
         stop_reason=choice.get("stop_reason"),

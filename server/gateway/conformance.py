@@ -1,7 +1,9 @@
 """`s1 conformance URL`: which thinking budgets a server holds, ignores and refuses.
 
 A few small greedy requests to any OpenAI-compatible server, with the budget fields of several engines. What
-is compared is the thinking that came back, not what the server says of itself.
+is compared is the thinking that came back, not what the server says of itself. Where a server doesn't tell
+thinking and answer apart (no reasoning parser for the model), less can be seen: a maximum that leaves the
+answer as it was has had no effect, and what has changed it remains unclear.
 """
 
 from __future__ import annotations
@@ -24,13 +26,17 @@ _EXTRA_TOKENS = 24
 """How far the tested minimum lies above the natural length."""
 _NATURAL_ROOM = 1024
 _EVIDENCE_CHARACTERS = 160
+_NOT_TOLD_APART = "the server doesn't tell thinking and answer apart"
 
 
 class Verdict(StrEnum):
     HELD = "held"
     IGNORED = "ignored"
+    NO_EFFECT = "no effect"
     REFUSED = "refused"
     UNCLEAR = "unclear"
+    NATURAL = "natural"
+    """Not a verdict: what the model does when nothing is asked."""
     FAILED = "failed"
 
 
@@ -52,7 +58,17 @@ class Seen:
     content: str = ""
     thinking_tokens: int = 0
     counted_by: str = ""
+    all_tokens: int | None = None
+    """Thinking and answer together, if the server counts them."""
     receipt: Mapping[str, Any] | None = None
+
+    @property
+    def text(self) -> str:
+        return self.reasoning + self.content
+
+    @property
+    def told_apart(self) -> bool:
+        return bool(self.reasoning)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +140,7 @@ class Server:
             content=message.get("content") or "",
             thinking_tokens=tokens,
             counted_by=counted_by,
+            all_tokens=(answer.get("usage") or {}).get("completion_tokens"),
             receipt=choice.get("thinking_budget"),
         )
 
@@ -150,15 +167,17 @@ def examine(server: Server) -> list[Finding]:
     natural = server.ask({}, room=_NATURAL_ROOM)
     if natural.status != 200:
         raise Unreachable(f"a plain request failed ({natural.status or 'no answer'}): {natural.error}")
-    findings = [Finding("-", "no budget", Verdict.HELD, _counts(natural))]
-    for check in _checks(natural.thinking_tokens):
+    evidence = _counts(natural) if natural.told_apart else f"{_all(natural)}; {_NOT_TOLD_APART}"
+    findings = [Finding("-", "no budget", Verdict.NATURAL, evidence)]
+    for check in _checks(natural):
         findings.append(_finding(check, natural, server.ask(check.fields, room=check.room)))
     return findings
 
 
-def _checks(natural: int) -> list[_Check]:
-    budget = max(1, min(_LARGEST_BUDGET, natural // 2))
-    more = natural + _EXTRA_TOKENS
+def _checks(natural: Seen) -> list[_Check]:
+    length = natural.thinking_tokens if natural.told_apart else (natural.all_tokens or 0)
+    budget = max(1, min(_LARGEST_BUDGET, length // 2))
+    more = length + _EXTRA_TOKENS
     roomy = _NATURAL_ROOM + 2 * more
     return [
         _Check("s1", {"max_thinking_tokens": budget}, _at_most(budget)),
@@ -171,6 +190,7 @@ def _checks(natural: int) -> list[_Check]:
         _Check("vLLM", {"thinking_token_budget": -7}, _should_be_refused),
         _Check("SGLang", {"custom_params": {"thinking_budget": budget}}, _at_most(budget)),
         _Check("llama.cpp", {"reasoning_budget_tokens": budget}, _at_most(budget)),
+        _Check("llama.cpp", {"thinking_budget_tokens": budget}, _at_most(budget)),
         _Check("llama.cpp", {"reasoning_budget_tokens": -7}, _should_be_refused),
     ]
 
@@ -189,10 +209,14 @@ def _finding(check: _Check, natural: Seen, got: Seen) -> Finding:
 
 def _at_most(budget: int) -> Callable[[Seen, Seen], tuple[Verdict, str]]:
     def judge(natural: Seen, got: Seen) -> tuple[Verdict, str]:
-        evidence = f"{_counts(got)}; {natural.thinking_tokens} without"
+        same = got.text == natural.text
+        if not _thinking_is_seen(natural, got):
+            return (Verdict.NO_EFFECT if same else Verdict.UNCLEAR), _compared(natural, got)
+        evidence = f"{_counts(got)}; {_without(natural)}"
         if got.thinking_tokens > budget:
             return Verdict.IGNORED, evidence
-        if natural.thinking_tokens <= budget or got.counted_by == "words":
+        nothing_to_hold = natural.thinking_tokens <= budget if natural.told_apart else same
+        if nothing_to_hold or got.counted_by == "words":
             return Verdict.UNCLEAR, evidence
         if not got.content.strip():
             return Verdict.HELD, f"{evidence}; but the answer is empty"
@@ -203,11 +227,14 @@ def _at_most(budget: int) -> Callable[[Seen, Seen], tuple[Verdict, str]]:
 
 def _at_least(budget: int) -> Callable[[Seen, Seen], tuple[Verdict, str]]:
     def judge(natural: Seen, got: Seen) -> tuple[Verdict, str]:
+        if not _thinking_is_seen(natural, got):
+            too_short = got.text == natural.text or (got.all_tokens or budget) < budget
+            return (Verdict.IGNORED if too_short else Verdict.UNCLEAR), _compared(natural, got)
         # There are never more words than tokens.
         below = Verdict.UNCLEAR if got.counted_by == "words" else Verdict.IGNORED
         return (
             Verdict.HELD if got.thinking_tokens >= budget else below,
-            f"{_counts(got)}; {natural.thinking_tokens} without",
+            f"{_counts(got)}; {_without(natural)}",
         )
 
     return judge
@@ -215,19 +242,43 @@ def _at_least(budget: int) -> Callable[[Seen, Seen], tuple[Verdict, str]]:
 
 def _waited(waits: int) -> Callable[[Seen, Seen], tuple[Verdict, str]]:
     def judge(natural: Seen, got: Seen) -> tuple[Verdict, str]:
-        before, after = natural.reasoning.count("Wait"), got.reasoning.count("Wait")
-        evidence = f"{after} 'Wait', {before} without; {_counts(got)}"
+        before, after = natural.text.count("Wait"), got.text.count("Wait")
+        counts = _counts(got) if _thinking_is_seen(natural, got) else _compared(natural, got)
+        evidence = f"{after} 'Wait', {before} without; {counts}"
         if got.receipt is not None:
             evidence += f"; receipt: {got.receipt.get('waits')} waits"
-        if got.reasoning == natural.reasoning:
+        if got.text == natural.text:
             return Verdict.IGNORED, evidence
         return (Verdict.HELD if after >= before + waits else Verdict.UNCLEAR), evidence
 
     return judge
 
 
-def _should_be_refused(_: Seen, got: Seen) -> tuple[Verdict, str]:
-    return Verdict.IGNORED, f"accepted, though it can't be meant; {_counts(got)}"
+def _should_be_refused(natural: Seen, got: Seen) -> tuple[Verdict, str]:
+    counts = _counts(got) if natural.told_apart else _compared(natural, got)
+    return Verdict.IGNORED, f"accepted, though it can't be meant; {counts}"
+
+
+def _thinking_is_seen(natural: Seen, got: Seen) -> bool:
+    """A server may tell it apart only where there is a budget."""
+    return natural.told_apart or got.told_apart or got.receipt is not None
+
+
+def _without(natural: Seen) -> str:
+    if natural.told_apart:
+        return f"{natural.thinking_tokens} without"
+    return f"{_all(natural)} without, the answer included"
+
+
+def _compared(natural: Seen, got: Seen) -> str:
+    """Where thinking and answer aren't told apart."""
+    if got.text == natural.text:
+        return f"the same answer as without the field ({_all(got)})"
+    return f"another answer than without the field ({_all(got)}; {_all(natural)} without)"
+
+
+def _all(seen: Seen) -> str:
+    return f"{len(seen.text.split())} words" if seen.all_tokens is None else f"{seen.all_tokens} tokens"
 
 
 def _counts(seen: Seen) -> str:
@@ -247,6 +298,8 @@ def _cut(text: str) -> str:
 _COLOURS = {
     Verdict.HELD: "green",
     Verdict.IGNORED: "red",
+    Verdict.NO_EFFECT: "red",
+    Verdict.NATURAL: "white",
     Verdict.REFUSED: "cyan",
     Verdict.UNCLEAR: "yellow",
     Verdict.FAILED: "magenta",

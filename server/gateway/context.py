@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from starlette.requests import Request
 
+from server.gateway.drain import Drain
+from server.gateway.earlier_thinking import EarlierThinking
+from server.gateway.policy_file import PolicyStore
 from server.gateway.settings import Settings
 from server.gateway.upstream import EnginePool
 
@@ -15,6 +18,9 @@ from server.gateway.upstream import EnginePool
 class Context:
     settings: Settings
     engines: EnginePool
+    policy: PolicyStore
+    earlier_thinking: EarlierThinking
+    drain: Drain = field(default_factory=Drain)
 
 
 def context_of(request: Request) -> Context:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import aiohttp
 import orjson
@@ -15,8 +16,12 @@ from server.budget.markers import MarkerIds
 from server.budget.receipt import EngineReceipt
 from server.gateway.chat_call import EngineCall
 from server.gateway.errors import EngineDied, EngineMisbehaved, EngineRefused, ReceiptMissing
+from server.gateway.progress import tokens_made
 from server.gateway.settings import Settings
 from server.gateway.sse import DONE, EventSplitter
+
+if TYPE_CHECKING:
+    from server.gateway.completions import Completions
 
 PROTOCOL = 1
 """Version of /s1/engine, `vllm_xargs` and /s1/receipts that this gateway speaks."""
@@ -47,6 +52,8 @@ class RoundsSupport:
 
     ids: MarkerIds
     description: EngineDescription
+    dialect: type[Completions]
+    """How its make is asked for completions."""
 
 
 @dataclass(slots=True)
@@ -87,6 +94,23 @@ class Engine:
     """Generations under way."""
     on_lost: Callable[[], None] = lambda: None
     """Called when a connection fails, so that the pool looks at once instead of at the next interval."""
+    parts_received: int = 0
+    """Parts of streams so far: as long as it grows, the engine makes tokens."""
+    _streams: set[aiohttp.ClientResponse] = field(default_factory=set)
+    _sending: set[asyncio.Task[aiohttp.ClientResponse]] = field(default_factory=set)
+    _abandoned: set[asyncio.Task[aiohttp.ClientResponse]] = field(default_factory=set)
+
+    @property
+    def open_streams(self) -> int:
+        return len(self._streams)
+
+    def abandon(self) -> None:
+        """Fail every request under way with EngineDied: the engine answers, but makes no tokens."""
+        for response in self._streams:
+            response.close()
+        self._abandoned |= self._sending
+        for sending in self._sending:
+            sending.cancel()
 
     @contextmanager
     def occupied(self, generations: int) -> Iterator[None]:
@@ -147,20 +171,37 @@ class Engine:
             raise self._lost(error) from error
         return _json_object(raw)
 
+    async def get(self, path: str) -> dict[str, Any]:
+        """The JSON object that answers a GET of a small, quick route.
+
+        Raises:
+            EngineRefused, EngineDied, EngineMisbehaved
+        """
+        try:
+            status, raw = await self._get(path)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._lost(error) from error
+        _raise_for_status(status, raw)
+        return _json_object(raw)
+
     async def events(
-        self, path: str, body: bytes, request_id: str | None
+        self, path: str, body: bytes, request_id: str | None, *, says_done: bool = True
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of a streamed answer. Closing the generator closes the engine's connection.
+
+        Args:
+            says_done: the stream ends with [DONE], as OpenAI's do.
 
         Raises: as `stream`.
         """
         splitter = EventSplitter()
-        finished = False
+        finished = not says_done
         try:
             async with self._post(path, body, request_id) as response:
                 if response.status != 200:
                     _raise_for_status(response.status, await response.read())
                 async for part in response.content.iter_any():
+                    self.parts_received += 1
                     for event in splitter.feed(part):
                         if event == DONE:
                             finished = True
@@ -211,6 +252,11 @@ class Engine:
             raise EngineMisbehaved("the engine's /v1/models is not a list of models")
         return tuple(cards)
 
+    async def learn_tokens_made(self) -> float | None:
+        """All tokens since its start; None if it doesn't say: not every server has vLLM's metrics."""
+        status, raw = await self._get("/metrics")
+        return tokens_made(raw) if status == 200 else None
+
     async def learn_description(self) -> EngineDescription | None:
         """None for an engine without our plugin."""
         status, raw = await self._get("/s1/engine")
@@ -226,9 +272,13 @@ class Engine:
 
     @asynccontextmanager
     async def _post(
-        self, path: str, body: bytes, request_id: str | None, timeout_s: float | None = None
+        self,
+        path: str,
+        body: bytes,
+        request_id: str | None,
+        timeout_s: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        headers = {"content-type": "application/json"}
+        headers = {"content-type": "application/json", **self._connection_headers()}
         if request_id is not None:
             headers["x-request-id"] = request_id
         timeout = self.session.timeout if timeout_s is None else aiohttp.ClientTimeout(total=timeout_s)
@@ -237,18 +287,44 @@ class Engine:
             return await self.session.post(self.url + path, data=body, headers=headers, timeout=timeout)
 
         try:
-            response = await send()
+            response = await self._unless_abandoned(send())
         except aiohttp.ServerDisconnectedError:
             # The engine was closing this idle connection when it was reused, and has answered nothing.
             # One that has died refuses the second attempt at once.
-            response = await send()
+            response = await self._unless_abandoned(send())
         async with response:
-            yield response
+            self._streams.add(response)
+            try:
+                yield response
+            finally:
+                self._streams.discard(response)
+
+    async def _unless_abandoned(
+        self, send: Coroutine[Any, Any, aiohttp.ClientResponse]
+    ) -> aiohttp.ClientResponse:
+        sending = asyncio.create_task(send)
+        self._sending.add(sending)
+        try:
+            return await sending
+        except asyncio.CancelledError:
+            if sending in self._abandoned:
+                raise ConnectionAbortedError("the engine makes no tokens") from None
+            raise
+        finally:
+            self._sending.discard(sending)
+            self._abandoned.discard(sending)
 
     async def _get(self, path: str) -> tuple[int, bytes]:
         timeout = aiohttp.ClientTimeout(total=self.settings.control_timeout_s)
-        async with self.session.get(self.url + path, timeout=timeout) as response:
+        headers = self._connection_headers()
+        async with self.session.get(self.url + path, headers=headers, timeout=timeout) as response:
             return response.status, await response.read()
+
+    def _connection_headers(self) -> dict[str, str]:
+        """Keep connections only to makes that are known to bear it."""
+        rounds = self.status.rounds
+        keeps = self.status.description is not None or (rounds is not None and rounds.dialect.keeps_alive)
+        return {} if keeps else {"connection": "close"}
 
     def _lost(self, error: Exception) -> EngineDied:
         self.on_lost()

@@ -6,6 +6,7 @@ GatewayError
 │   └── UnsupportedMediaType
 ├── ModelNotFound
 ├── EngineUnavailable     no engine could be asked
+├── ShuttingDown          the gateway is being stopped, and its time is up
 ├── EngineDied            the connection to the engine was lost
 ├── EngineMisbehaved      the engine answered what we can't read
 ├── ReceiptMissing        the engine generated but can't account for it
@@ -61,6 +62,10 @@ class EngineUnavailable(GatewayError):
     pass
 
 
+class ShuttingDown(GatewayError):
+    pass
+
+
 class EngineDied(GatewayError):
     pass
 
@@ -111,6 +116,7 @@ _TABLE: Mapping[type[Exception], _Row] = {
     UnsupportedMediaType: _Row(415, "invalid_request_error", "unsupported_media_type"),
     ModelNotFound: _Row(404, "invalid_request_error", "model_not_found"),
     EngineUnavailable: _Row(503, "engine_error", "engine_unavailable"),
+    ShuttingDown: _Row(503, "server_error", "shutting_down"),
     EngineDied: _Row(503, "engine_error", "engine_died"),
     EngineMisbehaved: _Row(502, "engine_error", "engine_misbehaved"),
     ReceiptMissing: _Row(502, "engine_error", "receipt_missing"),

@@ -14,9 +14,10 @@ from server.budget.families import NO_FAMILY
 from server.budget.receipt import receipt
 from server.budget.spec import BUDGET_FIELDS, ThinkingBudget, minimum_room
 from server.gateway.chat_call import EngineCall
+from server.gateway.completions import RoundsUnavailable
 from server.gateway.engine import PROTOCOL, Enforcement, Engine, EngineDescription, RoundsSupport
 from server.gateway.errors import EngineMisbehaved, EngineRefused, ReceiptMissing
-from server.gateway.vocabulary import RoundsUnavailable, learn_markers
+from server.gateway.vocabulary import learn_markers
 
 _QUESTION = "What is 2 + 3?"
 _ANSWER_TOKENS = 4
@@ -83,19 +84,20 @@ async def _probe_rounds(engine: Engine, model: str) -> Verdict:
     """What the gateway can do by itself before an engine without our plugin."""
     try:
         async with asyncio.timeout(engine.settings.probe_timeout_s):
-            ids, max_model_len = await learn_markers(engine, model, engine.settings.family_options)
+            learnt = await learn_markers(engine, model, engine.settings.family_options)
     except RoundsUnavailable as error:
         reason = f"the engine runs without the s1 plugin, and the gateway can't force it in rounds: {error}"
         return Verdict("none", reason)
+    ids, make = learnt.ids, learnt.dialect.make
     description = EngineDescription(
         protocol=PROTOCOL,
         family=ids.family.name,
         enforces=BUDGET_FIELDS,
         minimum_room=minimum_room(opening_tokens=len(ids.start), exit_tokens=ids.exit_tokens()),
-        max_model_len=max_model_len,
+        max_model_len=learnt.max_model_len,
     )
-    reason = "the engine runs without the s1 plugin: the gateway forces it in rounds"
-    return Verdict("rounds", reason, RoundsSupport(ids, description))
+    reason = f"the engine runs without the s1 plugin: the gateway forces it in rounds over {make}'s API"
+    return Verdict("rounds", reason, RoundsSupport(ids, description, learnt.dialect))
 
 
 async def _failure(engine: Engine, model: str, description: EngineDescription, check: _Check) -> str | None:

@@ -39,12 +39,18 @@ async def receipt_for(
         delivered = int(usage["completion_tokens"])
         if call.receipt_id is not None:
             recorded = await engine.receipt(call.receipt_id, delivered)
-            return receipt(
+            enforced = receipt(
                 call.budget, recorded, delivered_tokens=delivered, finish_reason=finish.finish_reason
             )
+            return call.origin.told(enforced)
         return _uncounted_or_unbudgeted(call, finish, usage)
     except (KeyError, TypeError, ValueError) as error:
         raise EngineMisbehaved(f"the engine's usage can't be read: {error!r}") from error
+
+
+def reasoning_details(text: str | None) -> list[dict[str, Any]]:
+    """Thinking as OpenRouter's clients read it."""
+    return [{"type": "reasoning.text", "text": text, "format": "unknown", "index": 0}] if text else []
 
 
 def merged_usage(

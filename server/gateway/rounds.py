@@ -13,7 +13,7 @@ and not the whole.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,9 +26,10 @@ from server.budget.markers import wait_ids
 from server.budget.receipt import EngineReceipt, count_tokens
 from server.budget.spec import RoomLimit, resolve
 from server.gateway.chat_call import EngineCall
+from server.gateway.completions import Ask
 from server.gateway.engine import Engine, RoundsSupport
 from server.gateway.errors import EngineMisbehaved, ReceiptMissing
-from server.gateway.rounds_fields import PROMPT_FIELDS, SAMPLING_FIELDS
+from server.gateway.rounds_fields import prompt_fields
 from server.gateway.transcript import StopMatch, Transcript
 
 _SEED_STRIDE = 1_000_003
@@ -51,16 +52,6 @@ class Ending:
     stop_reason: int | str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """One round: what the engine may generate before the machine has to decide."""
-
-    max_tokens: int
-    stop: frozenset[int]
-    masked: bool
-    """The stop tokens can't be the first token."""
-
-
 def next_ask(machine: BudgetMachine, room: int) -> Ask:
     """The next round of a machine that forces nothing.
 
@@ -68,7 +59,7 @@ def next_ask(machine: BudgetMachine, room: int) -> Ask:
         room: completion tokens left.
     """
     ids, budget = machine.ids, machine.budget
-    masked = machine.masked - ids.unknown  # every round bans those
+    masked = machine.masked - ids.unknown  # every ask bans those
     if machine.phase is Phase.ANSWER_START:
         return Ask(1, masked, masked=True)
     if machine.phase is Phase.ANSWER:
@@ -190,10 +181,10 @@ class _Choice:
     _room: int
 
     def __init__(self, engine: Engine, support: RoundsSupport, call: EngineCall) -> None:
-        self._engine = engine
         self._ids = support.ids
         self._call = call
         self._fields: dict[str, Any] = orjson.loads(call.body)
+        self._completions = support.dialect(engine, self._fields["model"])
         self._rounds = 0
         self._handed_out = 0
         self.receipt_id = str(call.receipt_id)
@@ -221,16 +212,15 @@ class _Choice:
                 return ending
 
     async def _begin(self) -> None:
-        rendered = await self._post("/tokenize", self._only(PROMPT_FIELDS))
-        try:
-            self.prompt = list(map(int, rendered["tokens"]))
-            context_room = int(rendered["max_model_len"]) - len(self.prompt)
-        except (KeyError, TypeError, ValueError) as error:
-            raise EngineMisbehaved(f"the engine's /tokenize can't be read: {error!r}") from error
+        rendered = await self._completions.render(
+            prompt_fields(self._fields, self._completions.prompt_fields), self._call.request_id
+        )
+        self.prompt = rendered.token_ids
+        context_room = rendered.max_model_len - len(self.prompt)
         asked = self._fields.get("max_completion_tokens", self._fields.get("max_tokens", context_room))
         limited_by: RoomLimit = "context" if asked >= context_room else "max_completion_tokens"
         self._room = min(asked, context_room)
-        self._context_characters = len(await self._detokenize(self.prompt[-1:]))
+        self._context_characters = len(await self._completions.decode(self.prompt[-1:]))
         opened = self._ids.opened(self.prompt)
         budget = resolve(
             self._call.budget,
@@ -240,7 +230,7 @@ class _Choice:
             exit_tokens=self._ids.exit_tokens(),
         )
         if (texts := self._call.budget.wait_text) is not None:
-            encoded = {text: await self._encode(text) for text in texts}
+            encoded = {text: await self._completions.encode(text) for text in texts}
             own = wait_ids(
                 texts,
                 encoded.__getitem__,
@@ -269,31 +259,31 @@ class _Choice:
 
     async def _round(self, on_piece: OnPiece) -> Ending | None:
         """One request to the engine; the choice's ending if it ended in it."""
-        ask = next_ask(self.machine, self._room - len(self.output))
+        ask = replace(next_ask(self.machine, self._room - len(self.output)), banned=self._ids.unknown)
         self._ends.begin_round()
         ask = replace(ask, max_tokens=max(1, ask.max_tokens - len(self._ends.held)))
         text, took, finish = self._transcript.text + self._ends.held_text, 0, None
         answering = self.machine.phase is Phase.ANSWER
-        body = self._round_body(ask)
         request_id = f"{self._call.request_id}-r{self._rounds}"
+        prompt = self.prompt + self.output + self._ends.held
+        generated = self._completions.generate(prompt, ask, self._sampling(), request_id)
         self._rounds += 1
-        async with aclosing(self._engine.events("/v1/completions", body, request_id)) as events:
-            async for event in events:
-                for part in _parts(event):
-                    taken = self._commit(part.token_ids, ask, first=took == 0)
-                    took += taken
-                    finish = part if part.finish_reason is not None else finish
-                    if taken < len(part.token_ids) or (finish is None and self.machine.forced is not None):
-                        # The machine leaves where the engine would go on (a loop): the rest is dropped.
-                        return None
-                    text += part.text
-                    if self._ends.cuts_round:
-                        return None
-                    match = self._grow(self._ends.certain(text))
-                    if match is not None:
-                        return await self._stop_at(match)
-                    if finish is None:
-                        await self._hand_out(on_piece)
+        async with aclosing(generated) as parts:
+            async for part in parts:
+                taken = self._commit(part.token_ids, ask, first=took == 0)
+                took += taken
+                finish = part if part.finish_reason is not None else finish
+                if taken < len(part.token_ids) or (finish is None and self.machine.forced is not None):
+                    # The machine leaves where the engine would go on (a loop): the rest is dropped.
+                    return None
+                text += part.text
+                if self._ends.cuts_round:
+                    return None
+                match = self._grow(self._ends.certain(text))
+                if match is not None:
+                    return await self._stop_at(match)
+                if finish is None:
+                    await self._hand_out(on_piece)
         if finish is None or took == 0:
             raise EngineMisbehaved("the engine's completion has no token, or no finish reason")
         if finish.finish_reason == "length":
@@ -312,7 +302,9 @@ class _Choice:
     def _commit(self, sampled: list[int], ask: Ask, *, first: bool) -> int:
         """Give the machine what was sampled, as long as the choice is the model's; returns how many."""
         if first and sampled and ask.masked and sampled[0] in ask.stop:
-            raise EngineMisbehaved("the engine sampled a token that `min_tokens` should have masked")
+            raise EngineMisbehaved("the engine sampled a token that was masked")
+        if not ask.banned.isdisjoint(sampled):
+            raise EngineMisbehaved("the engine sampled a token beyond the vocabulary that was banned")
         for count, token in enumerate(sampled):
             if self.machine.forced is not None or self._ends.cuts_round:
                 return count
@@ -341,26 +333,12 @@ class _Choice:
             self._handed_out = len(self.output)
             await on_piece(Piece(reasoning, content, fresh))
 
-    def _round_body(self, ask: Ask) -> bytes:
-        fields = self._only(SAMPLING_FIELDS)
+    def _sampling(self) -> dict[str, Any]:
+        fields = self._only(self._completions.sampling_fields)
         if "seed" in self._fields:
             seed = self._fields["seed"] + self._rounds * _SEED_STRIDE
             fields["seed"] = (seed + _INT64) % (2 * _INT64) - _INT64
-        if self._ids.unknown:
-            fields["logit_bias"] = fields.get("logit_bias", {}) | {str(i): -100 for i in self._ids.unknown}
-        return orjson.dumps(
-            {
-                **fields,
-                "model": self._fields["model"],
-                "prompt": self.prompt + self.output + self._ends.held,
-                "max_tokens": ask.max_tokens,
-                "min_tokens": int(ask.masked),
-                "stop_token_ids": sorted(ask.stop),
-                "return_token_ids": True,
-                "skip_special_tokens": False,
-                "stream": True,
-            }
-        )
+        return fields
 
     def _only(self, names: frozenset[str]) -> dict[str, Any]:
         return {name: value for name, value in self._fields.items() if name in names}
@@ -369,44 +347,5 @@ class _Choice:
         """As the continuation of the prompt, not as a text of its own: some tokenizers strip its start."""
         ended = bool(token_ids) and token_ids[-1] in self._ids.eos
         shown = token_ids[:-1] if ended else token_ids
-        return (await self._detokenize([*self.prompt[-1:], *shown]))[self._context_characters :]
-
-    async def _encode(self, text: str) -> list[int]:
-        try:
-            tokens = (await self._post("/tokenize", {"prompt": text, "add_special_tokens": False}))["tokens"]
-            return list(map(int, tokens))
-        except (KeyError, TypeError, ValueError) as error:
-            raise EngineMisbehaved(f"the engine's /tokenize can't be read: {error!r}") from error
-
-    async def _detokenize(self, token_ids: list[int]) -> str:
-        text = (await self._post("/detokenize", {"tokens": token_ids})).get("prompt")
-        if not isinstance(text, str):
-            raise EngineMisbehaved("the engine's /detokenize can't be read")
-        return text
-
-    async def _post(self, path: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-        body = orjson.dumps({"model": self._fields["model"], **fields})
-        return await self._engine.post(path, body, self._call.request_id)
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    text: str
-    token_ids: list[int]
-    finish_reason: str | None
-    stop_reason: int | str | None
-
-
-def _parts(event: dict[str, Any]) -> list[_Part]:
-    try:
-        return [
-            _Part(
-                text=choice.get("text") or "",
-                token_ids=list(choice.get("token_ids") or ()),
-                finish_reason=choice.get("finish_reason"),
-                stop_reason=choice.get("stop_reason"),
-            )
-            for choice in event["choices"]
-        ]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise EngineMisbehaved(f"the engine's completion can't be read: {error!r}") from error
+        text = await self._completions.decode([*self.prompt[-1:], *shown], self._call.request_id)
+        return text[self._context_characters :]

@@ -1,4 +1,7 @@
-"""Which fields of a chat request can be honoured over rounds: whatever isn't listed is refused by name."""
+"""Which chat fields an engine without our plugin can honour, over rounds or by its own chat route.
+
+Whatever isn't listed is refused by name.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +9,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.budget.spec import BUDGET_FIELDS
+from server.gateway.completions import Completions
 from server.gateway.errors import InvalidRequest
 from server.gateway.validation import show
 
-PROMPT_FIELDS = frozenset(
-    [
-        "add_generation_prompt",
-        "add_special_tokens",
-        "chat_template",
-        "chat_template_kwargs",
-        "continue_final_message",
-        "messages",
-    ]
-)
-"""Of vLLM's TokenizeChatRequest."""
 
-SAMPLING_FIELDS = frozenset(
-    ["cache_salt", "logit_bias", "min_p", "priority", "repetition_penalty", "temperature", "top_k", "top_p"]
-)
-"""Sent with every round as they are: none of them depends on where prompt ends and output begins."""
+def prompt_fields(fields: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
+    """What renders the prompt as the chat route would.
+
+    No rendering route has a field for an effort; vLLM's chat route hands it to the template in this way.
+
+    Args:
+        known: fields that the engine's rendering route knows.
+    """
+    prompt = {name: value for name, value in fields.items() if name in known}
+    if "reasoning_effort" in fields:
+        effort = {"reasoning_effort": fields["reasoning_effort"]}
+        prompt["chat_template_kwargs"] = prompt.get("chat_template_kwargs", {}) | effort
+    return prompt
+
 
 _BY_THE_GATEWAY = frozenset(BUDGET_FIELDS) | {
     "include_reasoning",
@@ -32,21 +35,23 @@ _BY_THE_GATEWAY = frozenset(BUDGET_FIELDS) | {
     "max_tokens",
     "model",
     "n",
+    "reasoning_effort",
     "request_id",
     "return_token_ids",
     "seed",
     "stop",
     "stream",
     "stream_options",
-    "thinking_token_budget",
     "user",
 }
-_HONOURED = PROMPT_FIELDS | SAMPLING_FIELDS | _BY_THE_GATEWAY
+_BY_THE_GATEWAY_ALONE = frozenset(["model", "n", "request_id", "stream", "user"])
+"""What needs no help of the engine's chat route, or asks for nothing."""
 
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "echo": (False,),
     "frequency_penalty": (0,),
     "ignore_eos": (False,),
+    "include_reasoning": (True,),
     "include_stop_str_in_output": (False,),
     "logprobs": (False,),
     "min_tokens": (0,),
@@ -64,27 +69,45 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 """Values that ask for nothing."""
 
 
-def check_rounds_fields(given: Mapping[str, Any], *, url: str) -> None:
+def check_rounds_fields(given: Mapping[str, Any], *, url: str, dialect: type[Completions]) -> None:
     """Refuse what rounds can't honour together with a budget; `given` has no null fields.
 
     Raises:
         InvalidRequest: `param` names the field.
     """
+    honoured = dialect.prompt_fields | dialect.sampling_fields | _BY_THE_GATEWAY
+    where = (
+        f"can't be combined with a thinking budget on this engine ({url}): it runs without the s1 plugin, "
+        f"and the gateway enforces budgets in rounds (enforcement: rounds) over {dialect.make}'s API"
+    )
     for name, value in given.items():
-        if name not in _HONOURED and value not in _NEUTRAL.get(name, ()):
-            raise _refusal(name, value, url)
+        if name not in honoured and value not in _NEUTRAL.get(name, ()):
+            raise _refusal(name, value, where)
     if given.get("stream_options", {}).get("continuous_usage_stats"):
-        raise _refusal("stream_options.continuous_usage_stats", True, url)
+        raise _refusal("stream_options.continuous_usage_stats", True, where)
     for index, message in enumerate(given["messages"]):
         content = message.get("content")
         for part in content if isinstance(content, list) else ():
             if part.get("type", "text") != "text":
-                raise _refusal(f"messages[{index}].content", part["type"], url)
+                raise _refusal(f"messages[{index}].content", part["type"], where)
 
 
-def _refusal(name: str, value: object, url: str) -> InvalidRequest:
-    return InvalidRequest(
-        f"`{name}` can't be combined with a thinking budget on this engine ({url}): it runs without the s1 "
-        f"plugin, and the gateway enforces budgets in rounds (enforcement: rounds). Given: {show(value)}",
-        param=name,
-    )
+def check_chat_fields(given: Mapping[str, Any], *, url: str, dialect: type[Completions]) -> None:
+    """Refuse what the engine's own chat route would silently ignore in a request without a budget.
+
+    Raises:
+        InvalidRequest: `param` names the field.
+    """
+    if dialect.chat_fields is None:
+        return
+    honoured = dialect.chat_fields | _BY_THE_GATEWAY_ALONE
+    where = f"can't be honoured by this engine ({url}): {dialect.make}'s chat completions ignore it"
+    for name, value in given.items():
+        if name not in honoured and value not in _NEUTRAL.get(name, ()):
+            raise _refusal(name, value, where)
+    if given.get("stream_options", {}).get("continuous_usage_stats"):
+        raise _refusal("stream_options.continuous_usage_stats", True, where)
+
+
+def _refusal(name: str, value: object, where: str) -> InvalidRequest:
+    return InvalidRequest(f"`{name}` {where}. Given: {show(value)}", param=name)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from server.budget.families import FAMILY_TEXTS, FamilyError, FamilyOptions
+from server.gateway.discovery import DNS_SCHEME
 
 ENVIRONMENT_PREFIX = "S1_GATEWAY_"
 
@@ -23,7 +25,8 @@ class Settings(BaseModel):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """0 lets the system choose."""
     engine_urls: tuple[str, ...] = ()
-    """Base URLs of the engines, without /v1. An EnginePool needs one."""
+    """Base URLs of the engines, without /v1. An EnginePool needs one. `dns+http://NAME:PORT` stands for an
+    engine at every address of the name, as they come and go."""
     family: str | None = None
     """The engines' thinking markers: a family, or `none`. Needed by engines without our plugin, where it
     can't be told; the four texts below describe a new family, or change one. In them `\\n` is a newline."""
@@ -31,6 +34,8 @@ class Settings(BaseModel):
     think_end: str | None = None
     wait_text: str | None = None
     answer_prompt: str | None = None
+    policy_file: Path | None = None
+    """Defaults and caps of thinking budgets (docs/policy.md); read again on SIGHUP."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024
     connect_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     """A dead engine refuses at once; a crowded one may take seconds to accept."""
@@ -42,10 +47,17 @@ class Settings(BaseModel):
     """Between two looks at a ready engine."""
     starting_interval_s: Annotated[float, Field(gt=0)] = 0.5
     """Between two looks at an engine that isn't ready."""
+    drain_delay_s: Annotated[float, Field(ge=0)] = 0.0
+    """After SIGTERM, how long new connections are still taken while /ready says no: as long as a load
+    balancer needs to notice."""
+    drain_timeout_s: Annotated[float, Field(ge=0)] = 600.0
+    """After SIGTERM, how long open requests may run on before they are ended with an error."""
+    stall_timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    """An engine that has work and makes no token for so long is taken out, its requests ended."""
     probe_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     """For one probing request; an engine's first may have to compile."""
     probe_retry_s: Annotated[float, Field(gt=0)] = 30.0
-    """Before an engine with the plugin that failed its probe is probed again."""
+    """Before an engine that failed its probe is probed again."""
 
     @field_validator("engine_urls", mode="before")
     @classmethod
@@ -67,8 +79,11 @@ class Settings(BaseModel):
     @classmethod
     def _check_urls(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
         for url in urls:
-            if not url.startswith(("http://", "https://")) or url.endswith("/v1"):
-                raise ValueError(f"an engine URL is http(s)://HOST:PORT without /v1. Given: {url}")
+            if not url.startswith(("http://", "https://", DNS_SCHEME)) or url.endswith("/v1"):
+                raise ValueError(
+                    f"an engine URL is http(s)://HOST:PORT without /v1, or {DNS_SCHEME}NAME:PORT for all "
+                    f"addresses of a name. Given: {url}"
+                )
         if len(set(urls)) != len(urls):
             raise ValueError("an engine URL is given twice")
         return urls

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import orjson
 from starlette.responses import Response
@@ -44,20 +44,27 @@ class EventSplitter:
 class EventStream(Response):
     """Sends what `produce` emits. Headers go out with the first event: what fails before it is a plain error.
 
-    When the client leaves, `produce` is cancelled.
+    When the client leaves, or at `cut_off` (`Drain.cut_off`), `produce` is cancelled.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, produce: Callable[[Emit], Awaitable[None]]) -> None:
-        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+    def __init__(
+        self,
+        produce: Callable[[Emit], Awaitable[None]],
+        *,
+        cut_off: asyncio.Event,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})})
         del self.headers["content-length"]
         self._produce = produce
+        self._cut_off = cut_off
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         writer = _Writer(send, self)
         try:
-            await unless_disconnected(receive, self._produce(writer.emit))
+            await unless_disconnected(receive, self._produce(writer.emit), cut_off=self._cut_off)
             await writer.emit(DONE)
         except GatewayError as error:
             if not writer.started:

@@ -16,7 +16,7 @@ from server.gateway.chat_call import ChatCall, EngineCall
 from server.gateway.engine import ChatEngine
 from server.gateway.errors import EngineMisbehaved
 from server.gateway.gather import run_all
-from server.gateway.receipts import Finish, merged_usage, receipt_for
+from server.gateway.receipts import Finish, merged_usage, reasoning_details, receipt_for
 from server.gateway.sse import Emit
 
 
@@ -28,10 +28,11 @@ class StreamShape:
     created: int
     hides_reasoning: bool
     wants_usage_chunk: bool
+    reasoning_details: bool = False
 
     @classmethod
     def of(cls, call: ChatCall, *, id: str, created: int) -> StreamShape:
-        return cls(id, created, call.hides_reasoning, call.wants_usage_chunk)
+        return cls(id, created, call.hides_reasoning, call.wants_usage_chunk, call.wants_reasoning_details)
 
 
 async def stream_chat(
@@ -92,6 +93,9 @@ class ChoiceStream:
     def _shape(self, choice: dict[str, Any]) -> bool:
         """Put the delta in the client's form; False if nothing is left to say before the finish."""
         delta = choice["delta"]
+        if "reasoning_content" in delta and "reasoning" not in delta:
+            # The name that llama.cpp and SGLang give it.
+            delta["reasoning"] = delta.pop("reasoning_content")
         if delta.get("content") or delta.get("tool_calls"):
             self._has_answer = True
         if self.shape.hides_reasoning:
@@ -101,6 +105,8 @@ class ChoiceStream:
             choice.pop("token_ids", None)
         elif "reasoning" in delta:
             delta["reasoning_content"] = delta["reasoning"]
+            if self.shape.reasoning_details:
+                delta["reasoning_details"] = reasoning_details(delta["reasoning"])
         return any(delta.values()) or bool(choice.get("logprobs") or choice.get("token_ids"))
 
     def _hold(self, chunk: dict[str, Any], choice: dict[str, Any]) -> dict[str, Any]:

@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import socket
 import time
-from types import TracebackType
+from collections.abc import Mapping
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import aiohttp
 import structlog
 
 from server.budget.spec import ThinkingBudget
+from server.gateway.discovery import DNS_SCHEME, Resolve, engine_urls, resolve_addresses
 from server.gateway.engine import Engine, EngineDescription
 from server.gateway.errors import (
     EngineDied,
@@ -23,6 +25,7 @@ from server.gateway.errors import (
     ModelNotFound,
 )
 from server.gateway.probe import Verdict, probe
+from server.gateway.progress import ProgressWatch
 from server.gateway.settings import Settings, SettingsError
 
 log = structlog.get_logger(__name__)
@@ -36,17 +39,22 @@ _SLOW_LOOKS_BEFORE_DOWN = 3
 class EnginePool:
     """Watches the engines from `async with` on; `choose` is what a request needs."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, resolve: Resolve = resolve_addresses) -> None:
         """
+        Args:
+            resolve: how the names of `dns+http://` URLs become addresses.
+
         Raises:
             SettingsError: there is no engine URL.
         """
         if not settings.engine_urls:
             raise SettingsError("engine_urls: at least one engine URL is needed. Given: none")
         self._settings = settings
-        self._watchers: list[asyncio.Task[None]] = []
+        self._resolve = resolve
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        """Of what watches each URL: an engine, or the name of several."""
+        self._engines: dict[str, Engine] = {}
         self._session: aiohttp.ClientSession | None = None
-        self.engines: tuple[Engine, ...] = ()
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -56,21 +64,50 @@ class EnginePool:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout_s),
             headers={"accept-encoding": "identity"},
         )
-        watchers = [
-            _Watcher(Engine(url, self._session, self._settings)) for url in self._settings.engine_urls
-        ]
-        self.engines = tuple(watcher.engine for watcher in watchers)
-        self._watchers = [watcher.start() for watcher in watchers]
+        for url in self._settings.engine_urls:
+            if url.startswith(DNS_SCHEME):
+                self._tasks[url] = asyncio.create_task(self._follow(url))
+            else:
+                self._watch(url)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for watcher in self._watchers:
-            watcher.cancel()
-        await asyncio.gather(*self._watchers, return_exceptions=True)
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
+
+    def _watch(self, url: str) -> None:
+        if self._session is None:
+            raise RuntimeError("the pool has not been entered")
+        engine = self._engines[url] = Engine(url, self._session, self._settings)
+        self._tasks[url] = _Watcher(engine).start()
+
+    async def _follow(self, dns_url: str) -> None:
+        """Keep to the addresses of a name. Requests under way at one that has gone run on."""
+        followed: frozenset[str] = frozenset()
+        while True:
+            try:
+                found = await engine_urls(dns_url, self._resolve)
+            except OSError as error:
+                log.warning("engine name not resolved", url=dns_url, reason=str(error))
+            else:
+                new = found - self._engines.keys()
+                for url in followed - found:
+                    self._tasks.pop(url).cancel()
+                    del self._engines[url]
+                for url in sorted(new):
+                    self._watch(url)
+                followed = (followed & found) | new
+            await asyncio.sleep(self._settings.refresh_interval_s)
+
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        return tuple(self._engines.values())
 
     @property
     def ready(self) -> list[Engine]:
@@ -106,8 +143,13 @@ class EnginePool:
         self._require_ready()
         raise ModelNotFound(f"The model `{model}` does not exist. Given: {model!r}", param="model")
 
-    def choose(self, model: str, budget: ThinkingBudget) -> Engine:
+    def choose(
+        self, model: str, budget: ThinkingBudget, named: Mapping[str, str] = MappingProxyType({})
+    ) -> Engine:
         """The least busy ready engine that serves `model` and enforces every field of `budget`.
+
+        Args:
+            named: the client's own names of fields, for messages.
 
         Raises:
             InvalidRequest: no engine enforces the budget; `param` is the first field that none does.
@@ -122,10 +164,12 @@ class EnginePool:
         field, value = next(
             (name, value) for name, value in requested.items() if name not in best.enforced_fields
         )
+        shown = named.get(field, field)
+        meant = value if shown == field else f"{field} {value}"
         reason = best.status.reason or f"it enforces {', '.join(best.enforced_fields)}"
         raise InvalidRequest(
-            f"`{field}` ({value}) can't be enforced by the engine of `{model}` ({best.url}): {reason}",
-            param=field,
+            f"`{shown}` ({meant}) can't be enforced by the engine of `{model}` ({best.url}): {reason}",
+            param=shown,
         )
 
     def _require_ready(self) -> None:
@@ -141,6 +185,7 @@ class _Watcher:
         self._look_now = asyncio.Event()
         self._slow_looks = 0
         self._probe_again_at: float | None = None
+        self._progress = ProgressWatch(engine.settings.stall_timeout_s, time.monotonic)
         engine.on_lost = self._look_now.set
 
     def start(self) -> asyncio.Task[None]:
@@ -171,6 +216,13 @@ class _Watcher:
             if not await engine.healthy():
                 self._not_ready("its /health is not 200")
                 return
+            if await self._stalled():
+                stalled_s = engine.settings.stall_timeout_s
+                self._not_ready(
+                    f"no token in {stalled_s:g} s with {engine.outstanding} generations under way"
+                )
+                engine.abandon()
+                return
             models = await engine.learn_models()
             description = await engine.learn_description()
             if self._must_probe(models, description):
@@ -178,10 +230,20 @@ class _Watcher:
             self._slow_looks = 0
         except (TimeoutError, EngineRefused, EngineMisbehaved) as error:
             self._slow_looks += 1
+            if self._progress.stalled(generations=engine.outstanding, marker=engine.parts_received):
+                engine.abandon()
             if engine.status.state != "ready" or self._slow_looks >= _SLOW_LOOKS_BEFORE_DOWN:
                 self._not_ready(str(error) or "it doesn't answer in time")
         except (aiohttp.ClientError, EngineDied, OSError) as error:
             self._not_ready(str(error))
+
+    async def _stalled(self) -> bool:
+        """Whole answers show no tokens on their way: only the engine's own metrics tell of them."""
+        engine = self.engine
+        made = await engine.learn_tokens_made() if engine.outstanding else None
+        if engine.outstanding and made is None and not engine.open_streams:
+            return False
+        return self._progress.stalled(generations=engine.outstanding, marker=(engine.parts_received, made))
 
     def _must_probe(self, models: tuple[dict[str, Any], ...], description: EngineDescription | None) -> bool:
         status = self.engine.status
@@ -210,8 +272,8 @@ class _Watcher:
         log.info("engine ready", url=self.engine.url, enforcement=verdict.enforcement, reason=verdict.reason)
 
     def _next_probe(self, verdict: Verdict, description: EngineDescription | None) -> float | None:
-        """A plugin that fails its probe may have had a bad moment; an engine without one will not grow it."""
-        if verdict.enforcement == "native" or description is None:
+        """Who fails a probe may have had a bad moment; an engine without our plugin will not grow one."""
+        if verdict.enforcement == "native" or (verdict.enforcement == "rounds" and description is None):
             return None
         return time.monotonic() + self.engine.settings.probe_retry_s
 

@@ -32,6 +32,8 @@ _EXPECTED = {
     "list_type": "must be an array",
     "dict_type": "must be an object",
     "model_type": "must be an object",
+    "extra_forbidden": "is not a field that is known here",
+    "missing": "is required",
 }
 
 
@@ -41,7 +43,9 @@ def invalid_request(error: ValidationError) -> InvalidRequest:
     field = _path(detail["loc"])
     if detail["type"] == "missing":
         return InvalidRequest(f"`{field}` is required", param=field)
-    return InvalidRequest(f"`{field}` {_expected(detail)}. Given: {show(detail['input'])}", param=field)
+    return InvalidRequest(
+        f"`{field}` {describe_problem(detail)}. Given: {show(detail['input'])}", param=field
+    )
 
 
 def show(value: object) -> str:
@@ -54,7 +58,8 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
     return f" Did you mean `{nearest[0]}`?" if nearest else ""
 
 
-def _expected(detail: ErrorDetails) -> str:
+def describe_problem(detail: ErrorDetails) -> str:
+    """What pydantic expected, in our words."""
     template = _EXPECTED.get(detail["type"])
     if template is None:
         return detail["msg"]

@@ -2,9 +2,10 @@
 
 Everything is asked of the engine itself, so that no tokenizer is needed here:
 
-- texts of all tokens: `/detokenize`, many ids per call with a separator between them;
+- which make's dialect it speaks: each is tried, and the first that proves itself is taken;
+- texts of all tokens: many ids per call with a separator between them;
 - which tokens stop the model, and which are special: one generation each, with only that token allowed;
-- that `stop_token_ids` and `min_tokens` do what forcing by rounds needs: two generations.
+- that it stops, counts and masks as forcing by rounds needs: four generations, through the code of rounds.
 
 Limit: added tokens are looked for among tokens whose text stands in brackets (`<…>`, `[…]`), which is how
 every tokenizer that we know writes them.
@@ -14,28 +15,25 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
-
-import orjson
 
 from server.budget.families import FAMILIES, OTHER_SIGNS, Family, FamilyError, FamilyOptions, detect_family
 from server.budget.markers import MarkerIds, marker_ids
+from server.gateway.completions import Alone, Ask, Completions, RoundsUnavailable
+from server.gateway.completions_llamacpp import LlamaCppCompletions
+from server.gateway.completions_vllm import VllmCompletions
 from server.gateway.engine import Engine
 from server.gateway.errors import EngineMisbehaved, EngineRefused
 
+DIALECTS: tuple[type[Completions], ...] = (VllmCompletions, LlamaCppCompletions)
+
 _IDS_PER_CALL = 4096
 _CALLS_AT_ONCE = 16
-_BEYOND_ANY_VOCABULARY = 2**31 - 1
-_VOCABULARY_SIZE = re.compile(r"[Vv]ocabulary size: (\d+)")
 _BRACKETED = re.compile(r"<[^<>]+>|\[[^\[\]]+\]", re.DOTALL)
 _COMMON_ADDED = ("<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<eos>", "</s>")
 _PROBE_MESSAGES = [{"role": "user", "content": "2 + 3?"}]
-
-
-class RoundsUnavailable(Exception):
-    """The engine's API lacks something that rounds need; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,69 +65,69 @@ class LearntTokenizer:
         return {"": max(i for i, text in enumerate(self.texts) if text)}
 
 
-async def learn_markers(engine: Engine, model: str, told: FamilyOptions) -> tuple[MarkerIds, int]:
-    """The markers of the engine's model, and its context length.
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    ids: MarkerIds
+    max_model_len: int
+    dialect: type[Completions]
+
+
+async def learn_markers(engine: Engine, model: str, told: FamilyOptions) -> Learnt:
+    """The markers of the engine's model, its context length, and the dialect in which it was all proven.
 
     Raises:
-        RoundsUnavailable: the API lacks something, or the family can't be told.
+        RoundsUnavailable: in every dialect the API lacks something; or the family can't be told.
         EngineDied, or EngineRefused with a status of 5xx or 429: nothing is known yet.
     """
-    learner = _Learner(engine, model)
+    reasons = []
+    for dialect in DIALECTS:
+        try:
+            return await _learn(dialect, engine, model, told)
+        except RoundsUnavailable as error:
+            reasons.append(f"as {dialect.make}: {error}")
+        except FamilyError as error:
+            # The dialect is the right one.
+            raise RoundsUnavailable(str(error)) from error
+    raise RoundsUnavailable("; ".join(reasons))
+
+
+async def _learn(dialect: type[Completions], engine: Engine, model: str, told: FamilyOptions) -> Learnt:
+    learner = _Learner(dialect(engine, model, probing=True), model)
     try:
-        family, max_model_len = await learner.family(told)
         vocab_size = await learner.vocabulary_size()
+        family, max_model_len = await learner.family(told)
         tokenizer, eos = await learner.tokenizer(family, vocab_size)
         ids = marker_ids(family, tokenizer, vocab_size=vocab_size, eos_token_ids=eos, rounds=True)
-        await learner.check_stopping(ids)
-    except FamilyError as error:
-        raise RoundsUnavailable(str(error)) from error
+        await learner.check_rounds(ids)
     except EngineRefused as error:
         if error.status >= 500 or error.status == 429:
             raise
         raise RoundsUnavailable(str(error)) from error
-    except (KeyError, TypeError, IndexError, EngineMisbehaved) as error:
-        raise RoundsUnavailable(f"its answers can't be read: {error!r}") from error
-    return ids, max_model_len
-
-
-@dataclass(frozen=True, slots=True)
-class _Stop:
-    """What one generation of a single allowed token showed."""
-
-    token: int
-    special: bool
-    ends: bool
-    """The model's turn ends with it, though nobody asked for that."""
-    primary: bool
-    """It is the tokenizer's own end token; the others come from the generation config."""
+    except EngineMisbehaved as error:
+        raise RoundsUnavailable(f"its answers can't be read: {error}") from error
+    return Learnt(ids, max_model_len, dialect)
 
 
 class _Learner:
-    def __init__(self, engine: Engine, model: str) -> None:
-        self._engine = engine
+    def __init__(self, completions: Completions, model: str) -> None:
+        self._completions = completions
         self._model = model
         self._gate = asyncio.Semaphore(_CALLS_AT_ONCE)
 
     async def family(self, told: FamilyOptions) -> tuple[Family, int]:
         """What was said of it; what that leaves open, rendered prompt, vocabulary or name show."""
-        rendered = await self._post("/tokenize", messages=_PROBE_MESSAGES)
-        prompt = await self._text(rendered["tokens"])
+        rendered = await self._completions.render({"messages": _PROBE_MESSAGES})
+        await self._completions.check_rendering(rendered, _PROBE_MESSAGES)
+        prompt = await self._text(rendered.token_ids)
         marks = {mark for family in FAMILIES.values() for mark in family.bracketed} | OTHER_SIGNS
         single = {mark for mark in sorted(marks) if len(await self._encode(mark)) == 1}
         family = told.resolve(
             lambda: detect_family(model=self._model, chat_template=None, vocabulary=single, prompt=prompt)
         )
-        return family, int(rendered["max_model_len"])
+        return family, rendered.max_model_len
 
     async def vocabulary_size(self) -> int:
-        """vLLM refuses a stop token beyond its vocabulary and says how large that is."""
-        try:
-            await self._generate([0], max_tokens=1, stop_token_ids=[_BEYOND_ANY_VOCABULARY])
-        except EngineRefused as error:
-            if found := _VOCABULARY_SIZE.search(str(error)):
-                return int(found[1])
-            raise
-        raise RoundsUnavailable("it accepts `stop_token_ids` that can't exist, so it may ignore the field")
+        return await self._completions.vocabulary_size()
 
     async def tokenizer(self, family: Family, vocab_size: int) -> tuple[LearntTokenizer, list[int]]:
         """The tokenizer, and all ids that end the model's turn."""
@@ -169,19 +167,33 @@ class _Learner:
                 return tokens[0]
         raise RoundsUnavailable(f"its vocabulary has none of {', '.join(_COMMON_ADDED)} to keep tokens apart")
 
-    async def check_stopping(self, ids: MarkerIds) -> None:
-        """That a stop token stops and is handed out, and that `min_tokens` masks stop tokens."""
+    async def check_rounds(self, ids: MarkerIds) -> None:
+        """That a stop token stops and is shown, that the maximum holds, that stop tokens can be masked."""
         newline, wait = ids.newline, ids.wait[0]
-        stopped = await self._generate([newline], max_tokens=2, allowed=[newline], stop_token_ids=[newline])
-        if (stopped["finish_reason"], stopped["token_ids"]) != ("stop", [newline]):
-            raise RoundsUnavailable("it does not stop at `stop_token_ids`, or hides the token")
+        stopped = await self._round(Ask(3, frozenset([newline]), masked=False), [newline])
+        if stopped != ([newline], "stop"):
+            raise RoundsUnavailable(f"it does not stop at a stop token, or hides it{_shown(stopped)}")
+        counted = await self._round(Ask(3, frozenset([wait]), masked=False), [newline])
+        if counted != ([newline] * 3, "length"):
+            raise RoundsUnavailable(f"it does not generate exactly as many tokens as asked{_shown(counted)}")
         # Both ways round, as the model prefers one of the two anyway.
         for stop, other in ((newline, wait), (wait, newline)):
-            masked = await self._generate(
-                [newline], max_tokens=1, allowed=[newline, wait], stop_token_ids=[stop], min_tokens=1
-            )
-            if masked["token_ids"] != [other]:
-                raise RoundsUnavailable("its `min_tokens` does not mask `stop_token_ids`")
+            masked = await self._round(Ask(1, frozenset([stop]), masked=True), [newline, wait])
+            if masked != ([other], "length"):
+                raise RoundsUnavailable(f"it can't mask a stop token{_shown(masked)}")
+
+    async def _round(self, ask: Ask, allowed: list[int]) -> tuple[list[int], str | None]:
+        """Tokens and finish reason of a round in which only `allowed` can be sampled."""
+        sampling = {"temperature": 0, **self._completions.only(allowed)}
+        tokens: list[int] = []
+        finish = None
+        # Of two tokens, so that a server that takes ids for something else miscounts it.
+        generated = self._completions.generate([allowed[0]] * 2, ask, sampling)
+        async with self._gate, aclosing(generated) as parts:
+            async for part in parts:
+                tokens += part.token_ids
+                finish = part.finish_reason or finish
+        return tokens, finish
 
     async def _texts(self, vocab_size: int, *, separator: int) -> tuple[str, ...]:
         separator_text = await self._text([separator])
@@ -206,52 +218,18 @@ class _Learner:
             found.update(await self._encode("x" + "x".join(texts[i] for i in some) + "x"))
         return [i for i in candidates if i in found]
 
-    async def _try_alone(self, token: int) -> _Stop:
-        shown = await self._generate([token], max_tokens=2, allowed=[token], skip_special_tokens=True)
-        ends = shown["finish_reason"] == "stop" and len(shown["token_ids"]) == 1
-        if ends:
-            # The text of an end token is left out, special or not; every one that we know is special.
-            return _Stop(token, special=True, ends=True, primary=shown.get("stop_reason") is None)
-        return _Stop(token, special=shown["text"] == "", ends=False, primary=False)
-
-    async def _generate(
-        self, prompt: list[int], *, max_tokens: int, allowed: list[int] | None = None, **fields: Any
-    ) -> dict[str, Any]:
-        if allowed is not None:
-            fields["allowed_token_ids"] = allowed
-        answer = await self._post(
-            "/v1/completions",
-            prompt=prompt,
-            max_tokens=max_tokens,
-            temperature=0,
-            return_token_ids=True,
-            **fields,
-        )
-        choice: dict[str, Any] = answer["choices"][0]
-        if not isinstance(choice.get("token_ids"), list):
-            raise RoundsUnavailable("its /v1/completions does not return token ids")
-        if allowed is not None and not set(choice["token_ids"]) <= set(allowed):
-            raise RoundsUnavailable("it ignores `allowed_token_ids`")
-        return choice
+    async def _try_alone(self, token: int) -> Alone:
+        async with self._gate:
+            return await self._completions.try_alone(token)
 
     async def _encode(self, text: str) -> list[int]:
-        answer = await self._post("/tokenize", prompt=text, add_special_tokens=False)
-        return _ids(answer["tokens"])
+        async with self._gate:
+            return await self._completions.encode(text)
 
     async def _text(self, token_ids: list[int]) -> str:
-        answer = await self._post("/detokenize", tokens=token_ids)
-        return str(answer["prompt"])
-
-    async def _post(self, path: str, **fields: Any) -> dict[str, Any]:
-        body = orjson.dumps({"model": self._model, **fields})
         async with self._gate:
-            try:
-                return await self._engine.post(path, body, timeout_s=self._engine.settings.probe_timeout_s)
-            except EngineRefused as error:
-                if error.status in (404, 405, 501):
-                    raise RoundsUnavailable(f"it has no {path}") from error
-                raise
+            return await self._completions.decode(token_ids)
 
 
-def _ids(tokens: Iterable[Any]) -> list[int]:
-    return [int(token) for token in tokens]
+def _shown(seen: tuple[list[int], str | None]) -> str:
+    return f": it gave {seen[0]} and the finish reason {seen[1]!r}"

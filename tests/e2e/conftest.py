@@ -10,7 +10,7 @@ from openai import AsyncOpenAI, OpenAI
 from transformers import AutoTokenizer
 
 from server.budget.markers import FAMILIES, MarkerIds, marker_ids
-from tests.support.engines import DEMO, EXACT, Running, engine_alone, serving
+from tests.support.engines import DEMO, EXACT, Running, engine_alone, gateway_only, serving
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +57,14 @@ def tight(logs: Path) -> Iterator[Running]:
 def stock(logs: Path) -> Iterator[Running]:
     """vLLM without our plugin."""
     with engine_alone(logs, *EXACT, name="stock", plugin=False) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def rounds(stock: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A gateway before stock vLLM: it forces budgets in rounds."""
+    with gateway_only(tmp_path_factory.mktemp("rounds"), stock.url) as running:
+        running.model = stock.model
         yield running
 
 

@@ -1,4 +1,4 @@
-"""Token for token: the sampler's forcing against s1's multi-round procedure on a stock engine."""
+"""Token for token: the sampler's forcing, the gateway's rounds, and s1's procedure on a stock engine."""
 
 from __future__ import annotations
 
@@ -71,10 +71,42 @@ async def _native(
     return answer["prompt_token_ids"], answer["choices"][0]["token_ids"]
 
 
+async def _by_rounds(
+    client: httpx.AsyncClient, rounds: Running, cases: list[tuple[str, Settings]], at_once: int
+) -> list[list[int]]:
+    """Output ids of the gateway before a stock engine."""
+    gate = asyncio.Semaphore(at_once)
+
+    async def one(question: str, settings: Settings) -> list[int]:
+        body = {
+            "model": rounds.model,
+            "messages": [{"role": "user", "content": question}],
+            "temperature": 0,
+            "max_completion_tokens": settings.max_completion_tokens,
+            "answer_reserve_tokens": 1,
+            "return_token_ids": True,
+            **settings.as_request(),
+            **settings.sampling,
+        }
+        async with gate:
+            response = await client.post(f"{rounds.url}/v1/chat/completions", json=body)
+        assert response.status_code == 200, response.text
+        ids: list[int] = response.json()["choices"][0]["token_ids"]
+        return ids
+
+    return await asyncio.gather(*(one(question, settings) for question, settings in cases))
+
+
 async def _compare(
-    engine: Running, url: str, stock: Running, ids: MarkerIds, cases: list[tuple[str, Settings]], at_once: int
+    engine: Running,
+    url: str,
+    stock: Running,
+    ids: MarkerIds,
+    cases: list[tuple[str, Settings]],
+    at_once: int,
+    rounds: Running | None = None,
 ) -> int:
-    """Run all cases mixed with unbudgeted requests; returns how many were compared."""
+    """Run all cases mixed with unbudgeted requests, and by rounds if given; returns their number."""
     gate = asyncio.Semaphore(at_once)
     async with httpx.AsyncClient(timeout=300) as client:
 
@@ -84,21 +116,26 @@ async def _compare(
 
         mixed = [one(q, s if i % 2 == 0 else None) for q, s in cases for i in range(2)]
         native = (await asyncio.gather(*mixed))[::2]
+        by_rounds = await _by_rounds(client, rounds, cases, at_once) if rounds else [None] * len(cases)
         reference = Reference(client, stock.url, stock.model, ids)
         demanded = await many(
             reference, [(prompt, case[1]) for (prompt, _), case in zip(native, cases, strict=True)]
         )
-    for (question, settings), (_, got), expected in zip(cases, native, demanded, strict=True):
-        assert got == expected.token_ids, f"{question} {settings}\n got      {got}\n expected {expected}"
+    for (question, settings), (_, got), round_by_round, expected in zip(
+        cases, native, by_rounds, demanded, strict=True
+    ):
+        what = f"{question} {settings}"
+        assert got == expected.token_ids, f"{what}\n got      {got}\n expected {expected}"
+        assert round_by_round in (None, expected.token_ids), f"{what}\n rounds   {round_by_round}"
     return len(cases)
 
 
-async def test_greedy_equals_the_multi_round_reference(
-    served: Running, stock: Running, ids: MarkerIds
+async def test_greedy_plugin_rounds_and_reference_agree(
+    served: Running, rounds: Running, stock: Running, ids: MarkerIds
 ) -> None:
     """Mixed batches, chunked prefill, repetition penalty and logit bias."""
-    cases = _cases(240, max_completion_tokens=300)
-    assert await _compare(served, served.engine_url, stock, ids, cases, at_once=48) == 240
+    cases = _cases(300, max_completion_tokens=300)
+    assert await _compare(served, served.engine_url, stock, ids, cases, at_once=48, rounds=rounds) == 300
 
 
 async def test_greedy_equals_the_reference_under_preemption(

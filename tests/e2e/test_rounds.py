@@ -6,27 +6,18 @@ import asyncio
 import itertools
 import json
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from server.budget.markers import MarkerIds
-from tests.support.engines import Running, gateway_only, metric, sse_events
+from tests.support.engines import Running, metric, sse_events
 from training.evaluate.suite import held_out_questions
 
 pytestmark = pytest.mark.engine
 
 _SAMPLING: list[dict[str, Any]] = [{}, {"repetition_penalty": 1.15}, {"logit_bias": {"198": -1.5, "13": 1.0}}]
-
-
-@pytest.fixture(scope="module")
-def rounds(stock: Running, logs: Path) -> Iterator[Running]:
-    with gateway_only(logs, stock.url) as running:
-        running.model = stock.model
-        yield running
 
 
 def bodies(count: int) -> list[dict[str, Any]]:
@@ -85,10 +76,11 @@ def told(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 async def test_greedy_rounds_equal_the_plugin(rounds: Running, served: Running) -> None:
-    asked = bodies(192)
+    """Where stop strings, landings and small rooms meet; `test_exactness.py` has the plain budgets."""
+    asked = bodies(96)
     by_rounds = await answers(rounds.url, rounds.model, asked)
     native = await answers(served.url, served.model, asked)
-    assert sum(answer["status"] == 200 for answer in native) > 150
+    assert sum(answer["status"] == 200 for answer in native) > 75
     for body, ours, theirs in zip(asked, by_rounds, native, strict=True):
         assert told(ours) == told(theirs), body
 
@@ -144,6 +136,7 @@ async def test_sampled_choices_keep_their_budgets(rounds: Running) -> None:
     got = await answers(rounds.url, rounds.model, asked)
     again = await answers(rounds.url, rounds.model, asked)
     for body, first, second in zip(asked, got, again, strict=True):
+        assert (first["status"], second["status"]) == (200, 200), (first, second)
         for choice, repeated in zip(first["choices"], second["choices"], strict=True):
             assert choice["thinking_budget"]["thinking_tokens"] <= body["max_thinking_tokens"]
             assert choice["message"]["content"]

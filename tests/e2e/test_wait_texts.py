@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,7 +11,7 @@ from transformers import AutoTokenizer
 
 from server.budget.markers import MarkerIds
 from tests.e2e.reference import Reference, Settings, many
-from tests.support.engines import DEMO, Running, gateway_only
+from tests.support.engines import DEMO, Running
 from training.evaluate.suite import held_out_questions
 
 pytestmark = pytest.mark.engine
@@ -22,16 +20,9 @@ BEYOND = 440
 """The demo checkpoint has 448 output rows and 422 tokens."""
 
 
-@pytest.fixture(scope="module")
-def by_rounds(stock: Running, logs: Path) -> Iterator[Running]:
-    with gateway_only(logs, stock.url) as running:
-        running.model = stock.model
-        yield running
-
-
 @pytest.fixture(params=["native", "rounds"])
 def gateway(request: pytest.FixtureRequest) -> Running:
-    fixture = "served" if request.param == "native" else "by_rounds"
+    fixture = "served" if request.param == "native" else "rounds"
     running: Running = request.getfixturevalue(fixture)
     return running
 

@@ -307,14 +307,14 @@ def test_fixed_batches(seed: int) -> None:
     _run(bench, steps=rng.randint(12, 30), drafts=seed % 5)
 
 
+@pytest.mark.parametrize("texts", [((WAIT, DOT),), ((30,), (31, 32), (33,))], ids=["sentence", "in turn"])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_wait_that_ends_a_sentence_is_no_place_to_land(seed: int) -> None:
+def test_many_waits(seed: int, texts: tuple[tuple[int, ...], ...]) -> None:
+    """Texts in turn; and one that ends a sentence is no place to land."""
     bench = Bench(toy_markers(), seed)
     bench.likely = [EOS, 25]
     for _ in range(4):
-        budget = EffectiveBudget(
-            max=60, min=0, num_waits=50, landing=40, clamped_by=(), wait_ids=((WAIT, DOT),)
-        )
+        budget = EffectiveBudget(max=60, min=0, num_waits=50, landing=40, clamped_by=(), wait_ids=texts)
         bench.add(budget, opened=True, answer_prompt=True)
     _run(bench, steps=40, drafts=seed)
 

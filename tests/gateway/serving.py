@@ -12,7 +12,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from server.gateway.app import create_app
+from server.gateway.discovery import Resolve
 from server.gateway.settings import Settings
+from server.gateway.upstream import EnginePool
 
 
 class _Server(uvicorn.Server):
@@ -46,7 +48,7 @@ async def serving(app: FastAPI) -> AsyncIterator[str]:
 
 @contextlib.asynccontextmanager
 async def gateway(
-    *engine_urls: str, wait_ready: bool = True, **settings: Any
+    *engine_urls: str, wait_ready: bool = True, resolve: Resolve | None = None, **settings: Any
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a gateway over `engine_urls`; intervals are short so that tests needn't wait."""
     quick = {
@@ -55,7 +57,8 @@ async def gateway(
         "probe_retry_s": 0.02,
         "receipt_wait_ms": 50,
     }
-    app = create_app(Settings(engine_urls=engine_urls, **{**quick, **settings}))
+    read = Settings(engine_urls=engine_urls, **{**quick, **settings})
+    app = create_app(read, engines=EnginePool(read, resolve=resolve) if resolve else None)
     pool = app.state.context.engines
     async with serving(app) as url, httpx.AsyncClient(base_url=url, timeout=30) as client:
         if wait_ready:

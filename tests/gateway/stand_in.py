@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -56,6 +56,10 @@ class Faults:
     """Budget fields that the engine says it enforces and doesn't."""
 
 
+Template = Callable[[list[dict[str, Any]], dict[str, Any]], str]
+"""A chat template: messages and chat_template_kwargs to text."""
+
+
 @dataclass
 class StandIn:
     models: tuple[str, ...] = ("tiny",)
@@ -70,9 +74,15 @@ class StandIn:
     probes: int = 0
     active: int = 0
     cancelled: int = 0
+    template: Template | None = None
+    """What /tokenize renders; without one there is no such route."""
+    renderings: int = 0
     receipt_waits: int = 0
     receipt_waits_cancelled: int = 0
     receipts: dict[str, EngineReceipt] = field(default_factory=dict)
+    metrics_read: int = 0
+    tokens_made: float | None = None
+    """What /metrics says; None: there is no such route."""
     release: asyncio.Event = field(default_factory=asyncio.Event)
     """Ends a stall."""
 
@@ -161,19 +171,22 @@ class _Died(Exception):
 
 
 @asynccontextmanager
-async def running(engine: StandIn, *, port: int = 0) -> AsyncIterator[StandIn]:
+async def running(engine: StandIn, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[StandIn]:
     """Serve `engine` in the running loop; `engine.url` is set."""
     app = web.Application()
     app.router.add_post("/v1/chat/completions", partial(_chat, engine))
+    if engine.template is not None:
+        app.router.add_post("/tokenize", partial(_tokenize, engine))
     app.router.add_get("/v1/models", partial(_models, engine))
     app.router.add_get("/health", partial(_health, engine))
+    app.router.add_get("/metrics", partial(_metrics, engine))
     app.router.add_get("/s1/engine", partial(_description, engine))
     app.router.add_get("/s1/receipts/{id}", partial(_receipt, engine))
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", port)
+    site = web.TCPSite(runner, host, port)
     await site.start()
-    engine.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    engine.url = f"http://{host}:{runner.addresses[0][1]}"
     try:
         yield engine
     finally:
@@ -183,6 +196,13 @@ async def running(engine: StandIn, *, port: int = 0) -> AsyncIterator[StandIn]:
 
 async def _health(engine: StandIn, _: web.Request) -> web.Response:
     return web.Response(status=503 if engine.faults.unhealthy else 200)
+
+
+async def _metrics(engine: StandIn, _: web.Request) -> web.Response:
+    engine.metrics_read += 1
+    if engine.tokens_made is None:
+        return web.Response(status=404)
+    return web.Response(text=f'vllm:generation_tokens_total{{engine="0"}} {engine.tokens_made}\n')
 
 
 async def _models(engine: StandIn, _: web.Request) -> web.Response:
@@ -216,6 +236,13 @@ async def _description(engine: StandIn, _: web.Request) -> web.Response:
             "minimum_room": MINIMUM_ROOM,
         }
     )
+
+
+async def _tokenize(engine: StandIn, request: web.Request) -> web.Response:
+    body = await request.json()
+    engine.renderings += 1
+    tokens = [ord(c) for c in engine.template(body["messages"], body.get("chat_template_kwargs", {}))]
+    return web.json_response({"tokens": tokens, "count": len(tokens), "max_model_len": MAX_MODEL_LEN})
 
 
 async def _receipt(engine: StandIn, request: web.Request) -> web.Response:

@@ -12,6 +12,8 @@ from server.cli import app
 from server.gateway.conformance import Finding, Server, Unreachable, examine
 from tests.gateway.serving import gateway
 from tests.gateway.stand_in import Faults, StandIn, running
+from tests.gateway.toy_engine import Toy
+from tests.gateway.toy_llamacpp import running_llamacpp
 
 
 def verdicts(findings: list[Finding]) -> dict[tuple[str, str], str]:
@@ -27,7 +29,7 @@ async def test_our_own_server_holds_or_refuses() -> None:
     async with running(StandIn()) as engine, gateway(engine.url) as client:
         found = verdicts(await asyncio.to_thread(examined, f"{client.base_url}/v1"))
     assert found == {
-        ("-", "no budget"): "held",
+        ("-", "no budget"): "natural",
         ("s1", '{"max_thinking_tokens":4}'): "held",
         ("s1", '{"max_thinking_tokens":0}'): "held",
         ("s1", '{"min_thinking_tokens":32}'): "held",
@@ -36,8 +38,9 @@ async def test_our_own_server_holds_or_refuses() -> None:
         ("s1", '{"max_thinking_tokens":1,"min_thinking_tokens":2}'): "refused",
         ("vLLM", '{"thinking_token_budget":4}'): "held",
         ("vLLM", '{"thinking_token_budget":-7}'): "refused",
-        ("SGLang", '{"custom_params":{"thinking_budget":4}}'): "refused",
-        ("llama.cpp", '{"reasoning_budget_tokens":4}'): "refused",
+        ("SGLang", '{"custom_params":{"thinking_budget":4}}'): "held",
+        ("llama.cpp", '{"reasoning_budget_tokens":4}'): "held",
+        ("llama.cpp", '{"thinking_budget_tokens":4}'): "held",
         ("llama.cpp", '{"reasoning_budget_tokens":-7}'): "refused",
     }
 
@@ -48,6 +51,18 @@ async def test_an_engine_that_takes_everything_is_shown_to_ignore_it() -> None:
         findings = await asyncio.to_thread(examined, engine.url)
     assert {found.verdict for found in findings[1:]} == {"ignored"}
     assert "8 thinking tokens (by usage); 8 without" in findings[1].evidence
+
+
+async def test_where_thinking_is_not_told_apart_only_changes_are_judged() -> None:
+    """llama.cpp's toy under a name of ours: it answers every request alike, without any reasoning."""
+    async with running_llamacpp(Toy(tells_apart=False)) as toy:
+        findings = await asyncio.to_thread(examined, toy.url)
+    found = verdicts(findings)
+    assert found["s1", '{"max_thinking_tokens":2}'] == "no effect"
+    assert found["s1", '{"min_thinking_tokens":29}'] == "ignored"
+    assert found["s1", '{"num_waits":2}'] == "ignored"
+    assert found["llama.cpp", '{"thinking_budget_tokens":2}'] == "no effect"
+    assert findings[0].evidence == "5 tokens; the server doesn't tell thinking and answer apart"
 
 
 async def test_without_any_count_nothing_is_claimed() -> None:

@@ -66,11 +66,15 @@ BAD: list[tuple[dict[str, Any], str, list[str]]] = [
     ),
     # conflicts with a budget
     (
-        {"thinking_token_budget": 5, "max_thinking_tokens": 5},
+        {"thinking_token_budget": 5, "max_thinking_tokens": 6},
         "thinking_token_budget",
-        ["max_thinking_tokens", "5"],
+        ["max_thinking_tokens", "(5)", "(6)"],
     ),
-    ({"thinking_token_budget": -1, "num_waits": 1}, "thinking_token_budget", ["num_waits", "-1"]),
+    (
+        {"thinking_token_budget": -1, "max_thinking_tokens": 6},
+        "thinking_token_budget",
+        ["max_thinking_tokens", "-1"],
+    ),
     ({"thinking_token_budget": -2}, "thinking_token_budget", [">= -1", "-2"]),
     ({"thinking_token_budget": 2.5}, "thinking_token_budget", ["integer", "2.5"]),
     ({"use_beam_search": True, "n": 2, "num_waits": 1}, "use_beam_search", ["num_waits", "1"]),

@@ -21,6 +21,7 @@ async def test_a_probed_engine_is_ready_and_native(client: httpx.AsyncClient, en
     assert response.status_code == 200
     assert response.json() == {
         "ready": True,
+        "draining": False,
         "engines": [
             {
                 "url": engine.url,

@@ -16,16 +16,20 @@ from server.budget.markers import wait_ids
 from server.budget.receipt import receipt
 from server.budget.spec import BUDGET_FIELDS, BudgetError, RoomLimit, ThinkingBudget, resolve
 from tests.gateway.serving import eventually, gateway
-from tests.gateway.toy_engine import MAX_MODEL_LEN, Toy, encode, running, text_of
+from tests.gateway.toy_engine import MAX_MODEL_LEN, Toy, encode, running, running_agreeable, text_of
+from tests.gateway.toy_llamacpp import running_llamacpp
 from tests.support.toy_markers import ANSWER, EOS, TURN, toy_markers
 
 IDS = toy_markers()
 MESSAGES = [{"role": "user", "content": "6 * 7?"}]
 
 
-@pytest.fixture
-async def toy() -> AsyncIterator[Toy]:
-    async with running(Toy()) as started:
+MAKES = {"vllm": running, "llamacpp": running_llamacpp}
+
+
+@pytest.fixture(params=MAKES)
+async def toy(request: pytest.FixtureRequest) -> AsyncIterator[Toy]:
+    async with MAKES[request.param](Toy()) as started:
         yield started
 
 
@@ -225,7 +229,9 @@ async def test_the_engine_is_ready_for_rounds(client: httpx.AsyncClient) -> None
         (Toy(missing=frozenset({"/v1/completions"})), "no /v1/completions"),
         (Toy(ignores=frozenset({"return_token_ids"})), "token ids"),
         (Toy(ignores=frozenset({"stop_token_ids"})), "stop_token_ids"),
-        (Toy(ignores=frozenset({"min_tokens"})), "min_tokens"),
+        (Toy(ignores=frozenset({"min_tokens"})), "can't mask a stop token"),
+        (Toy(ignores=frozenset({"max_tokens"})), "exactly as many tokens as asked"),
+        (Toy(ignores=frozenset({"prompt"})), "1 tokens of a prompt of"),
         (Toy(ignores=frozenset({"allowed_token_ids"})), "allowed_token_ids"),
     ],
     ids=str,
@@ -239,6 +245,27 @@ async def test_an_engine_that_lacks_something_is_refused_by_name(toy: Toy, reaso
         error = (await client.post("/v1/chat/completions", json=body)).json()["error"]
         assert error["param"] == "num_waits"
         assert reason in error["message"]
+
+
+async def test_a_probe_that_failed_is_repeated() -> None:
+    async with running(Toy(ignores=frozenset({"min_tokens"}))) as toy, gateway(toy.url) as client:
+        (engine,) = client.pool.engines  # type: ignore[attr-defined]
+        assert engine.status.enforcement == "none"
+        toy.ignores = frozenset()
+        await eventually(lambda: engine.status.enforcement == "rounds")
+
+
+async def test_a_server_that_agrees_to_everything_is_not_believed() -> None:
+    async with running_agreeable() as url, gateway(url) as client:
+        body = {"model": "agreeable", "messages": MESSAGES}
+        assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
+        for fields in ({"max_thinking_tokens": 5}, {"num_waits": 1}, {"thinking_token_budget": 5}):
+            response = await client.post("/v1/chat/completions", json=body | fields)
+            assert response.status_code == 400, fields
+            error = response.json()["error"]
+            assert error["param"] in ("max_thinking_tokens", "num_waits")
+            assert "as vLLM: " in error["message"]
+            assert "as llama.cpp: " in error["message"]
 
 
 async def test_a_family_that_cannot_be_told_is_asked_for() -> None:
@@ -265,7 +292,7 @@ async def test_a_family_that_cannot_be_told_is_asked_for() -> None:
         ({"presence_penalty": 0.5}, "presence_penalty"),
         ({"stop_token_ids": [5]}, "stop_token_ids"),
         ({"structured_outputs": {"choice": ["a"]}}, "structured_outputs"),
-        ({"reasoning_effort": "low"}, "reasoning_effort"),
+        ({"documents": [{"text": "x"}]}, "documents"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
         (
             {"stream": True, "stream_options": {"continuous_usage_stats": True}},
@@ -292,6 +319,7 @@ async def test_neutral_values_are_no_reason_to_refuse(client: httpx.AsyncClient)
 
 async def test_n_choices_and_seeds(client: httpx.AsyncClient, toy: Toy) -> None:
     toy.ends = 0.5
+    toy.bodies.clear()  # the probe's
     body = {"model": "toy-s1", "messages": MESSAGES, "num_waits": 2, "n": 3, "seed": 2**63 - 2}
     got = (await client.post("/v1/chat/completions", json=body | {"seed": 7})).json()
     assert [choice["index"] for choice in got["choices"]] == [0, 1, 2]

@@ -63,14 +63,27 @@ class Toy:
     opening: tuple[int, ...] = (TURN, THINK)
     period: int = 0
     """Set: the model repeats itself, unless an end token comes."""
+    halves: tuple[int, ...] = ()
+    """Two tokens that only together are a character; of `toy_llamacpp` alone, like the next three."""
+    prefers: float = 0.0
+    """How often a half is the likeliest token."""
+    spells_halves: bool = True
+    """The tokenizer makes the two halves of their character."""
+    tells_apart: bool = True
+    """Its chat route gives the reasoning apart from the content."""
     url: str = ""
     missing: frozenset[str] = frozenset()
     """Paths that this server doesn't have."""
     ignores: frozenset[str] = frozenset()
-    """Fields of completions that it takes and doesn't honour."""
+    """Fields of completions that it takes and doesn't honour, or honours in its own way."""
     stall_after: int | None = None
     refuse: tuple[int, Any] | None = None
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    """Of the streamed completions."""
+    repeats: list[dict[str, Any]] = field(default_factory=list)
+    """Of the other completions."""
+    rendered: list[dict[str, Any]] = field(default_factory=list)
+    """Bodies of /tokenize with messages."""
     active: int = 0
     cancelled: int = 0
 
@@ -85,6 +98,8 @@ class Toy:
         rng.shuffle(tokens)
         if self.period and rng.random() < 0.97:
             tokens.insert(0, sequence[-min(self.period, len(sequence))])
+        if self.halves and rng.random() < self.prefers:
+            tokens.insert(0, rng.choice(self.halves))
         if rng.random() < self.ends:
             ends = list(self.end_tokens)
             rng.shuffle(ends)
@@ -125,9 +140,9 @@ async def running(toy: Toy) -> AsyncIterator[Toy]:
     }
     for path, handler in routes.items():
         if path not in toy.missing:
-            app.router.add_post(path, _bound(handler, toy))
-    app.router.add_get("/health", _bound(_health, toy))
-    app.router.add_get("/v1/models", _bound(_models, toy))
+            app.router.add_post(path, bound(handler, toy))
+    app.router.add_get("/health", bound(_health, toy))
+    app.router.add_get("/v1/models", bound(_models, toy))
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -139,7 +154,37 @@ async def running(toy: Toy) -> AsyncIterator[Toy]:
         await runner.cleanup()
 
 
-def _bound(handler: Callable[[Toy, web.Request], Any], toy: Toy) -> Any:
+@asynccontextmanager
+async def running_agreeable() -> AsyncIterator[str]:
+    """A server that answers every POST with the same completion, whatever it is asked."""
+    usage = {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}
+    choice = {"index": 0, "text": "42", "token_ids": [11], "finish_reason": "stop"}
+    answer = {
+        "choices": [choice | {"message": {"role": "assistant", "content": "42"}}],
+        "usage": usage,
+        "tokens": [11, 12],
+        "max_model_len": MAX_MODEL_LEN,
+        "prompt": "42",
+        "content": "42",
+    }
+
+    async def agree(request: web.Request) -> web.Response:
+        if request.path == "/s1/engine":
+            return web.json_response({}, status=404)
+        return web.json_response(answer | {"data": [{"id": "agreeable", "meta": {"n_vocab": VOCABULARY}}]})
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", agree)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+def bound(handler: Callable[[Toy, web.Request], Any], toy: Toy) -> Any:
     async def bound(request: web.Request) -> web.StreamResponse:
         return await handler(toy, request)
 
@@ -160,6 +205,8 @@ async def _chat(_: Toy, request: web.Request) -> web.Response:
 
 async def _tokenize(toy: Toy, request: web.Request) -> web.Response:
     body = await request.json()
+    if "messages" in body:
+        toy.rendered.append(body)
     tokens = toy.prompt if "messages" in body else encode(body["prompt"])
     return web.json_response({"tokens": tokens, "count": len(tokens), "max_model_len": MAX_MODEL_LEN})
 
@@ -169,7 +216,10 @@ async def _detokenize(_: Toy, request: web.Request) -> web.Response:
 
 
 async def _completions(toy: Toy, request: web.Request) -> web.StreamResponse:
-    body = {k: v for k, v in (await request.json()).items() if k not in toy.ignores}
+    whole = await request.json()
+    body = {k: v for k, v in whole.items() if k not in toy.ignores or k in ("prompt", "max_tokens")}
+    if "max_tokens" in toy.ignores:
+        body["max_tokens"] += 1
     beyond = [token for token in body.get("stop_token_ids", []) if token >= VOCABULARY]
     if beyond:
         message = f"token_id(s) {beyond} in stop_token_ids … Vocabulary size: {VOCABULARY}"
@@ -212,7 +262,8 @@ async def _generate(toy: Toy, request: web.Request, body: dict[str, Any]) -> web
     if body.get("skip_special_tokens", True):
         shown = [token for token in shown if token not in SPECIALS]
     choice = {"text": text_of(shown), "token_ids": output if returned else None, **ends}
-    return web.json_response({"choices": [choice]})
+    counted = 1 if "prompt" in toy.ignores else len(body["prompt"])
+    return web.json_response({"choices": [choice], "usage": {"prompt_tokens": counted}})
 
 
 async def _stream(

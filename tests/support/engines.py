@@ -70,7 +70,11 @@ def serving(
 
 @contextlib.contextmanager
 def gateway_only(
-    directory: Path, *engine_urls: str, family: str | None = None, options: Sequence[str] = ()
+    directory: Path,
+    *engine_urls: str,
+    family: str | None = None,
+    policy: Path | None = None,
+    options: Sequence[str] = (),
 ) -> Iterator[Running]:
     """`s1 serve --engine-url …` before engines that already run."""
     log = directory / "gateway.log"
@@ -80,6 +84,8 @@ def gateway_only(
         argv += ["--engine-url", engine_url]
     if family is not None:
         argv += ["--family", family]
+    if policy is not None:
+        argv += ["--policy", str(policy)]
     with _process(argv, log) as process:
         url = f"http://127.0.0.1:{port}"
         _await(process, log, lambda: httpx.get(f"{url}/ready", timeout=5).status_code == 200)

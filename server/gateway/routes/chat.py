@@ -17,7 +17,8 @@ from server.gateway.context import context_of
 from server.gateway.disconnect import unless_disconnected
 from server.gateway.engine import ChatEngine, Engine
 from server.gateway.rounds import Rounds
-from server.gateway.rounds_fields import check_rounds_fields
+from server.gateway.rounds_fields import check_chat_fields, check_rounds_fields
+from server.gateway.settle import Rungs, budget_headers, settle
 from server.gateway.sse import Emit, EventStream
 from server.gateway.streaming import StreamShape, stream_chat
 
@@ -35,7 +36,13 @@ async def create_chat_completion(request: Request) -> Response:
     context = context_of(request)
     call = parse_chat(await read_json_object(request, max_bytes=context.settings.max_body_bytes))
     model = context.engines.resolve_model(call.model)
-    engine = context.engines.choose(model, call.budget)
+    policy = context.policy.current
+    rungs = Rungs.of(policy, model=model)
+    engine = context.engines.choose(model, settle(call, rungs, None).budget, call.asked.requested_as)
+    call = settle(call, rungs, engine.described)
+    headers = budget_headers(call)
+    mode = policy.preserve_thinking(model)
+    call = await context.earlier_thinking.settle(call, mode, engine=engine, model=model)
     answering = _answering(call, engine)
     _check_room(call, engine)
     request_id = identify(request, call.fields.get("request_id"))
@@ -47,24 +54,36 @@ async def create_chat_completion(request: Request) -> Response:
         async def produce(emit: Emit) -> None:
             await stream_chat(answering, calls, shape, emit)
 
-        return EventStream(produce)
+        return EventStream(produce, cut_off=context.drain.cut_off, headers=headers)
     completion = await unless_disconnected(
         request.receive,
-        complete_chat(answering, calls, id=id, created=created, hides_reasoning=call.hides_reasoning),
+        complete_chat(
+            answering,
+            calls,
+            id=id,
+            created=created,
+            hides_reasoning=call.hides_reasoning,
+            wants_reasoning_details=call.wants_reasoning_details,
+        ),
+        cut_off=context.drain.cut_off,
     )
-    return Response(orjson.dumps(completion), media_type="application/json")
+    return Response(orjson.dumps(completion), headers=headers, media_type="application/json")
 
 
 def _answering(call: ChatCall, engine: Engine) -> ChatEngine:
     """The engine itself, or the gateway's rounds before it.
 
     Raises:
-        InvalidRequest: the request has a field that rounds can't honour.
+        InvalidRequest: the request has a field that rounds, or the engine's chat route, can't honour.
     """
-    if not call.budget.is_set or engine.status.rounds is None:
+    support = engine.status.rounds
+    if support is None:
         return engine
-    check_rounds_fields(call.fields, url=engine.url)
-    return Rounds(engine, engine.status.rounds)
+    if not call.budget.is_set:
+        check_chat_fields(call.fields, url=engine.url, dialect=support.dialect)
+        return engine
+    check_rounds_fields(call.fields, url=engine.url, dialect=support.dialect)
+    return Rounds(engine, support)
 
 
 def _check_room(call: ChatCall, engine: Engine) -> None:

@@ -22,11 +22,15 @@ async def health() -> dict[str, str]:
     return {"status": "ok", "version": __version__}
 
 
-@router.get("/ready", summary="200 if an engine is ready and probed, else 503; lists the engines")
+@router.get(
+    "/ready", summary="200 if an engine is ready and probed, else 503, also while the gateway is stopping"
+)
 async def ready(request: Request) -> Response:
-    pool = context_of(request).engines
-    is_ready = bool(pool.ready)
-    body = {"ready": is_ready, "engines": [_describe(engine) for engine in pool.engines]}
+    context = context_of(request)
+    draining, pool = context.drain.draining, context.engines
+    is_ready = bool(pool.ready) and not draining
+    engines = [_describe(engine) for engine in pool.engines]
+    body = {"ready": is_ready, "draining": draining, "engines": engines}
     return Response(orjson.dumps(body), 200 if is_ready else 503, media_type="application/json")
 
 

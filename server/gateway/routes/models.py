@@ -37,7 +37,7 @@ def _card(model: str, engines: list[Engine]) -> dict[str, Any]:
         "owned_by": own.get("owned_by", "s1-server"),
         "root": own.get("root"),
         "parent": own.get("parent"),
-        "max_model_len": own.get("max_model_len"),
+        "max_model_len": own.get("max_model_len") or (description.max_model_len if description else None),
         "thinking": {
             "family": description.family if description else None,
             "enforcement": best.status.enforcement,

@@ -1,0 +1,86 @@
+"""Exact and near duplicates. The first of equal questions stays, so the order of the sources matters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from training.curate.schema import Drop, Question, drop
+
+_SHINGLE_WORDS = 5
+_PERMUTATIONS = 128
+_MINHASH_SEED = 1
+_WORD = re.compile(r"\w+")
+_MATH = re.compile(r"\$\$.*?\$\$|\$[^$]*\$|\\\[.*?\\\]|\\\(.*?\\\)", re.DOTALL)
+_LAYOUT = re.compile(r"\\(?:q?quad|left|right|displaystyle|[,;:!\[\]()])|[\s${},.;&~]")
+_NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)*|[=^<>]")
+
+
+def normalized(text: str) -> str:
+    """Case and white space do not make a question another one."""
+    return " ".join(text.casefold().split())
+
+
+def drop_exact(questions: Sequence[Question], stage: str) -> tuple[list[Question], list[Drop]]:
+    first: dict[str, str] = {}
+    kept, drops = [], []
+    for question in questions:
+        text = normalized(question.question)
+        if text in first:
+            drops.append(drop(question, stage, "duplicate", f"of {first[text]}"))
+        else:
+            first[text] = question.id
+            kept.append(question)
+    return kept, drops
+
+
+def drop_near(
+    questions: Sequence[Question], threshold: float, stage: str, advance: Iterator[None]
+) -> tuple[list[Question], list[Drop]]:
+    """Drop questions whose word 5-grams overlap with an earlier one's by `threshold` (Jaccard) or more.
+
+    MinHash finds the candidates; the overlap itself is computed. Questions with other numbers or formulas are
+    other questions, however alike their words: "3 apples" is not "4 apples", `x+1` is not `x-1`.
+    """
+    from datasketch import MinHash, MinHashLSH
+
+    index = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS)
+    indexed: dict[str, tuple[frozenset[str], str]] = {}
+    kept, drops = [], []
+    for question in questions:
+        next(advance, None)
+        shingles, mathematics = _shingles(question.question), _mathematics(question.question)
+        sketch = MinHash(num_perm=_PERMUTATIONS, seed=_MINHASH_SEED)
+        sketch.update_batch([shingle.encode() for shingle in sorted(shingles)])
+        twin = None
+        for candidate in sorted(index.query(sketch)):
+            overlap = _jaccard(shingles, indexed[candidate][0])
+            if overlap >= threshold and mathematics == indexed[candidate][1]:
+                twin = (candidate, overlap)
+                break
+        if twin is not None:
+            drops.append(drop(question, stage, "near_duplicate", f"of {twin[0]}, overlap {twin[1]:.2f}"))
+            continue
+        index.insert(question.id, sketch)
+        indexed[question.id] = (shingles, mathematics)
+        kept.append(question)
+    return kept, drops
+
+
+def _shingles(text: str) -> frozenset[str]:
+    words = _WORD.findall(text.casefold())
+    if len(words) < _SHINGLE_WORDS:
+        return frozenset([" ".join(words) or text])
+    return frozenset(
+        " ".join(words[at : at + _SHINGLE_WORDS]) for at in range(len(words) - _SHINGLE_WORDS + 1)
+    )
+
+
+def _mathematics(text: str) -> str:
+    """Formulas without their layout, then the numbers between them."""
+    formulas = "".join(_LAYOUT.sub("", formula) for formula in _MATH.findall(text))
+    return formulas + " " + " ".join(_NUMBER.findall(_MATH.sub(" ", text)))
+
+
+def _jaccard(left: frozenset[str], right: frozenset[str]) -> float:
+    return len(left & right) / len(left | right)

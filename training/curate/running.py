@@ -1,0 +1,61 @@
+"""How every command runs its stage: once if it is finished, and with every expected error in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.markup import escape
+
+from training.curate.errors import CurationError, StageStopped
+from training.curate.progress import Progress
+from training.curate.stage import Outcome, Stage
+from training.endpoints.errors import CacheError, EndpointError
+
+_RESUME = "Run the same command to go on."
+
+
+@contextlib.contextmanager
+def one_line_errors(progress: Progress, out: Path) -> Iterator[None]:
+    """Exit status 2: the input must change. 1 (130 if interrupted): the same command will go on."""
+    try:
+        yield
+    except (CurationError, CacheError) as error:
+        _fail(progress, str(error), 2, error)
+    except KeyboardInterrupt as error:
+        _fail(progress, f"interrupted. {_RESUME}", 130, error)
+    except (EndpointError, StageStopped) as error:
+        _fail(progress, f"{error}. {_RESUME}", 1, error)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
+            _fail(progress, f"{error.filename or ''}: {error.strerror}".lstrip(": "), 2, error)
+        reason = error.strerror or str(error)
+        message = f"can't write to {out}: {reason}; nothing is half-written. {_RESUME}"
+        _fail(progress, message, 1, error)
+
+
+def _fail(progress: Progress, message: str, status: int, error: BaseException) -> None:
+    line = " ".join(message.split())
+    progress.errors.print(f"[bold red]s1:[/bold red] {escape(line)}", soft_wrap=True, highlight=False)
+    raise typer.Exit(status) from error
+
+
+def run_stage(
+    stage: Stage,
+    previous: Sequence[Mapping[str, Any]],
+    make: Callable[[], Outcome],
+    progress: Progress,
+) -> None:
+    """Run the stage unless it is finished; print its funnel either way."""
+    manifest = stage.finished()
+    if manifest is None:
+        manifest = stage.publish(make(), previous=previous)
+    else:
+        done = f"{stage.out} is finished already, with these inputs and settings."
+        progress.errors.print(escape(done), soft_wrap=True, highlight=False)
+    progress.funnel(manifest["funnel"])
+    progress.console.print(f"{escape(str(stage.questions_path))}", soft_wrap=True, highlight=False)

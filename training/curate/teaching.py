@@ -1,0 +1,217 @@
+"""Traces: a teacher's thinking and answer per question, and whether the answer is right."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from training.curate.errors import CurationError
+from training.curate.grading import Grader, UnparsableVerdict, check, reference_of
+from training.curate.progress import Progress
+from training.curate.schema import Drop, Question, drop
+from training.curate.stage import Outcome
+from training.endpoints.cache import CallCache
+from training.endpoints.client import Caller, Endpoint, Patience, calling, for_all
+from training.endpoints.errors import RequestRefused
+from training.endpoints.wire import Reply, Sampling
+
+STAGE = "traces"
+
+
+@dataclass(frozen=True, slots=True)
+class TraceOptions:
+    teacher: Endpoint
+    sampling: Sampling
+    tokenizer: Path | None
+    grade: bool
+    grader: Grader | None
+    only_correct: bool
+    concurrency: int
+    patience: Patience
+
+    def __post_init__(self) -> None:
+        if not self.grade and (self.grader is not None or self.only_correct):
+            raise CurationError("--no-grade can't be combined with --grader or --only-correct")
+
+
+@dataclass(slots=True)
+class _Progressed:
+    replies: dict[str, Reply] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    """Of questions that the teacher refused."""
+    correct: dict[str, bool] = field(default_factory=dict)
+    ungraded: dict[str, str] = field(default_factory=dict)
+    """Why a verdict is missing."""
+
+
+def settings_of(options: TraceOptions) -> Mapping[str, Any]:
+    """What decides the result; where the models are served does not."""
+    return {
+        "teacher": [options.teacher.model, options.teacher.api],
+        "sampling": dataclasses.asdict(options.sampling),
+        "counts_by": "the API" if options.tokenizer is None else "a tokenizer",
+        "grade": options.grade,
+        "grader": None if options.grader is None else options.grader.endpoint.model,
+        "only_correct": options.only_correct,
+    }
+
+
+def teach(
+    questions: Sequence[Question], options: TraceOptions, cache_path: Path, progress: Progress
+) -> Outcome:
+    """Every question with its trace, or with `trace_error`, which `s1 curate quality` drops.
+
+    Raises EndpointError, CacheError or OSError; what was answered until then is in the cache.
+    """
+    count = None if options.tokenizer is None else token_counter(options.tokenizer)
+    state = _Progressed()
+    with CallCache(cache_path) as cache:
+        calls = asyncio.run(_ask_all(questions, options, cache, progress, state))
+        if options.grade:
+            ungraded = _check_all(questions, progress, state)
+            if options.grader is not None:
+                calls += asyncio.run(_grade(ungraded, options, options.grader, cache, progress, state))
+    return _outcome(questions, options, state, calls, count)
+
+
+def token_counter(path: Path) -> Callable[[str], int]:
+    """Raises CurationError: the file is no tokenizer.json."""
+    from tokenizers import Tokenizer
+
+    if not path.is_file():
+        raise CurationError(f"--tokenizer {path}: no such file; it must be a tokenizer.json")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:
+        raise CurationError(f"--tokenizer {path} is no tokenizer.json: {error}") from error
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+async def _ask_all(
+    questions: Sequence[Question],
+    options: TraceOptions,
+    cache: CallCache,
+    progress: Progress,
+    state: _Progressed,
+) -> Counter[str]:
+    async with calling(cache, options.patience, concurrency=options.concurrency) as caller:
+        with progress.bar("asking the teacher", len(questions)) as advance:
+
+            async def work(question: Question) -> None:
+                try:
+                    reply = await caller.ask(options.teacher, question.question, options.sampling)
+                    state.replies[question.id] = reply
+                except RequestRefused as error:
+                    state.errors[question.id] = str(error)
+                next(advance)
+
+            await for_all(questions, work, concurrency=options.concurrency)
+    return _calls(caller)
+
+
+def _check_all(questions: Sequence[Question], progress: Progress, state: _Progressed) -> list[Question]:
+    """Grade by math-verify; returns the questions that it can't grade."""
+    ungraded = []
+    answered = [question for question in questions if question.id in state.replies]
+    with progress.bar("checking", len(answered)) as advance:
+        for question in answered:
+            next(advance)
+            answer = state.replies[question.id].answer
+            verdicts = check(question, [answer])
+            if not answer.strip():
+                state.ungraded[question.id] = "empty answer"
+            elif verdicts is not None:
+                state.correct[question.id] = verdicts[0].correct
+            elif reference_of(question) is not None:
+                ungraded.append(question)
+                state.ungraded[question.id] = "not checkable by a program"
+            else:
+                state.ungraded[question.id] = "no reference"
+    return ungraded
+
+
+async def _grade(
+    questions: Sequence[Question],
+    options: TraceOptions,
+    grader: Grader,
+    cache: CallCache,
+    progress: Progress,
+    state: _Progressed,
+) -> Counter[str]:
+    async with calling(cache, options.patience, concurrency=options.concurrency) as caller:
+        with progress.bar("grading", len(questions)) as advance:
+
+            async def work(question: Question) -> None:
+                answer, reference = state.replies[question.id].answer, reference_of(question) or ""
+                try:
+                    verdict = await grader.grade(caller, question, reference, answer)
+                    state.correct[question.id] = verdict.correct
+                    del state.ungraded[question.id]
+                except RequestRefused:
+                    state.ungraded[question.id] = "grader refused"
+                except UnparsableVerdict:
+                    state.ungraded[question.id] = "unparsable verdict"
+                next(advance)
+
+            await for_all(questions, work, concurrency=options.concurrency)
+    return _calls(caller)
+
+
+def _calls(caller: Caller) -> Counter[str]:
+    return Counter({"sent": caller.num_sent, "cached": caller.num_cached})
+
+
+def _outcome(
+    questions: Sequence[Question],
+    options: TraceOptions,
+    state: _Progressed,
+    calls: Counter[str],
+    count: Callable[[str], int] | None,
+) -> Outcome:
+    kept: list[Question] = []
+    drops: list[Drop] = []
+    for question in questions:
+        traced = _traced(question, options.teacher.model, state, count)
+        if options.only_correct and traced.trace_correct is not True:
+            reason = "not_correct" if traced.trace_correct is False else "not_known_correct"
+            detail = state.ungraded.get(question.id) or state.errors.get(question.id, "")
+            drops.append(drop(question, STAGE, reason, detail))
+        else:
+            kept.append(traced)
+    right = sum(state.correct.values())
+    notes = {
+        "correct": {"right": right, "wrong": len(state.correct) - right},
+        "ungraded": dict(sorted(Counter(state.ungraded.values()).items())),
+        "errors": len(state.errors),
+        "calls": dict(sorted(calls.items())),
+    }
+    return Outcome(len(questions), kept, drops, notes)
+
+
+def _traced(
+    question: Question, model: str, state: _Progressed, count: Callable[[str], int] | None
+) -> Question:
+    reply = state.replies.get(question.id)
+    if reply is None:
+        return dataclasses.replace(
+            question,
+            trace_model=model,
+            trace_error=state.errors[question.id],
+            thinking=None,
+            trace_answer=None,
+        )
+    return dataclasses.replace(
+        question,
+        thinking=reply.thinking,
+        trace_answer=reply.answer,
+        trace_model=model,
+        trace_correct=state.correct.get(question.id),
+        trace_error=None,
+        trace_finish_reason=reply.finish_reason,
+        thinking_tokens=reply.thinking_tokens if count is None else count(reply.thinking),
+    )

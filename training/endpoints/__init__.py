@@ -1,0 +1,1 @@
+"""Models behind HTTP, as curation and traces ask them: cached on disk, bounded, retried."""
