@@ -268,16 +268,14 @@ class _Choice:
 
     async def _round(self, on_piece: OnPiece) -> Ending | None:
         """One request to the engine; the choice's ending if it ended in it."""
+        ask = replace(next_ask(self.machine, self._room - len(self.output)), banned=self._ids.unknown)
         self._ends.begin_round()
-        ask = next_ask(self.machine, self._room - len(self.output))
-        room = max(1, ask.max_tokens - len(self._ends.held))
-        ask = replace(ask, max_tokens=room, banned=self._ids.unknown)
+        ask = replace(ask, max_tokens=max(1, ask.max_tokens - len(self._ends.held)))
         text, took, finish = self._transcript.text + self._ends.held_text, 0, None
         answering = self.machine.phase is Phase.ANSWER
         request_id = f"{self._call.request_id}-r{self._rounds}"
-        generated = self._completions.generate(
-            self.prompt + self.output + self._ends.held, ask, self._sampling(), request_id
-        )
+        prompt = self.prompt + self.output + self._ends.held
+        generated = self._completions.generate(prompt, ask, self._sampling(), request_id)
         self._rounds += 1
         async with aclosing(generated) as parts:
             async for part in parts:

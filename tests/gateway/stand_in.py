@@ -227,11 +227,16 @@ async def running(engine: StandIn, *, host: str = "127.0.0.1", port: int = 0) ->
 
 
 async def _metrics(engine: StandIn, _: web.Request) -> web.Response:
-    if engine.kv_blocks is None:
+    engine.metrics_read += 1
+    lines = []
+    if engine.kv_blocks is not None:
+        labels = f'block_size="16",cache_dtype="auto",engine="0",num_gpu_blocks="{engine.kv_blocks}"'
+        lines += ["# TYPE vllm:cache_config_info gauge", f"vllm:cache_config_info{{{labels}}} 1.0"]
+    if engine.tokens_made is not None:
+        lines.append(f'vllm:generation_tokens_total{{engine="0"}} {engine.tokens_made}')
+    if not lines:
         return web.json_response({"detail": "Not Found"}, status=404)
-    labels = f'block_size="16",cache_dtype="auto",engine="0",num_gpu_blocks="{engine.kv_blocks}"'
-    text = f"# TYPE vllm:cache_config_info gauge\nvllm:cache_config_info{{{labels}}} 1.0\n"
-    return web.Response(text=text)
+    return web.Response(text="".join(f"{line}\n" for line in lines))
 
 
 async def _passed(engine: StandIn, request: web.Request) -> web.Response:
@@ -267,13 +272,6 @@ async def _completions(engine: StandIn, request: web.Request) -> web.StreamRespo
 
 async def _health(engine: StandIn, _: web.Request) -> web.Response:
     return web.Response(status=503 if engine.faults.unhealthy else 200)
-
-
-async def _metrics(engine: StandIn, _: web.Request) -> web.Response:
-    engine.metrics_read += 1
-    if engine.tokens_made is None:
-        return web.Response(status=404)
-    return web.Response(text=f'vllm:generation_tokens_total{{engine="0"}} {engine.tokens_made}\n')
 
 
 async def _models(engine: StandIn, _: web.Request) -> web.Response:
