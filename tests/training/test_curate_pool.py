@@ -176,6 +176,7 @@ def test_the_first_and_the_last_words_count_and_short_ones_too() -> None:
 def test_near_misses_are_kept() -> None:
     words = BENCHMARK.split()
     seven = " ".join(words[3:10])
+    assert words[10] == "at"
     assert (
         contaminated(
             f"{sentence('y', 1)} {seven} {sentence('y', 2)}",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 from training.curate.dedup import normalized
@@ -51,9 +52,13 @@ class Benchmarks:
         dense = "".join(words)
         if dense in self._short:
             return " ".join(words), self._short[dense]
+        # Not from within a word, nor into one: "…is a" is not in "…is anything".
+        borders = {0, *itertools.accumulate(map(len, words))}
         for at in range(len(dense) - _ANCHOR_CHARS + 1):
             for gram in self._anchored.get(dense[at : at + _ANCHOR_CHARS], ()):
-                if dense.startswith(gram.replace(" ", ""), at):
+                joined = gram.replace(" ", "")
+                ends = (at, at + len(joined))
+                if dense.startswith(joined, at) and all(_splits(dense, end, borders) for end in ends):
                     return gram, self._owners[gram]
         return None
 
@@ -71,6 +76,11 @@ def drop_contaminated(
             gram, owner = found
             drops.append(drop(question, stage, "contaminated", f"{owner}: {gram[:_MAX_DETAIL_CHARS]!r}"))
     return kept, drops
+
+
+def _splits(dense: str, at: int, borders: Set[int]) -> bool:
+    """Whether a word ends or begins at this place: by white space that was there, or by punctuation."""
+    return at in borders or not (dense[at - 1].isalnum() and dense[at].isalnum())
 
 
 def _ngrams(words: Sequence[str], length: int) -> Iterator[str]:
