@@ -39,10 +39,11 @@ def export(trainer: Any, setup: Setup, out: Path, manifest: dict[str, Any]) -> P
             _fresh(partial)
             _save_merged(setup, out / _ADAPTER, partial)
     else:
-        state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-        if trainer.accelerator.is_main_process:
+        keep = trainer.accelerator.is_main_process
+        state = gather_weights(trainer.accelerator.unwrap_model(trainer.model), setup, keep=keep)
+        if keep:
             _fresh(partial)
-            _save_full(trainer.accelerator.unwrap_model(trainer.model), state, setup, partial)
+            _save_full(trainer.model.config, state, setup, partial)
     if trainer.accelerator.is_main_process:
         finish_folder(setup, partial, manifest)
         partial.replace(target)
@@ -95,13 +96,32 @@ def check_export(setup: Setup, folder: Path) -> None:
             )
 
 
-def _save_full(model: Any, state: dict[str, Any], setup: Setup, folder: Path) -> None:
+def gather_weights(model: Any, setup: Setup, *, keep: bool) -> dict[str, Any]:
+    """Every weight whole, in the type to export, on the CPU; one at a time, so that no GPU holds them all.
+
+    All processes must call this; only those that ``keep`` get the weights.
+    """
     import torch
+    from torch.distributed.tensor import DTensor
 
     dtype = getattr(torch, setup.recipe.output.weights)
-    state = {
-        name: weight.to(dtype) if weight.is_floating_point() else weight for name, weight in state.items()
-    }
+    gathered = {}
+    for name, weight in model.state_dict().items():
+        whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
+        if keep:
+            gathered[name] = whole.to("cpu", dtype if whole.is_floating_point() else None)
+    return gathered
+
+
+def _save_full(config: Any, state: dict[str, Any], setup: Setup, folder: Path) -> None:
+    """Through an empty model: a sharded one would ask the other processes, which are not saving."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    if config.tie_word_embeddings:
+        state = {name: weight for name, weight in state.items() if name != "lm_head.weight"}
     _save(model, folder, state, setup.recipe.output.weights)
 
 
