@@ -12,7 +12,8 @@ import pytest
 from openai import OpenAI
 from transformers import AutoTokenizer
 
-from server.budget.markers import FAMILIES, marker_ids
+from server.budget.families import FAMILIES
+from server.budget.markers import marker_ids
 from tests.support.engines import EXACT, Running, serving
 
 pytestmark = pytest.mark.engine

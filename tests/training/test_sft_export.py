@@ -13,7 +13,8 @@ pytest.importorskip("trl")
 import torch
 from safetensors.torch import load_file
 
-from server.budget.markers import FAMILIES, detect_family, marker_ids
+from server.budget.families import FAMILIES, detect_family
+from server.budget.markers import marker_ids
 from tests.support.sft import (
     sample_rows,
     save_tiny_model,

@@ -155,14 +155,30 @@ def test_packed_training_equals_unpacked_where_the_batches_are_the_same(tmp_path
     assert furthest(*weights) < 1e-5
 
 
+def trained_by_two(module: str, folder: Path, *overrides: str) -> dict[str, torch.Tensor]:
+    argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    argv += ["-m", module, "--recipe", str(folder / "r.yaml"), "--out", str(folder / "two")]
+    argv += [argument for override in overrides for argument in ("--set", override)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(argv, capture_output=True, text=True, env=environment, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return load_file(folder / "two" / "model" / "model.safetensors")
+
+
 def test_two_processes_make_the_same_steps_as_one(tmp_path: Path, base: Path) -> None:
     recipe = recipe_for(tmp_path, base, 14, optimization={"effective_batch_size": 4, "epochs": 1})
     alone = trained(recipe, tmp_path / "one")
-    argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    argv += ["-m", "training.sft", "--recipe", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "two")]
-    done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert furthest(load_file(tmp_path / "two" / "model" / "model.safetensors"), alone) < 1e-5
+    assert furthest(trained_by_two("training.sft", tmp_path), alone) < 1e-5
+
+
+def test_sharded_over_two_processes_the_steps_are_the_same(tmp_path: Path, base: Path) -> None:
+    """FSDP 2 itself, with its checkpoints, its recomputed activations and the export of what was sharded."""
+    recipe = recipe_for(tmp_path, base, 14, optimization={"effective_batch_size": 4, "epochs": 1})
+    alone = trained(recipe, tmp_path / "one")
+    overrides = ("sharding=fsdp2", "model.gradient_checkpointing=true")
+    assert furthest(trained_by_two("tests.support.fsdp_on_cpu", tmp_path, *overrides), alone) < 1e-5
+    checkpoint = tmp_path / "two" / "checkpoints" / "checkpoint-4"
+    assert len(list((checkpoint / "pytorch_model_fsdp_0").glob("*.distcp"))) == 2
 
 
 def test_a_batch_for_two_is_refused_for_three(tmp_path: Path, base: Path) -> None:

@@ -33,17 +33,16 @@ def export(trainer: Any, setup: Setup, out: Path, manifest: dict[str, Any]) -> P
     Every process must call this: sharded weights are gathered. Only the main one writes.
     """
     target, partial = out / "model", out / "model.partial"
-    if setup.recipe.lora is not None:
-        trainer.save_model(str(out / _ADAPTER))
-        if trainer.accelerator.is_main_process:
-            _fresh(partial)
+    is_main = trainer.accelerator.is_main_process
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    state = gather_weights(model, setup, keep=is_main)
+    if is_main:
+        _fresh(partial)
+        if setup.recipe.lora is not None:
+            model.save_pretrained(out / _ADAPTER, state_dict=state, save_embedding_layers=False)
             _save_merged(setup, out / _ADAPTER, partial)
-    else:
-        state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-        if trainer.accelerator.is_main_process:
-            _fresh(partial)
-            _save_full(trainer.accelerator.unwrap_model(trainer.model), state, setup, partial)
-    if trainer.accelerator.is_main_process:
+        else:
+            _save_full(model.config, state, setup, partial)
         finish_folder(setup, partial, manifest)
         partial.replace(target)
     trainer.accelerator.wait_for_everyone()
@@ -95,13 +94,37 @@ def check_export(setup: Setup, folder: Path) -> None:
             )
 
 
-def _save_full(model: Any, state: dict[str, Any], setup: Setup, folder: Path) -> None:
-    import torch
+def gather_weights(model: Any, setup: Setup, *, keep: bool) -> dict[str, Any]:
+    """Weights whole, in the type to export, on the CPU; one at a time, so that no GPU holds them all.
 
-    dtype = getattr(torch, setup.recipe.output.weights)
-    state = {
-        name: weight.to(dtype) if weight.is_floating_point() else weight for name, weight in state.items()
-    }
+    Of a model with adapters only these, as they were trained: the rest did not change. All processes must
+    call this; only those that ``keep`` get the weights.
+    """
+    import torch
+    from torch.distributed.tensor import DTensor
+
+    lora = setup.recipe.lora is not None
+    dtype = torch.float32 if lora else getattr(torch, setup.recipe.output.weights)
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    gathered = {}
+    for name, weight in model.state_dict().items():
+        if lora and name not in trained:
+            continue
+        whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
+        if keep:
+            gathered[name] = whole.to("cpu", dtype if whole.is_floating_point() else None)
+    return gathered
+
+
+def _save_full(config: Any, state: dict[str, Any], setup: Setup, folder: Path) -> None:
+    """Through an empty model: a sharded one would ask the other processes, which are not saving."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    if config.tie_word_embeddings:
+        state = {name: weight for name, weight in state.items() if name != "lm_head.weight"}
     _save(model, folder, state, setup.recipe.output.weights)
 
 

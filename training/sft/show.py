@@ -104,7 +104,12 @@ def count_weights(setup: Setup) -> tuple[int, int]:
 
 
 def _trained_bytes(recipe: SftRunRecipe) -> int:
-    """peft keeps adapters in float32, and trl in bfloat16 where the base is quantized."""
+    """What is trained under FSDP with bf16 is kept in float32 by accelerate, and adapters are by peft.
+
+    Only where the base is quantized trl keeps them in bfloat16.
+    """
+    if recipe.lora is None and recipe.sharding == "fsdp2" and recipe.precision != "fp32":
+        return 4
     if recipe.lora is None:
         return _BYTES[recipe.model.weights]
     return 2 if recipe.lora.quantize == "nf4" else 4
