@@ -66,7 +66,8 @@ def create_app(
             await stack.enter_async_context(turnstile)
             yield
 
-    app = FastAPI(title="s1-server", version=__version__, lifespan=lifespan)
+    # A path with a slash too many is no path of ours: nothing is answered before the keys are seen.
+    app = FastAPI(title="s1-server", version=__version__, lifespan=lifespan, redirect_slashes=False)
     app.state.context = Context(
         settings, pool, PolicyStore(settings.policy_file), EarlierThinking(), turnstile, drain
     )

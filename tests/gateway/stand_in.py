@@ -81,8 +81,9 @@ class StandIn:
     probes: int = 0
     active: int = 0
     cancelled: int = 0
+    has_tokenize: bool = True
     template: Template | None = None
-    """What /tokenize renders; without one there is no such route."""
+    """What /tokenize renders, if anything."""
     renderings: int = 0
     stalled: int = 0
     """Requests that have ever stalled."""
@@ -207,7 +208,7 @@ async def running(engine: StandIn, *, host: str = "127.0.0.1", port: int = 0) ->
     if rendering:
         app.router.add_post("/tokenize", partial(_tokenize, engine))
     for path in ("/v1/embeddings", "/tokenize", "/detokenize"):
-        if path not in rendering:
+        if path not in rendering and (engine.has_tokenize or path != "/tokenize"):
             app.router.add_post(path, partial(_passed, engine))
     app.router.add_get("/v1/models", partial(_models, engine))
     app.router.add_get("/health", partial(_health, engine))

@@ -55,7 +55,7 @@ async def forwarded(
     policy.write_text(f"models: {{tiny: {{preserve_thinking: {mode}}}}}")
     bodies = [{"model": "tiny", "messages": messages, **fields} for messages in conversations]
     async with (
-        running(StandIn(template=template)) as engine,
+        running(StandIn(template=template, has_tokenize=template is not None)) as engine,
         gateway(engine.url, policy_file=policy) as client,
     ):
         return [await client.post(PATH, json=body) for body in bodies], engine

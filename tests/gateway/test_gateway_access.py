@@ -141,17 +141,23 @@ async def test_what_isnt_ours_is_not_found(
 async def test_admins_see_the_engines(
     guarded: httpx.AsyncClient, engine: StandIn, keys: KeysForTests
 ) -> None:
-    assert (await guarded.get("/ready")).json() == {"ready": True}
-    assert (await guarded.get("/ready", headers=bearer(keys.secrets["ann"]))).json() == {"ready": True}
+    assert (await guarded.get("/ready")).json() == STRANGERS_SEE
+    assert (await guarded.get("/ready", headers=bearer(keys.secrets["ann"]))).json() == STRANGERS_SEE
     seen = (await guarded.get("/ready", headers=bearer(keys.secrets["root"]))).json()
     assert seen["engines"][0]["url"] == engine.url
+
+
+async def test_metrics_are_for_admins(guarded: httpx.AsyncClient, keys: KeysForTests) -> None:
+    assert (await guarded.get("/metrics")).status_code == 401
+    assert (await guarded.get("/metrics", headers=bearer(keys.secrets["ann"]))).status_code == 403
+    assert (await guarded.get("/metrics", headers=bearer(keys.secrets["root"]))).status_code == 200
 
 
 async def test_who_lets_everybody_in_shows_engines_on_loopback_only(engine: StandIn) -> None:
     async with gateway(engine.url) as client:
         assert "engines" in (await client.get("/ready")).json()
     async with gateway(engine.url, host="0.0.0.0", insecure_no_auth=True) as client:
-        assert (await client.get("/ready")).json() == {"ready": True}
+        assert (await client.get("/ready")).json() == STRANGERS_SEE
         assert (await client.post(CHAT, json=ASK)).status_code == 200
 
 
@@ -222,6 +228,7 @@ async def test_a_key_is_for_its_models(keys: KeysForTests) -> None:
             ).status_code == 400
 
 
+STRANGERS_SEE = {"ready": True, "draining": False}
 CAPPED = [
     ({}, {"max_thinking_tokens": 4}, {"max": 4, "min": 0, "num_waits": 0}),
     ({"max_thinking_tokens": 3}, {"max_thinking_tokens": 4}, {"max": 3, "min": 0, "num_waits": 0}),
@@ -249,7 +256,9 @@ async def test_caps_hold_and_the_receipt_says_so(
         assert receipt["requested"] == asked
         assert receipt["effective"] == effective
         assert receipt["thinking_tokens"] <= effective["max"]
-        assert receipt["clamped_by"] == ([] if asked == {"max_thinking_tokens": 3} else ["policy:key"])
+        # A maximum that nobody asked for isn't clamped, as with the room (docs/policy.md).
+        within = asked in ({}, {"max_thinking_tokens": 3})
+        assert receipt["clamped_by"] == ([] if within else ["policy:key"])
 
 
 async def test_a_cap_does_not_turn_thinking_on(engine: StandIn, keys: KeysForTests) -> None:
