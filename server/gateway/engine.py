@@ -326,6 +326,8 @@ class Engine:
         try:
             return await sending
         except asyncio.CancelledError:
+            # It may have been answered in the very moment in which nobody waited any more.
+            sending.add_done_callback(_close_unread)
             if sending in self._abandoned:
                 raise ConnectionAbortedError("the engine makes no tokens") from None
             raise
@@ -349,6 +351,11 @@ class Engine:
         self.on_lost()
         detail = "timed out" if isinstance(error, TimeoutError) else type(error).__name__
         return EngineDied(f"the connection to the engine was lost ({detail}); the request can be repeated")
+
+
+def _close_unread(sending: asyncio.Task[aiohttp.ClientResponse]) -> None:
+    if not sending.cancelled() and sending.exception() is None:
+        sending.result().close()
 
 
 def _raise_for_status(status: int, raw: bytes) -> None:

@@ -88,7 +88,7 @@ async def refused(url: httpx.URL) -> None:
             try:
                 async with httpx.AsyncClient() as fresh:
                     await fresh.get(url)
-            except httpx.ConnectError:
+            except httpx.TransportError:  # refused, or dropped while it waited to be accepted
                 return
 
 
