@@ -245,7 +245,11 @@ def _token_class(classes_ptr, token, vocab_size):
     return tl.load(classes_ptr + tl.where(known, token, 0), mask=known, other=0)
 
 
-@triton.jit(do_not_specialize=["tokens_stride", "words", "vocab_size"])
+# Speculative verification hands out slices at any offset: one compiled variant has to serve them all.
+@triton.jit(
+    do_not_specialize=["tokens_stride", "words", "vocab_size"],
+    do_not_specialize_on_alignment=["slots_ptr"],
+)
 def advance(
     slots_ptr,  # [requests], int64
     state_ptr,  # [slots, columns], int32
@@ -358,7 +362,10 @@ def advance(
         tl.store(runs_at, runs)
 
 
-@triton.jit(do_not_specialize=["tokens_stride", "scripts_stride", "vocab_size", "end_token"])
+@triton.jit(
+    do_not_specialize=["tokens_stride", "scripts_stride", "vocab_size", "end_token"],
+    do_not_specialize_on_alignment=["row_slots_ptr", "row_places_ptr", "input_ids_ptr"],
+)
 def plan_rows(
     plan_ptr,  # [rows, plan columns], int32
     row_slots_ptr,  # [rows], int64: the slot of each row
@@ -495,7 +502,10 @@ def edit_logits(
         tl.store(block, float("-inf"), mask=inside & ((classes & mask) != 0))
 
 
-@triton.jit(do_not_specialize=["sampled_stride", "vocab_size", "eos_token"])
+@triton.jit(
+    do_not_specialize=["sampled_stride", "vocab_size", "eos_token"],
+    do_not_specialize_on_alignment=["sampled_ptr", "num_sampled_ptr", "row_starts_ptr", "slots_ptr"],
+)
 def post(
     sampled_ptr,  # [requests, places], edited in place
     sampled_stride,

@@ -6,18 +6,18 @@ a finished copy could be found, so a thread waits for it.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
 from typing import Protocol
 
-import structlog
-
 from server.budget.markers import MarkerIds
 from server.budget.receipt import EngineReceipt
 from server.engine.device_batch import Snapshot, receipts_of
 
-_log = structlog.get_logger(__name__)
+# The engine's own logging: a worker needs nothing of the gateway's.
+_log = logging.getLogger(__name__)
 
 
 class Event(Protocol):
@@ -49,4 +49,4 @@ class Outbox:
                     if receipt.receipt_id:
                         self._publish(receipt)
             except (RuntimeError, OSError):  # a lost device or socket; the engine itself reports it
-                _log.exception("receipts_lost", count=len(snapshot.choices))
+                _log.exception("%d receipts were lost", len(snapshot.choices))

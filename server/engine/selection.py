@@ -77,6 +77,8 @@ def _unsupported(vllm_config: Any) -> Iterator[str]:
         yield "batch-sharded sampling spreads a batch's state over ranks: turn it off"
     if getattr(vllm_config.model_config, "enable_trace_replay", False):
         yield "trace replay overwrites sampled tokens: turn it off"
+    if getattr(vllm_config.model_config, "enable_sleep_mode", False):
+        yield "sleep mode may discard the budgets' tables on the device: leave --enable-sleep-mode out"
     speculative = vllm_config.speculative_config
     if speculative is None:
         return

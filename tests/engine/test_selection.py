@@ -178,6 +178,7 @@ def test_supported_configurations_start(changes: dict[str, Any]) -> None:
         ({"model_config__is_diffusion": True}, "diffusion models.*: serve another model"),
         ({"parallel_config__enable_batch_sharded_sampling": True}, "batch-sharded sampling.*: turn it off"),
         ({"model_config__enable_trace_replay": True}, "trace replay.*: turn it off"),
+        ({"model_config__enable_sleep_mode": True}, "sleep mode.*: leave --enable-sleep-mode out"),
         (
             {"speculative_config": drafts(rejection_sample_method="synthetic")},
             "synthetic acceptance.*: use another rejection_sample_method",
@@ -209,7 +210,7 @@ def test_the_names_that_are_asked_for_exist_in_the_pinned_vllm() -> None:
     owners = {
         "VllmConfig": {"watermark_config", "diffusion_config", "parallel_config", "speculative_config"},
         "ParallelConfig": {"enable_batch_sharded_sampling"},
-        "ModelConfig": {"enable_trace_replay"},
+        "ModelConfig": {"enable_trace_replay", "enable_sleep_mode"},
         "SpeculativeConfig": {"rejection_sample_method", "enable_adaptive_verification"},
     }
     for owner, names in owners.items():
