@@ -238,6 +238,22 @@ async def test_a_gateway_that_is_gone_holds_no_place_but_its_tokens_stay_spent(s
     await ledger.close()
 
 
+@pytest.mark.parametrize("kind", ["memory", "redis"])
+async def test_a_late_refund_is_not_the_next_windows(store: RunningRedis, kind: str) -> None:
+    clock = Clock()
+    ledger: Ledger = MemoryLedger(clock)
+    if kind == "redis":
+        ledger = RedisLedger(connect(store.url), lease_s=DAY_S, clock=clock)
+    await ledger.reserve("late", "old", [thinking(40)], concurrency=None)
+    clock.now += MINUTE_S
+    await ledger.reserve("late", "new", [thinking(30)], concurrency=None)
+    assert await ledger.settle("late", "old", {"thinking": 5})
+    outcome = await ledger.reserve("late", "peek", [thinking(0)], concurrency=None)
+    # The day is the same one.
+    assert [state.used for state in outcome.states] == [30, 35]
+    await ledger.close()
+
+
 async def test_a_redis_that_is_gone_is_named() -> None:
     ledger = RedisLedger(connect("unix:///nowhere/redis.sock"), lease_s=10)
     with pytest.raises(QuotaStoreUnavailable, match="can't be reached"):
