@@ -122,7 +122,10 @@ async def test_receipts_equal_the_reference_in_varied_cases(
     eos_instead = {"logit_bias": {str(ids.end[0]): -100, str(ids.eos_token): 5}}
     grid = itertools.product(_MAXIMA, [0, 1, 2, 4], [{}, eos_instead])
     cases = [
-        (question, Settings(maximum, min(minimum, maximum), waits, 350, sampling))
+        (
+            question,
+            Settings(maximum, min(minimum, maximum), waits, max_completion_tokens=350, sampling=sampling),
+        )
         for (maximum, waits, sampling), question, minimum in zip(
             grid, itertools.cycle(questions(30)), itertools.cycle([0, 0, 100]), strict=False
         )
