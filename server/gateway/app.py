@@ -19,7 +19,7 @@ from server.gateway.context import Context
 from server.gateway.earlier_thinking import EarlierThinking
 from server.gateway.errors import GatewayError
 from server.gateway.policy_file import PolicyStore
-from server.gateway.routes import chat, health, models
+from server.gateway.routes import chat, health, messages, models, responses
 from server.gateway.settings import Settings
 from server.gateway.upstream import EnginePool
 
@@ -51,7 +51,7 @@ def create_app(
 
     app = FastAPI(title="s1-server", version=__version__, lifespan=lifespan)
     app.state.context = Context(settings, pool, PolicyStore(settings.policy_file), EarlierThinking())
-    for router in (chat.router, models.router, health.router):
+    for router in (chat.router, messages.router, responses.router, models.router, health.router):
         app.include_router(router)
     app.add_middleware(Boundary)
     app.add_exception_handler(HTTPException, http_error_response)

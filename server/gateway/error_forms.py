@@ -1,4 +1,4 @@
-"""Errors as the clients of each API read them: the envelope and, where the API names a field differently, its name.
+"""Errors as the clients of each API read them: its envelope, and its own names of fields.
 
 The path decides, so that whoever refuses a request (a route, the keys, the boundary) needs not know its API.
 """

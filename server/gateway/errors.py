@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-import orjson
 from starlette.responses import Response
 
 from server.budget.spec import BudgetError
+from server.gateway.error_forms import ErrorResponse
 
 RETRY_AFTER_S = 5
 """What a 503 tells clients to wait: an engine that restarts needs longer, one that is only busy less."""
@@ -153,7 +153,7 @@ def error_response(error: Exception) -> Response:
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         # The rest of the body is still on its way and would be read as the next request.
         headers["Connection"] = "close"
-    return Response(orjson.dumps(body), status, headers, "application/json")
+    return ErrorResponse(body, status, headers)
 
 
 def _engine_row(status: int) -> _Row:

@@ -267,7 +267,9 @@ def _tools(given: Mapping[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     tools = optional(given, "tools", list)
     if tools:
-        fields["tools"] = [_tool(expect(each, dict, f"tools[{i}]"), f"tools[{i}]") for i, each in enumerate(tools)]
+        fields["tools"] = [
+            _tool(expect(each, dict, f"tools[{i}]"), f"tools[{i}]") for i, each in enumerate(tools)
+        ]
     choice = optional(given, "tool_choice", dict)
     if choice is None:
         return fields

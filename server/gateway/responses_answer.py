@@ -157,7 +157,12 @@ class ResponseStream:
             yield {"type": "response.output_item.added", "output_index": part.index, "item": item}
             yield from self._piece("added", part, at)
         elif isinstance(step, Grew):
-            yield {"type": f"response.{self._stem(part)}.delta", **at, **self._place(part), "delta": step.text}
+            yield {
+                "type": f"response.{self._stem(part)}.delta",
+                **at,
+                **self._place(part),
+                "delta": step.text,
+            }
         elif isinstance(step, Closed):
             text = {"arguments" if part.kind == "tool" else "text": part.text}
             yield {"type": f"response.{self._stem(part)}.done", **at, **self._place(part), **text}

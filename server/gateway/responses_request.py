@@ -192,7 +192,9 @@ class _Conversation:
 
     def _output(self, item: Mapping[str, Any], path: str) -> None:
         known = ("type", "id", "call_id", "output", "status")
-        check_members(item, path, known=known, idle={"caller": ({"type": "direct"},), "name": (), "namespace": ()})
+        check_members(
+            item, path, known=known, idle={"caller": ({"type": "direct"},), "name": (), "namespace": ()}
+        )
         call_id = required(item, "call_id", str, path)
         if call_id not in self._called:
             refuse(f"{path}.call_id", "must be the call_id of an earlier function_call", call_id)
@@ -231,7 +233,9 @@ def _content(content: object, path: str, role: str) -> Any:
     if not isinstance(content, list):
         refuse(path, "must be a string or an array of content parts", content)
     kinds = ("output_text", "input_text") if role == "assistant" else ("input_text", "input_image")
-    parts = [_part(expect(part, dict, f"{path}[{i}]"), f"{path}[{i}]", kinds) for i, part in enumerate(content)]
+    parts = [
+        _part(expect(part, dict, f"{path}[{i}]"), f"{path}[{i}]", kinds) for i, part in enumerate(content)
+    ]
     if role == "assistant":
         return "".join(part["text"] for part in parts)
     return parts[0]["text"] if len(parts) == 1 and parts[0]["type"] == "text" else parts
@@ -240,7 +244,11 @@ def _content(content: object, path: str, role: str) -> Any:
 def _part(part: Mapping[str, Any], path: str, kinds: tuple[str, ...]) -> dict[str, Any]:
     kind = choose(part.get("type"), kinds, f"{path}.type")
     if kind != "input_image":
-        idle = {"annotations": ([],), "logprobs": ([],), "prompt_cache_breakpoint": ()}
+        idle: Mapping[str, tuple[Any, ...]] = {
+            "annotations": ([],),
+            "logprobs": ([],),
+            "prompt_cache_breakpoint": (),
+        }
         check_members(part, path, known=("type", "text"), idle=idle)
         return {"type": "text", "text": expect(part.get("text"), str, f"{path}.text")}
     check_members(
@@ -276,7 +284,9 @@ def _tools(given: Mapping[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     tools = optional(given, "tools", list)
     if tools:
-        fields["tools"] = [_tool(expect(each, dict, f"tools[{i}]"), f"tools[{i}]") for i, each in enumerate(tools)]
+        fields["tools"] = [
+            _tool(expect(each, dict, f"tools[{i}]"), f"tools[{i}]") for i, each in enumerate(tools)
+        ]
     choice = given.get("tool_choice")
     if isinstance(choice, dict):
         check_members(choice, "tool_choice", known=("type", "name"), idle={"mode": (), "tools": ()})
