@@ -17,7 +17,12 @@ TOOL = {"type": "function", "name": "report", "parameters": SCHEMA, "strict": Tr
 CALL = {"type": "function_call", "call_id": "c1", "name": "report", "arguments": "{}"}
 CHAT_CALL = {"id": "c1", "type": "function", "function": {"name": "report", "arguments": "{}"}}
 OUTPUT = {"type": "function_call_output", "call_id": "c1", "output": "yes"}
-THOUGHT = {"type": "reasoning", "id": "r", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]}
+THOUGHT = {
+    "type": "reasoning",
+    "id": "r",
+    "summary": [],
+    "content": [{"type": "reasoning_text", "text": "hm"}],
+}
 
 
 def converted(**fields: Any) -> dict[str, Any]:
@@ -92,7 +97,9 @@ def test_messages() -> None:
         "status": "completed",
         "content": [{"type": "output_text", "text": "b", "annotations": [], "logprobs": []}],
     }
-    assert messages({"role": "developer", "content": "d"}, {"role": "user", "content": [text, image]}, said) == [
+    assert messages(
+        {"role": "developer", "content": "d"}, {"role": "user", "content": [text, image]}, said
+    ) == [
         {"role": "developer", "content": "d"},
         {
             "role": "user",
