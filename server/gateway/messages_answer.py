@@ -82,7 +82,7 @@ class MessageStream:
         reason, sequence = stop_reason(self._answer)
         yield {
             "type": "message_delta",
-            "delta": {"stop_reason": reason, "stop_sequence": sequence},
+            "delta": {"stop_reason": reason, "stop_sequence": sequence, "stop_details": None},
             "usage": usage_of_chat(usage),
             "thinking_budget": self._answer.receipt,
         }
@@ -98,6 +98,7 @@ def _message(id: str, model: str) -> dict[str, Any]:
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
+        "stop_details": None,
     }
 
 
