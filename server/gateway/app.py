@@ -25,7 +25,7 @@ from server.gateway.guard import Guard
 from server.gateway.ledger import Ledger
 from server.gateway.policy_file import PolicyStore
 from server.gateway.quota_stores import quota_stores
-from server.gateway.routes import chat, health, models, passthrough
+from server.gateway.routes import chat, health, messages, models, passthrough, responses
 from server.gateway.settings import Settings
 from server.gateway.turnstile import Turnstile
 from server.gateway.upstream import EnginePool
@@ -71,7 +71,14 @@ def create_app(
     app.state.context = Context(
         settings, pool, PolicyStore(settings.policy_file), EarlierThinking(), turnstile, drain
     )
-    for router in (chat.router, passthrough.router, models.router, health.router):
+    for router in (
+        chat.router,
+        messages.router,
+        responses.router,
+        passthrough.router,
+        models.router,
+        health.router,
+    ):
         app.include_router(router)
     app.add_middleware(Guard, keys=keys, rates=rates)
     add_cors(app, settings.cors_origins)

@@ -6,7 +6,6 @@ import re
 import uuid
 from http import HTTPStatus
 
-import orjson
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -14,7 +13,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.gateway.errors import describe, envelope, error_response
+from server.gateway.error_forms import ErrorResponse, is_messages_api
+from server.gateway.errors import envelope, error_response
+from server.gateway.sse import told_as_error
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +42,7 @@ class Boundary:
         state = scope.setdefault("state", {})
         state["request_id"] = given if sane else uuid.uuid4().hex
         state["request_id_given"] = sane
-        response = _Started(send, state)
+        response = _Started(send, state, id_headers=_id_headers(scope))
         try:
             await self._app(scope, receive, response.send)
         except ClientDisconnect:
@@ -51,12 +52,18 @@ class Boundary:
             await response.fail(error, scope, receive)
 
 
+def _id_headers(scope: Scope) -> tuple[str, ...]:
+    """Anthropic's clients read the id in a header of their own."""
+    return ("x-request-id", "request-id") if is_messages_api(scope) else ("x-request-id",)
+
+
 class _Started:
     """Notes whether a response has begun, and puts the request's id on it."""
 
-    def __init__(self, send: Send, state: dict[str, object]) -> None:
+    def __init__(self, send: Send, state: dict[str, object], *, id_headers: tuple[str, ...]) -> None:
         self._send = send
         self._state = state
+        self._id_headers = id_headers
         self._begun = False
         self._is_stream = False
 
@@ -64,7 +71,8 @@ class _Started:
         if message["type"] == "http.response.start":
             self._begun = True
             headers = MutableHeaders(scope=message)
-            headers["x-request-id"] = str(self._state["request_id"])
+            for name in self._id_headers:
+                headers[name] = str(self._state["request_id"])
             self._is_stream = headers.get("content-type", "").startswith("text/event-stream")
         await self._send(message)
 
@@ -72,7 +80,7 @@ class _Started:
         if not self._begun:
             await error_response(error)(scope, receive, self.send)
         elif self._is_stream:
-            event = b"data: " + orjson.dumps(describe(error)[1]) + b"\n\n"
+            event = told_as_error(error, scope)
             await self._send({"type": "http.response.body", "body": event, "more_body": False})
         else:
             # Half a body can't be mended; closing the connection is what tells the client.
@@ -88,7 +96,7 @@ async def http_error_response(request: Request, error: Exception) -> Response:
         HTTPStatus.METHOD_NOT_ALLOWED: f"{request.url.path} does not take {request.method}",
     }.get(HTTPStatus(error.status_code), str(error.detail))
     body = envelope(reason, type="invalid_request_error", param=None, code=None)
-    return Response(orjson.dumps(body), error.status_code, error.headers, "application/json")
+    return ErrorResponse(body, error.status_code, error.headers)
 
 
 async def known_error_response(_: Request, error: Exception) -> Response:

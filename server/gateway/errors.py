@@ -28,10 +28,10 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-import orjson
 from starlette.responses import Response
 
 from server.budget.spec import BudgetError
+from server.gateway.error_forms import ErrorResponse
 
 RETRY_AFTER_S = 5
 """What a 503 tells clients to wait: an engine that restarts needs longer, one that is only busy less."""
@@ -201,7 +201,7 @@ def error_response(error: Exception) -> Response:
         headers["Connection"] = "close"
     if isinstance(error, GatewayError):
         headers |= error.headers
-    return Response(orjson.dumps(body), status, headers, "application/json")
+    return ErrorResponse(body, status, headers)
 
 
 def _engine_row(status: int) -> _Row:

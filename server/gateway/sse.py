@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
 
-import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from server.gateway.disconnect import unless_disconnected
+from server.gateway.error_forms import error_event
 from server.gateway.errors import GatewayError, describe
 
 DONE = b"[DONE]"
-Emit = Callable[[bytes], Awaitable[None]]
+Failure = Callable[[Exception, Scope], bytes]
+"""What a stream that has begun sends when it can't go on."""
+
+
+class Emit(Protocol):
+    def __call__(self, data: bytes, *, event: str | None = None) -> Awaitable[None]:
+        """Send one event; `event` is its name, if it has one."""
+
+
+def event_bytes(data: bytes, event: str | None = None) -> bytes:
+    name = b"" if event is None else b"event: " + event.encode() + b"\n"
+    return name + b"data: " + data + b"\n\n"
+
+
+def told_as_error(error: Exception, scope: Scope) -> bytes:
+    status, envelope = describe(error)
+    return error_event(envelope, status, scope)
 
 
 class EventSplitter:
@@ -55,21 +72,30 @@ class EventStream(Response):
         *,
         cut_off: asyncio.Event,
         headers: Mapping[str, str] | None = None,
+        closing: bytes | None = DONE,
+        failure: Failure = told_as_error,
     ) -> None:
+        """
+        Args:
+            closing: data of the event after the last that `produce` emits; None for none.
+        """
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})})
         del self.headers["content-length"]
         self._produce = produce
         self._cut_off = cut_off
+        self._closing = closing
+        self._failure = failure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         writer = _Writer(send, self)
         try:
             await unless_disconnected(receive, self._produce(writer.emit), cut_off=self._cut_off)
-            await writer.emit(DONE)
+            if self._closing is not None:
+                await writer.emit(self._closing)
         except GatewayError as error:
             if not writer.started:
                 raise
-            await writer.emit(orjson.dumps(describe(error)[1]))
+            await writer.write(self._failure(error, scope))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -81,12 +107,13 @@ class _Writer:
         self._turn = asyncio.Lock()
         self.started = False
 
-    async def emit(self, event: bytes) -> None:
+    async def emit(self, data: bytes, *, event: str | None = None) -> None:
+        await self.write(event_bytes(data, event))
+
+    async def write(self, raw: bytes) -> None:
         async with self._turn:
             if not self.started:
                 self.started = True
                 headers = self._response.raw_headers
                 await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-            await self._send(
-                {"type": "http.response.body", "body": b"data: " + event + b"\n\n", "more_body": True}
-            )
+            await self._send({"type": "http.response.body", "body": raw, "more_body": True})

@@ -6,18 +6,17 @@ until usage and receipt are known, because it carries the receipt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import orjson
 
 from server.gateway.chat_call import ChatCall, EngineCall
 from server.gateway.engine import ChatEngine
 from server.gateway.errors import EngineMisbehaved
 from server.gateway.gather import run_all
 from server.gateway.receipts import Finish, merged_usage, reasoning_details, receipt_for
-from server.gateway.sse import Emit
+
+EmitChunk = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,7 @@ class StreamShape:
 
 
 async def stream_chat(
-    engine: ChatEngine, calls: Sequence[EngineCall], shape: StreamShape, emit: Emit
+    engine: ChatEngine, calls: Sequence[EngineCall], shape: StreamShape, emit: EmitChunk
 ) -> None:
     """Emit the chunks of all choices, interleaved as they come, then the usage if it was asked for."""
     streams = [ChoiceStream(engine, call, shape, emit) for call in calls]
@@ -50,7 +49,7 @@ async def stream_chat(
         if len(streams) > 1:
             # The engine's timings are of one choice; vLLM leaves them out for several.
             chunk.pop("metrics", None)
-        await emit(orjson.dumps(chunk))
+        await emit(chunk)
 
 
 @dataclass(slots=True)
@@ -58,7 +57,7 @@ class ChoiceStream:
     engine: ChatEngine
     call: EngineCall
     shape: StreamShape
-    emit: Emit
+    emit: EmitChunk
     usage_chunk: dict[str, Any] = field(default_factory=dict)
     receipt: dict[str, Any] | None = None
     _held: list[dict[str, Any]] = field(default_factory=list)
@@ -88,7 +87,7 @@ class ChoiceStream:
         if choice.get("finish_reason") is not None:
             chunk = self._hold(chunk, choice)
         if worth_sending:
-            await self.emit(orjson.dumps(chunk))
+            await self.emit(chunk)
 
     def _shape(self, choice: dict[str, Any]) -> bool:
         """Put the delta in the client's form; False if nothing is left to say before the finish."""
@@ -130,4 +129,4 @@ class ChoiceStream:
             chunk["usage"] = merged_usage([chunk["usage"]], [self.receipt])
         if "system_fingerprint" in self.usage_chunk and not self.shape.wants_usage_chunk:
             chunk["system_fingerprint"] = self.usage_chunk["system_fingerprint"]
-        await self.emit(orjson.dumps(chunk))
+        await self.emit(chunk)

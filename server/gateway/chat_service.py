@@ -1,0 +1,171 @@
+"""From a chat request, in whichever API it came, to its answer: the one way that all generation takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.budget.spec import BudgetError, ThinkingBudget, resolve
+from server.gateway.access import caller_of, resolve_model
+from server.gateway.answer_forms import AnswerForm, MakeForm, stream_shape
+from server.gateway.boundary import identify
+from server.gateway.chat_call import ChatCall, EngineCall, engine_calls
+from server.gateway.completion import complete_chat
+from server.gateway.completions_vllm import VllmCompletions
+from server.gateway.context import context_of
+from server.gateway.disconnect import unless_disconnected
+from server.gateway.engine import ChatEngine, Engine
+from server.gateway.errors import InvalidRequest
+from server.gateway.rounds import Rounds
+from server.gateway.rounds_fields import check_chat_fields, check_rounds_fields, prompt_fields
+from server.gateway.settle import Rungs, budget_headers, settle
+from server.gateway.sse import Emit, EventStream
+from server.gateway.streaming import StreamShape, stream_chat
+from server.gateway.turnstile import Grant
+
+
+async def answer_chat(request: Request, call: ChatCall, make_form: MakeForm) -> Response:
+    """Answer `call` under the policy, in the form of the API it came by.
+
+    Raises:
+        GatewayError, BudgetError: before anything was sent.
+    """
+    context, caller = context_of(request), caller_of(request)
+    model = resolve_model(caller, context.engines, call.model)
+    rungs = Rungs.of(context.policy.current, model=model, key=caller.name, key_caps=caller.caps)
+    engine = context.engines.choose(model, settle(call, rungs, None).budget, call.asked.requested_as)
+    call = settle(call, rungs, engine.described)
+    request_id = identify(request, call.fields.get("request_id"))
+
+    async def respond(grant: Grant) -> Response:
+        return await _respond(request, grant, make_form, model=model, request_id=request_id)
+
+    return context.turnstile.admit(request, model, call, respond)
+
+
+async def _respond(
+    request: Request, grant: Grant, make_form: MakeForm, *, model: str, request_id: str
+) -> Response:
+    """The answer of the engine that the request was let through to."""
+    context, engine = context_of(request), grant.engine
+    headers = budget_headers(grant.call)
+    mode = context.policy.current.preserve_thinking(model)
+    call = await context.earlier_thinking.settle(grant.call, mode, engine=engine, model=model)
+    answering = grant.watched(_answering(call, engine))
+    _check_room(call, engine)
+    calls = engine_calls(call, model=model, request_id=request_id)
+    id, created = f"chatcmpl-{request_id}", int(time.time())
+    form = make_form(request_id, created)
+    if call.stream:
+        shape = stream_shape(StreamShape.of(call, id=id, created=created), form)
+        return _stream(request, grant, answering, calls, shape, form, headers=headers)
+    completion = await unless_disconnected(
+        request.receive,
+        complete_chat(
+            answering,
+            calls,
+            id=id,
+            created=created,
+            hides_reasoning=call.hides_reasoning,
+            wants_reasoning_details=call.wants_reasoning_details,
+        ),
+        cut_off=context.drain.cut_off,
+    )
+    await grant.settle()
+    return Response(orjson.dumps(form.whole(completion)), headers=headers, media_type="application/json")
+
+
+async def count_prompt(request: Request, call: ChatCall) -> int:
+    """Tokens of the prompt that the engine would make of `call`.
+
+    Raises:
+        InvalidRequest, ModelNotFound, EngineUnavailable, EngineRefused, EngineDied, EngineMisbehaved
+    """
+    context = context_of(request)
+    model = resolve_model(caller_of(request), context.engines, call.model)
+    engine = context.engines.choose(model, ThinkingBudget(), {})
+    mode = context.policy.current.preserve_thinking(model)
+    call = await context.earlier_thinking.settle(call, mode, engine=engine, model=model)
+    support = engine.status.rounds
+    dialect = VllmCompletions if support is None else support.dialect
+    known = dialect.prompt_fields | ({"tools"} if dialect is VllmCompletions else frozenset())
+    if "tools" in call.fields and "tools" not in known:
+        raise InvalidRequest(f"`tools` can't be counted by this engine ({engine.url})", param="tools")
+    rendered = await dialect(engine, model).render(prompt_fields(call.fields, known))
+    return len(rendered.token_ids)
+
+
+def _stream(
+    request: Request,
+    grant: Grant,
+    answering: ChatEngine,
+    calls: list[EngineCall],
+    shape: StreamShape,
+    form: AnswerForm,
+    *,
+    headers: Mapping[str, str],
+) -> Response:
+    stream = form.stream()
+
+    async def produce(emit: Emit) -> None:
+        async def pass_on(chunk: dict[str, Any]) -> None:
+            for event in stream.read(chunk):
+                await emit(orjson.dumps(event), event=None if form.is_chat else event["type"])
+
+        await stream_chat(answering, calls, shape, pass_on)
+        await grant.settle()
+
+    return EventStream(
+        produce,
+        cut_off=context_of(request).drain.cut_off,
+        headers=headers,
+        closing=stream.closing,
+        failure=stream.failure,
+    )
+
+
+def _answering(call: ChatCall, engine: Engine) -> ChatEngine:
+    """The engine itself, or the gateway's rounds before it.
+
+    Raises:
+        InvalidRequest: the request has a field that rounds, or the engine's chat route, can't honour.
+    """
+    support = engine.status.rounds
+    if support is None:
+        return engine
+    if not call.budget.is_set:
+        check_chat_fields(call.fields, url=engine.url, dialect=support.dialect)
+        return engine
+    check_rounds_fields(call.fields, url=engine.url, dialect=support.dialect)
+    return Rounds(engine, support)
+
+
+def _check_room(call: ChatCall, engine: Engine) -> None:
+    """Refuse a budget that doesn't fit the completion tokens; the engine knows of the context.
+
+    Raises:
+        BudgetError: `param` is the field the client gave.
+    """
+    description = engine.described
+    if not call.budget.is_set or call.room is None or description is None or call.answer_is_constrained:
+        return
+    field, room = call.room
+    try:
+        # Only the sum of the marker lengths matters, and that is what minimum_room is.
+        resolve(
+            call.budget,
+            room=room,
+            limited_by="max_completion_tokens",
+            opening_tokens=0,
+            exit_tokens=description.minimum_room - 1,
+        )
+    except BudgetError as error:
+        if error.param != "max_completion_tokens":
+            raise
+        message = str(error).replace("`max_completion_tokens`", f"`{field}`")
+        raise BudgetError(field, message, error.value) from None

@@ -1,0 +1,38 @@
+"""POST /v1/messages and /v1/messages/count_tokens: Anthropic's API (docs/apis.md)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from server.gateway.answer_forms import MessagesForm
+from server.gateway.body import read_body
+from server.gateway.chat_call import ChatCall, parse_chat
+from server.gateway.chat_service import answer_chat, count_prompt
+from server.gateway.context import context_of
+from server.gateway.messages_request import chat_fields_of_messages
+
+router = APIRouter(prefix="/v1/messages", tags=["messages"])
+
+_BODY: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
+}
+
+
+@router.post("", summary="Create a message, in Anthropic's form", openapi_extra=_BODY)
+async def create_message(request: Request) -> Response:
+    return await answer_chat(request, await _call(request), lambda id, _created: MessagesForm(id))
+
+
+@router.post(
+    "/count_tokens", summary="Count a message's prompt tokens, in Anthropic's form", openapi_extra=_BODY
+)
+async def count_tokens(request: Request) -> dict[str, int]:
+    return {"input_tokens": await count_prompt(request, await _call(request, counting=True))}
+
+
+async def _call(request: Request, *, counting: bool = False) -> ChatCall:
+    body = await read_body(request, context_of(request).settings)
+    return parse_chat(chat_fields_of_messages(body, counting=counting))
