@@ -113,12 +113,23 @@ def _stream(
     stream = form.stream()
 
     async def produce(emit: Emit) -> None:
-        async def pass_on(chunk: dict[str, Any]) -> None:
+        last: list[dict[str, Any]] = []
+
+        async def send(chunk: dict[str, Any]) -> None:
             for event in stream.read(chunk):
                 await emit(orjson.dumps(event), event=None if form.is_chat else event["type"])
 
+        async def pass_on(chunk: dict[str, Any]) -> None:
+            if form.is_chat or chunk["choices"]:
+                await send(chunk)
+            else:
+                last.append(chunk)
+
         await stream_chat(answering, calls, shape, pass_on)
+        # Settled before a client sees the end: its next request may need what is given back.
         await grant.settle()
+        for chunk in last:
+            await send(chunk)
 
     return EventStream(
         produce,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -11,8 +13,10 @@ import httpx
 import openai
 import pytest
 
+from server.gateway.ledger import MemoryLedger
 from tests.gateway.serving import eventually, gateway
 from tests.gateway.stand_in import PROMPT_TOKENS, Faults, StandIn, running
+from tests.gateway.with_keys import KeysForTests
 
 USER: Any = {"role": "user", "content": "q"}
 ASK = {"model": "tiny", "max_tokens": 100, "messages": [USER]}
@@ -227,3 +231,47 @@ async def test_a_client_that_leaves_frees_the_engine(client: httpx.AsyncClient, 
             if "content_block_delta" in line:
                 break
     await eventually(lambda: engine.cancelled == 1)
+
+
+class SlowLedger(MemoryLedger):
+    """Settles late, so that whoever doesn't wait for it is seen."""
+
+    settled = False
+
+    async def settle(self, *given: Any) -> None:
+        for _ in range(200):
+            await asyncio.sleep(0)
+        await super().settle(*given)
+        self.settled = True
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "last"),
+    [
+        ("/v1/messages", ASK, "event: message_stop"),
+        ("/v1/responses", {"input": "q"}, "event: response.completed"),
+        ("/v1/chat/completions", {"messages": [USER]}, "data: [DONE]"),
+    ],
+)
+async def test_quotas_are_settled_before_the_last_event(
+    engine: StandIn, tmp_path: Path, path: str, body: dict[str, Any], last: str
+) -> None:
+    keys, ledger = KeysForTests(tmp_path / "keys.json"), SlowLedger(lambda: 1.0)
+    headers = keys.add("ann", quotas={"thinking_tokens_per_day": 5000})
+    async with gateway(engine.url, keys_file=keys.path, ledger=ledger) as client:
+        streamed = {**body, "stream": True, "max_thinking_tokens": 5}
+        async with client.stream("POST", path, json=streamed, headers=headers) as response:
+            async for line in response.aiter_lines():
+                if line == last:
+                    assert ledger.settled
+                    return
+    raise AssertionError(f"no {last}")
+
+
+async def test_a_refused_key_is_told_in_the_apis_own_envelope(engine: StandIn, tmp_path: Path) -> None:
+    keys = KeysForTests(tmp_path / "keys.json")
+    keys.add("ann")
+    async with gateway(engine.url, keys_file=keys.path) as client:
+        response = await client.post("/v1/messages", json=ASK, headers={"x-api-key": "s1-no-key"})
+    assert response.status_code == 401
+    assert response.json()["error"]["type"] == "authentication_error"
