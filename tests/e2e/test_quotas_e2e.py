@@ -55,13 +55,14 @@ async def test_a_real_engine_accounts_for_every_token(served: Running, tmp_path:
         endless = {"min_thinking_tokens": LONG, "max_thinking_tokens": LONG, "messages": MESSAGES}
         seen = await leave_after(client, 20, endless)
         by_stream = await spent() - expected
-        assert seen <= by_stream < LONG
+        # A quick engine may have come to its end before it heard of it.
+        assert seen <= by_stream <= LONG
 
         asking = asyncio.create_task(client.post(CHAT, json=endless))
         await until_running(served.engine_url)
         asking.cancel()
         by_whole = await spent() - expected - by_stream
-        assert 0 <= by_whole < LONG
+        assert 0 <= by_whole <= LONG
 
 
 async def until_running(engine_url: str) -> None:
