@@ -319,8 +319,8 @@ def test_many_waits(seed: int, texts: tuple[tuple[int, ...], ...]) -> None:
     _run(bench, steps=40, drafts=seed)
 
 
-@pytest.mark.parametrize(("period", "loops"), [(2, True), (3, False)])
-def test_a_sequence_three_times_over_is_no_loop(period: int, loops: bool) -> None:
+@pytest.mark.parametrize(("period", "drafts", "loops"), [(1, 4, True), (2, 2, True), (3, 2, False)])
+def test_a_sequence_three_times_over_is_no_loop(period: int, drafts: int, loops: bool) -> None:
     bench = Bench(toy_markers(), seed=period)
     bench.likely, bench.periods, bench.repetitive = [25, 26, 27], [period], 1.0
     budget = EffectiveBudget(max=80, min=0, num_waits=0, landing=0, clamped_by=(), loop_guard=9)
@@ -331,7 +331,7 @@ def test_a_sequence_three_times_over_is_no_loop(period: int, loops: bool) -> Non
         run.machine.commit(token)
     while len(run.output) < 40:
         bench.place()
-        bench.step(drafts=2)
+        bench.step(drafts=drafts)
     assert (run.machine.ended_by == "loop") is loops
 
 

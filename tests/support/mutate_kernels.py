@@ -65,7 +65,6 @@ MUTATIONS: tuple[tuple[str, str, str], ...] = (
     ("a wait text's tokens", "(waits_before % wait_count) * _TEXT_TOKENS + script_pos", "script_pos"),
     ("a wait text's length", "(tl.where(waits > 0, waits, 1) - 1) % wait_count)", "0)"),
     ("unknown ids", "_C_END, 0)) | _C_UNKNOWN", "_C_END, 0))"),
-    ("a discarded sample", "    tl.store(s + _ENDED_AT, -1)\n", ""),
     ("replay knows the waits", "ended = ended | waited", "ended = ended | 0"),
     (
         "replay knows the end",
