@@ -34,6 +34,8 @@ class Ticket:
     budget: ThinkingBudget
     tokens: int
     place: asyncio.Future[Engine] = field(repr=False)
+    avoiding: frozenset[str] = frozenset()
+    """URLs of engines that have just failed this request: only where there is no other."""
 
 
 class FairQueue:
@@ -86,19 +88,27 @@ class Admission:
 
     @contextlib.asynccontextmanager
     async def place(
-        self, model: str, budget: ThinkingBudget, *, tokens: int, account: str
+        self,
+        model: str,
+        budget: ThinkingBudget,
+        *,
+        tokens: int,
+        account: str,
+        avoiding: frozenset[str] = frozenset(),
     ) -> AsyncIterator[Engine]:
         """The engine to use, while it is used.
 
         Args:
             tokens: what the request may come to hold in the engine's cache.
+            avoiding: URLs of engines that have just failed this request.
 
         Raises:
             Overloaded: the queue is full, or no engine has had room in time.
             QuotaExceeded: too many requests of this account wait.
             EngineUnavailable, InvalidRequest: as `EnginePool.able`.
         """
-        engine = await self._seat(model, budget, tokens, account)
+        place: asyncio.Future[Engine] = asyncio.get_running_loop().create_future()
+        engine = await self._seat(Ticket(account, model, budget, tokens, place, avoiding))
         try:
             yield engine
         finally:
@@ -113,13 +123,13 @@ class Admission:
         known = [part for part in filled if part is not None]
         return min(1.0, *known) if known and len(known) == len(filled) else None
 
-    async def _seat(self, model: str, budget: ThinkingBudget, tokens: int, account: str) -> Engine:
+    async def _seat(self, ticket: Ticket) -> Engine:
+        model, account, tokens = ticket.model, ticket.account, ticket.tokens
         if not self.is_on:
-            engine = self._pool.choose(model, budget)
+            engine = least_busy(self._able(ticket))
             engine.committed_tokens += tokens
             return engine
         queue = self._queues.setdefault(model, FairQueue())
-        ticket = Ticket(account, model, budget, tokens, asyncio.get_running_loop().create_future())
         if not len(queue):
             engine_now = self._with_room(ticket)
             if engine_now is not None:
@@ -174,9 +184,12 @@ class Admission:
         self._serve(ticket.model)
 
     def _with_room(self, ticket: Ticket) -> Engine | None:
-        able = self._pool.able(ticket.model, ticket.budget)
-        roomy = [engine for engine in able if self._has_room(engine, ticket.tokens)]
+        roomy = [engine for engine in self._able(ticket) if self._has_room(engine, ticket.tokens)]
         return least_busy(roomy) if roomy else None
+
+    def _able(self, ticket: Ticket) -> list[Engine]:
+        able = self._pool.able(ticket.model, ticket.budget)
+        return [engine for engine in able if engine.url not in ticket.avoiding] or able
 
     def _has_room(self, engine: Engine, tokens: int) -> bool:
         capacity = self._capacity(engine)

@@ -23,7 +23,7 @@ from typing import Any, Self
 import structlog
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from server.budget.spec import ThinkingBudget
 from server.gateway.access import Caller, caller_of
@@ -34,7 +34,7 @@ from server.gateway.demand import Demand
 from server.gateway.disconnect import unless_disconnected
 from server.gateway.drain import Drain
 from server.gateway.engine import ChatEngine, Engine
-from server.gateway.errors import QuotaStoreUnavailable
+from server.gateway.errors import EngineDied, EngineUnavailable, InvalidRequest, QuotaStoreUnavailable
 from server.gateway.guard import tell
 from server.gateway.ledger import Ledger, Outcome
 from server.gateway.metering import Meter, Used
@@ -129,16 +129,35 @@ class Turnstile:
     def admit(self, request: Request, model: str, call: ChatCall, respond: Respond) -> Response:
         """A response that gets its grant before it asks `respond` what it is.
 
+        If its engine dies before the client has been sent anything, another one is asked, if there is one.
+
         Raises, when it is sent:
             Forbidden, QuotaExceeded, Overloaded, QuotaStoreUnavailable
             InvalidRequest, EngineUnavailable: as `EnginePool.able`.
         """
         cut_off = self._drain.cut_off if self.admission.is_on else None
-        return _Admitted(self.enter(request, model, call), respond, cut_off=cut_off)
+
+        def enter(avoiding: frozenset[str]) -> AbstractAsyncContextManager[Grant]:
+            return self.enter(request, model, call, avoiding=avoiding)
+
+        def has_other(grant: Grant, avoiding: frozenset[str]) -> bool:
+            try:
+                able = self._pool.able(model, grant.call.budget)
+            except (EngineUnavailable, InvalidRequest):
+                return False
+            return any(engine.url not in avoiding for engine in able)
+
+        return _Admitted(enter, respond, has_other, cut_off=cut_off)
 
     @contextlib.asynccontextmanager
-    async def enter(self, request: Request, model: str, call: ChatCall) -> AsyncIterator[Grant]:
-        """The grant of a request, and its settlement afterwards. Raises: as `admit`."""
+    async def enter(
+        self, request: Request, model: str, call: ChatCall, *, avoiding: frozenset[str] = frozenset()
+    ) -> AsyncIterator[Grant]:
+        """The grant of a request, and its settlement afterwards. Raises: as `admit`.
+
+        Args:
+            avoiding: URLs of engines that have just failed this request.
+        """
         caller = caller_of(request)
         caller.check_model(model)
         demand = Demand.of_chat(call, context=self._pool.context(model))
@@ -149,7 +168,7 @@ class Turnstile:
             call = call.limited(budget, by=(*by_quota, *by_load))
             tokens = demand.held(budget, answer_tokens=self._settings.admission_answer_tokens) or 0
             engine = await stack.enter_async_context(
-                self.admission.place(model, budget, tokens=tokens, account=caller.account)
+                self.admission.place(model, budget, tokens=tokens, account=caller.account, avoiding=avoiding)
             )
             yield Grant(engine, call, account)
 
@@ -257,20 +276,44 @@ class Turnstile:
 
 class _Admitted(Response):
     def __init__(
-        self, enter: AbstractAsyncContextManager[Grant], respond: Respond, *, cut_off: asyncio.Event | None
+        self,
+        enter: Callable[[frozenset[str]], AbstractAsyncContextManager[Grant]],
+        respond: Respond,
+        has_other: Callable[[Grant, frozenset[str]], bool],
+        *,
+        cut_off: asyncio.Event | None,
     ) -> None:
         super().__init__()
         self._enter = enter
         self._respond = respond
+        self._has_other = has_other
         self._cut_off = cut_off
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with AsyncExitStack() as stack:
-            entering = stack.enter_async_context(self._enter)
-            if self._cut_off is not None:
-                # A client that leaves the queue frees its place at once.
-                grant = await unless_disconnected(receive, entering, cut_off=self._cut_off)
-            else:
-                grant = await entering
-            response = await self._respond(grant)
-            await response(scope, receive, send)
+        sent = False
+
+        async def send_on(message: Message) -> None:
+            nonlocal sent
+            sent = True
+            await send(message)
+
+        failed: frozenset[str] = frozenset()
+        while True:
+            async with AsyncExitStack() as stack:
+                grant = await self._granted(stack, receive, failed)
+                try:
+                    response = await self._respond(grant)
+                    await response(scope, receive, send_on)
+                    return
+                except EngineDied:
+                    failed |= {grant.engine.url}
+                    if sent or not self._has_other(grant, failed):
+                        raise
+                    log.warning("engine died; another is asked", url=grant.engine.url)
+
+    async def _granted(self, stack: AsyncExitStack, receive: Receive, failed: frozenset[str]) -> Grant:
+        entering = stack.enter_async_context(self._enter(failed))
+        if self._cut_off is None:
+            return await entering
+        # A client that leaves the queue frees its place at once.
+        return await unless_disconnected(receive, entering, cut_off=self._cut_off)

@@ -112,6 +112,49 @@ async def test_an_engine_that_is_only_slow_is_left_alone() -> None:
         assert (await whole).status_code == 200
 
 
+@pytest.mark.parametrize("admission", ["off", "on"])
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+async def test_another_engine_answers_if_the_first_dies_before_it_has(stream: bool, admission: str) -> None:
+    async with (
+        running(StandIn()) as one,
+        running(StandIn()) as two,
+        gateway(one.url, two.url, admission=admission, refresh_interval_s=60) as client,
+    ):
+        one.faults = two.faults = Faults(die_after=0, only_seed=1)
+        two.faults = Faults()
+        for _ in range(3):  # whichever is asked first
+            body = ASK | {"stream": stream, "seed": 1, "num_waits": 1}
+            response = await client.post("/v1/chat/completions", json=body)
+            assert response.status_code == 200, response.text
+            assert '"waits":1' in response.text
+        assert one.active == two.active == 0
+
+
+async def test_a_stream_that_has_begun_ends_with_its_engine() -> None:
+    async with (
+        running(StandIn(faults=Faults(die_after=3, only_seed=1))) as one,
+        running(StandIn(faults=Faults(die_after=3, only_seed=1))) as two,
+        gateway(one.url, two.url) as client,
+    ):
+        response = await client.post("/v1/chat/completions", json=ASK | {"stream": True, "seed": 1})
+        last = json.loads(response.text.rstrip().rpartition("data: ")[2])
+        assert last["error"]["code"] == "engine_died"
+        assert len(one.bodies) + len(two.bodies) == 1
+
+
+async def test_every_engine_is_asked_once() -> None:
+    dying = Faults(die_after=0, only_seed=1)
+    async with (
+        running(StandIn(faults=dying)) as one,
+        running(StandIn(faults=dying)) as two,
+        gateway(one.url, two.url, refresh_interval_s=60) as client,
+    ):
+        response = await client.post("/v1/chat/completions", json=ASK | {"seed": 1})
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_died")
+        # On an engine itself, a connection that was closed unanswered is tried once more.
+        assert (len(one.bodies), len(two.bodies)) == (2, 2)
+
+
 def test_progress_is_judged_only_while_there_is_work() -> None:
     now = 0.0
     watch = ProgressWatch(10, lambda: now)
