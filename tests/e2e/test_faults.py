@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+import orjson
 import psutil
 import pytest
 from openai import AsyncOpenAI
@@ -130,6 +131,8 @@ async def test_kill_9_in_mid_stream(served: Running, which: str) -> None:
             "POST", f"{served.url}/v1/chat/completions", json=_body(served, question, **endless)
         )
         async with request as response:
+            if response.status_code != 200:  # asked again in the moment of the kill
+                return orjson.loads(await response.aread()), time.monotonic()
             lines, started = [], False
             async for line in response.aiter_lines():
                 lines.append(line)
@@ -168,7 +171,7 @@ async def test_kill_9_in_mid_stream(served: Running, which: str) -> None:
         )
         assert refused.status_code in (404, 503)
         await until(
-            lambda: httpx.get(f"{served.url}/ready").status_code == 200, timeout_s=120, what="it is back"
+            lambda: httpx.get(f"{served.url}/ready").status_code == 200, timeout_s=240, what="it is back"
         )
         answer = await client.post(
             f"{served.url}/v1/chat/completions",
