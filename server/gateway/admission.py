@@ -15,11 +15,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
 from server.budget.spec import ThinkingBudget
+from server.gateway.balance import Balance, Prefix
 from server.gateway.engine import Engine
 from server.gateway.errors import EngineUnavailable, InvalidRequest, Overloaded, QuotaExceeded
 from server.gateway.rates import retry_after
 from server.gateway.settings import Settings
-from server.gateway.upstream import EnginePool, least_busy
+from server.gateway.upstream import EnginePool
 
 _LOOK_INTERVAL_S = 0.25
 """Engines also get room without one of our requests ending: they come back."""
@@ -33,6 +34,7 @@ class Ticket:
     model: str
     budget: ThinkingBudget
     tokens: int
+    prefix: Prefix = field(repr=False)
     place: asyncio.Future[Engine] = field(repr=False)
     avoiding: frozenset[str] = frozenset()
     """URLs of engines that have just failed this request: only where there is no other."""
@@ -76,6 +78,7 @@ class Admission:
     def __init__(self, settings: Settings, pool: EnginePool) -> None:
         self._settings = settings
         self._pool = pool
+        self._balance = Balance()
         self._queues: dict[str, FairQueue] = {}
 
     @property
@@ -93,6 +96,7 @@ class Admission:
         budget: ThinkingBudget,
         *,
         tokens: int,
+        prefix: Prefix,
         account: str,
         avoiding: frozenset[str] = frozenset(),
     ) -> AsyncIterator[Engine]:
@@ -100,6 +104,7 @@ class Admission:
 
         Args:
             tokens: what the request may come to hold in the engine's cache.
+            prefix: of its prompt.
             avoiding: URLs of engines that have just failed this request.
 
         Raises:
@@ -108,7 +113,7 @@ class Admission:
             EngineUnavailable, InvalidRequest: as `EnginePool.able`.
         """
         place: asyncio.Future[Engine] = asyncio.get_running_loop().create_future()
-        engine = await self._seat(Ticket(account, model, budget, tokens, place, avoiding))
+        engine = await self._seat(Ticket(account, model, budget, tokens, prefix, place, avoiding))
         try:
             yield engine
         finally:
@@ -126,7 +131,7 @@ class Admission:
     async def _seat(self, ticket: Ticket) -> Engine:
         model, account, tokens = ticket.model, ticket.account, ticket.tokens
         if not self.is_on:
-            engine = least_busy(self._able(ticket))
+            engine = self._choose(self._able(ticket), ticket)
             engine.committed_tokens += tokens
             return engine
         queue = self._queues.setdefault(model, FairQueue())
@@ -185,7 +190,10 @@ class Admission:
 
     def _with_room(self, ticket: Ticket) -> Engine | None:
         roomy = [engine for engine in self._able(ticket) if self._has_room(engine, ticket.tokens)]
-        return least_busy(roomy) if roomy else None
+        return self._choose(roomy, ticket) if roomy else None
+
+    def _choose(self, engines: list[Engine], ticket: Ticket) -> Engine:
+        return self._balance.choose(engines, tokens=ticket.tokens, prefix=ticket.prefix)
 
     def _able(self, ticket: Ticket) -> list[Engine]:
         able = self._pool.able(ticket.model, ticket.budget)

@@ -28,6 +28,7 @@ from starlette.types import Message, Receive, Scope, Send
 from server.budget.spec import ThinkingBudget
 from server.gateway.access import Caller, caller_of
 from server.gateway.admission import Admission, shrunk
+from server.gateway.balance import Prefix
 from server.gateway.chat_call import ChatCall
 from server.gateway.chat_conflicts import check_beam_search
 from server.gateway.demand import Demand
@@ -168,7 +169,14 @@ class Turnstile:
             call = call.limited(budget, by=(*by_quota, *by_load))
             tokens = demand.held(budget, answer_tokens=self._settings.admission_answer_tokens) or 0
             engine = await stack.enter_async_context(
-                self.admission.place(model, budget, tokens=tokens, account=caller.account, avoiding=avoiding)
+                self.admission.place(
+                    model,
+                    budget,
+                    tokens=tokens,
+                    prefix=Prefix(model, call.fields),
+                    account=caller.account,
+                    avoiding=avoiding,
+                )
             )
             yield Grant(engine, call, account)
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
@@ -14,6 +14,7 @@ import aiohttp
 import structlog
 
 from server.budget.spec import ThinkingBudget
+from server.gateway.balance import least_busy
 from server.gateway.discovery import DNS_SCHEME, Resolve, engine_urls, resolve_addresses
 from server.gateway.engine import Engine, EngineDescription
 from server.gateway.errors import (
@@ -191,11 +192,6 @@ class EnginePool:
     def _require_ready(self) -> None:
         if not self.ready:
             raise EngineUnavailable("no engine is ready")
-
-
-def least_busy(engines: Collection[Engine]) -> Engine:
-    """Rounds cost an engine more, and honour fewer fields."""
-    return min(engines, key=lambda engine: (engine.status.enforcement == "rounds", engine.outstanding))
 
 
 class _Watcher:

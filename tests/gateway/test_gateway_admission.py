@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from server.budget.spec import ThinkingBudget
 from server.gateway.admission import FairQueue, Ticket, shrunk
+from server.gateway.balance import Prefix
 from server.gateway.capacity import kv_cache_tokens
 from server.gateway.demand import Demand, estimate_tokens
 from server.gateway.settings import Settings
@@ -236,7 +237,7 @@ async def test_budgets_shrink_under_load_and_the_receipt_says_so() -> None:
 
 
 def ticket(account: str, number: int, loop: asyncio.AbstractEventLoop) -> Ticket:
-    return Ticket(account, "m", ThinkingBudget(), number, loop.create_future())
+    return Ticket(account, "m", ThinkingBudget(), number, Prefix("m", {}), loop.create_future())
 
 
 @hypothesis_settings(max_examples=200, derandomize=True)
