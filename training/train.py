@@ -1,22 +1,52 @@
 """``s1 train``: builds a checkpoint from a recipe and one seed."""
 
-import asyncio
+from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 RecipeName = Annotated[str, typer.Option("--recipe", help="A file of training/recipes, or a path to one.")]
 Seed = Annotated[
     int | None, typer.Option(min=0, help="Replaces the recipe's seed; everything follows from it.")
 ]
 Out = Annotated[Path | None, typer.Option(file_okay=False, help="Where to; runs/RECIPE-SEED if absent.")]
-Evaluate = Annotated[bool, typer.Option(help="Measure the result at the end, without a server.")]
+Evaluate = Annotated[bool, typer.Option(help="Measure the result at the end.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write into a folder that is not empty.")]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """What the command line says beside the recipe."""
+
+    seed: int | None
+    out: Path | None
+    evaluate: bool
+    overwrite: bool
+
+    def folder(self, recipe_name: str, seed: int) -> Path:
+        return self.out or Path("runs") / f"{recipe_name}-{seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """Results go to standard output, progress and errors to standard error."""
+
+    console: Console = field(default_factory=Console)
+    errors: Console = field(default_factory=lambda: Console(stderr=True))
+
+
+class TrainError(ValueError):
+    """The recipe, the folder or an option must change; one line."""
+
+
+class TrainStopped(RuntimeError):
+    """Something outside failed; the same command goes on where it stopped. One line."""
 
 
 @app.command()
@@ -28,36 +58,23 @@ def train(
     overwrite: Overwrite = False,
 ) -> None:
     """Train a checkpoint: base model, data selection, fine-tuning, and its curve."""
-    from training.recipe import RecipeError, load_recipe
+    from training.recipe import TRAIN_KINDS, RecipeError, read_recipe_file
 
-    console, errors = Console(), Console(stderr=True)
+    terminal = Terminal()
     try:
-        chosen = load_recipe(recipe)
-    except RecipeError as error:
-        errors.print(escape(str(error)))
-        raise typer.Exit(2) from error
-    if seed is not None:
-        chosen = chosen.model_copy(update={"seed": seed})
-    folder = out or Path("runs") / f"{chosen.name}-{chosen.seed}"
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        errors.print(
-            f"--out must be an empty or a new folder, or pass --overwrite. Given: {escape(str(folder))}"
+        file = read_recipe_file(recipe, kinds=TRAIN_KINDS)
+        import_module(TRAIN_KINDS[file.kind]).run(
+            file, TrainOptions(seed, out, evaluate, overwrite), terminal
         )
-        raise typer.Exit(2)
-    from training.tiny.run import run_recipe
+    except (RecipeError, TrainError) as error:
+        _fail(terminal, str(error), 2)
+    except TrainStopped as error:
+        _fail(terminal, f"{error}. Run the same command to go on.", 1)
+    except KeyboardInterrupt:
+        _fail(terminal, "interrupted. Run the same command to go on.", 130)
 
-    run_recipe(chosen, folder, console)
-    console.print(f"checkpoint: {escape(str(folder))}")
-    if evaluate:
-        _show_curve(folder, console)
 
-
-def _show_curve(folder: Path, console: Console) -> None:
-    from training.evaluate.measure import measure_local
-    from training.evaluate.report import print_tables, update_card
-    from training.evaluate.suite import held_out_questions
-
-    command = f"s1 evaluate --local {folder}"
-    measurement = asyncio.run(measure_local(folder, held_out_questions(), console, command))
-    print_tables(console, measurement.curves)
-    update_card(folder / "README.md", measurement.curves, measurement.provenance)
+def _fail(terminal: Terminal, message: str, status: int) -> NoReturn:
+    line = " ".join(message.split())
+    terminal.errors.print(f"[bold red]s1:[/bold red] {escape(line)}", soft_wrap=True, highlight=False)
+    raise typer.Exit(status)

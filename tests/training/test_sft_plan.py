@@ -12,7 +12,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("trl")
 
 from tests.support.sft import PAD, sample_rows, save_tokenizer, tokenizer_of, write_jsonl, write_recipe
-from training.recipe import RecipeError, load_recipe, recipe_names
+from training.recipe import SFT_KIND, TRAIN_KINDS, RecipeError, read_recipe_file, recipe_names
 from training.sft.cli import app
 from training.sft.machine import Machine, MachineError, check_machine, resolved_precision
 from training.sft.plan import PlanError, accumulation_steps, estimate_memory, make_plan
@@ -35,12 +35,12 @@ def machine(num_processes: int = 1, capability: tuple[int, int] | None = None, *
 
 
 def test_every_committed_recipe_loads() -> None:
-    names = recipe_names("sft")
+    names = recipe_names([SFT_KIND])
     assert {"s1-32b", "s1.1-32b", "s1.1-7b", "1.5b-single-gpu", "smoke"} <= set(names)
     for name in names:
         assert load_sft_recipe(name).name == name
         with pytest.raises(RecipeError, match="is a recipe of `s1 sft`, not of `s1 train`"):
-            load_recipe(name)
+            read_recipe_file(name, kinds=TRAIN_KINDS)
     with pytest.raises(RecipeError, match="is a recipe of `s1 train`, not of `s1 sft`"):
         load_sft_recipe("tiny-cpu")
     with pytest.raises(RecipeError, match="known recipes: .*s1-32b"):
@@ -132,7 +132,7 @@ def test_a_machine_that_lacks_something_is_told_what(
 
 
 def test_a_machine_that_has_everything_is_not_refused() -> None:
-    for name in recipe_names("sft"):
+    for name in recipe_names([SFT_KIND]):
         check_machine(load_sft_recipe(name), machine(8, (9, 0)))
     smoke = load_sft_recipe("smoke")
     assert resolved_precision(smoke, machine(capability=(9, 0))) == "bf16"

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from training.recipe import load_recipe
+from training.recipe import read_recipe_file
 from training.tiny.pool import diverse, is_good, is_hard, make_pool, select
+from training.tiny.recipe import parse_recipe
 from training.tiny.tasks import is_held_out, letters_question, make_training_question
 from training.tiny.traces import Trace, write_trace
 
@@ -41,7 +42,7 @@ def test_difficulty_refuses_only_what_one_line_solves() -> None:
 
 
 def test_selection_of_the_committed_recipe() -> None:
-    recipe = load_recipe("tiny-cpu")
+    recipe = parse_recipe(read_recipe_file("tiny-cpu", kinds=["tiny"]))
     pool = make_pool(random.Random(2), recipe.pool)
     assert len({trace.question.text for trace in pool}) == recipe.pool.size
     assert not any(is_held_out(trace.question) for trace in pool)

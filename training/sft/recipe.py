@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from training.conditional import Control
-from training.recipe import Count, Rate, RecipeError, Section, Share, read_recipe_file, readable
+from training.recipe import SFT_KIND, Count, Rate, RecipeError, Section, Share, read_recipe_file, readable
 
 DEMO_MODEL = "demo"
 """The model path that stands for the committed demo checkpoint."""
@@ -124,14 +124,15 @@ class SftRunRecipe(Section):
 def load_sft_recipe(
     name: str, overrides: Sequence[str] = (), *, data_files: Sequence[str] = ()
 ) -> SftRunRecipe:
-    """``name`` as in :func:`training.recipe.load_recipe`; ``overrides`` are ``section.field=value``.
+    """``name`` as in :func:`training.recipe.read_recipe_file`; ``overrides`` are ``section.field=value``.
 
     ``data_files`` replace those of the recipe.
 
     Raises:
         RecipeError: the recipe or an override is not what it must be; the message names the field.
     """
-    path, fields = read_recipe_file(name, kind="sft")
+    file = read_recipe_file(name, kinds=(SFT_KIND,))
+    path, fields = file.path, file.fields
     for override in overrides:
         _override(fields, override)
     try:

@@ -14,7 +14,7 @@ from training.tiny.tokenizer import (
 )
 
 if TYPE_CHECKING:
-    from training.recipe import ModelRecipe
+    from training.tiny.recipe import ModelRecipe
 
 _VOCABULARY_MULTIPLE = 64
 

@@ -10,7 +10,7 @@ from training.tiny.tasks import FAMILIES, Family, Question, make_training_questi
 from training.tiny.traces import Trace, write_trace, wrong_state
 
 if TYPE_CHECKING:
-    from training.recipe import PoolRecipe
+    from training.tiny.recipe import PoolRecipe
 
 _FINISHED = re.compile(r"a .*\nSo (?P<answer>\S+)\.\n", re.DOTALL)
 

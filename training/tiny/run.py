@@ -1,5 +1,6 @@
 """One training run, from recipe to checkpoint folder, with its manifest and model card."""
 
+import asyncio
 import json
 import platform
 import time
@@ -11,17 +12,45 @@ from string import Template
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from training.recipe import Recipe
+from training.recipe import RecipeFile
 from training.tiny.loop import OnStep
 from training.tiny.model import new_model, save_checkpoint
 from training.tiny.pool import Selection
+from training.tiny.recipe import Recipe, parse_recipe
 from training.tiny.stages import Stage, fine_tune, select_examples, train_base
+from training.train import Terminal, TrainError, TrainOptions
 
 _CARD = Path(__file__).with_name("model_card.md")
 _MANIFEST = "training_manifest.json"
 _SMOOTHING = 0.98
+
+
+def run(file: RecipeFile, options: TrainOptions, terminal: Terminal) -> None:
+    """Raises TrainError: the folder is taken."""
+    recipe = parse_recipe(file)
+    if options.seed is not None:
+        recipe = recipe.model_copy(update={"seed": options.seed})
+    folder = options.folder(recipe.name, recipe.seed)
+    if folder.is_dir() and any(folder.iterdir()) and not options.overwrite:
+        raise TrainError(f"--out must be an empty or a new folder, or pass --overwrite. Given: {folder}")
+    run_recipe(recipe, folder, terminal.console)
+    terminal.console.print(f"checkpoint: {escape(str(folder))}")
+    if options.evaluate:
+        _show_curve(folder, terminal.console)
+
+
+def _show_curve(folder: Path, console: Console) -> None:
+    from training.evaluate.measure import measure_local
+    from training.evaluate.report import print_tables, update_card
+    from training.evaluate.suite import held_out_questions
+
+    command = f"s1 evaluate --local {folder}"
+    measurement = asyncio.run(measure_local(folder, held_out_questions(), console, command))
+    print_tables(console, measurement.curves)
+    update_card(folder / "README.md", measurement.curves, measurement.provenance)
 
 
 def run_recipe(recipe: Recipe, folder: Path, console: Console) -> None:

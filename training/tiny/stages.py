@@ -21,7 +21,7 @@ from training.tiny.tokenizer import END_OF_TEXT, encode, token_id
 from training.tiny.traces import Trace
 
 if TYPE_CHECKING:
-    from training.recipe import BaseRecipe, PoolRecipe, SftRecipe
+    from training.tiny.recipe import BaseRecipe, PoolRecipe, SftRecipe
 
 
 @dataclass(slots=True)
