@@ -74,3 +74,28 @@ def hidden() -> list[Request]:
             found.append(Request(form.dialect, at(form.path, form.kind is Kind.HIDDEN), form.path))
     display = {"thinking": {"type": "adaptive", "display": "omitted"}}
     return [*found, Request("Anthropic", display, "thinking.display")]
+
+
+def of_messages(tokens: int, *, effort: str) -> list[Request]:
+    """Anthropic's own ways to say a maximum, and ours, at /v1/messages."""
+    said: list[tuple[str, dict[str, Any], str | None]] = [
+        ("ours", {"max_thinking_tokens": tokens}, None),
+        ("Anthropic", {"output_config": {"effort": effort}}, "output_config.effort"),
+        (
+            "Anthropic",
+            {"thinking": {"type": "adaptive"}, "output_config": {"effort": effort}},
+            "output_config.effort",
+        ),
+    ]
+    if tokens >= 1024:
+        enabled = {"type": "enabled", "budget_tokens": tokens}
+        said.append(("Anthropic", {"thinking": enabled}, "thinking.budget_tokens"))
+    return [Request(*each) for each in said]
+
+
+def of_responses(tokens: int, *, effort: str) -> list[Request]:
+    """OpenAI's own way to say a maximum, and ours, at /v1/responses."""
+    return [
+        Request("ours", {"max_thinking_tokens": tokens}, None),
+        Request("OpenAI", {"reasoning": {"effort": effort}}, "reasoning.effort"),
+    ]

@@ -99,11 +99,11 @@ def gateway_only(
 
 @contextlib.contextmanager
 def engine_alone(
-    directory: Path, *engine_args: str, name: str = "engine", plugin: bool = True
+    directory: Path, *engine_args: str, name: str = "engine", plugin: bool = True, port: int | None = None
 ) -> Iterator[Running]:
     """One vLLM engine on the demo checkpoint, with our plugin (`s1 engine`) or stock."""
     log = directory / f"{name}.log"
-    port = free_port()
+    port = free_port() if port is None else port
     if plugin:
         argv = [sys.executable, "-m", "server.cli", "engine", "--port", str(port), "--", *engine_args]
     else:
@@ -120,7 +120,9 @@ def engine_alone(
 
 @contextlib.contextmanager
 def _process(argv: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    # Engines that run side by side would starve each other by spinning.
+    threads = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", **threads}
     with log.open("wb") as output:
         process = subprocess.Popen(
             argv, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
