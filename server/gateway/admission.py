@@ -89,6 +89,9 @@ class Admission:
     def waiting(self) -> int:
         return sum(len(queue) for queue in self._queues.values())
 
+    def waiting_by_model(self) -> dict[str, int]:
+        return {model: len(queue) for model, queue in self._queues.items()}
+
     @contextlib.asynccontextmanager
     async def place(
         self,

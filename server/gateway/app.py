@@ -23,9 +23,11 @@ from server.gateway.earlier_thinking import EarlierThinking
 from server.gateway.errors import GatewayError
 from server.gateway.guard import Guard
 from server.gateway.ledger import Ledger
+from server.gateway.observe.middleware import Observing
+from server.gateway.observe.observatory import Observatory
 from server.gateway.policy_file import PolicyStore
 from server.gateway.quota_stores import quota_stores
-from server.gateway.routes import chat, health, messages, models, passthrough, responses
+from server.gateway.routes import chat, health, messages, models, passthrough, responses, running
 from server.gateway.settings import Settings
 from server.gateway.turnstile import Turnstile
 from server.gateway.upstream import EnginePool
@@ -56,12 +58,15 @@ def create_app(
     usual_ledger, rates = quota_stores(settings)
     drain = Drain()
     turnstile = Turnstile(settings, pool, ledger or usual_ledger, drain)
+    observatory = Observatory(settings, pool)
+    observatory.watch_queue(turnstile.admission.waiting_by_model)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             for enter in background:
                 await stack.enter_async_context(enter())
+            stack.push_async_callback(observatory.close)
             await stack.enter_async_context(pool)
             await stack.enter_async_context(turnstile)
             yield
@@ -69,7 +74,7 @@ def create_app(
     # A path with a slash too many is no path of ours: nothing is answered before the keys are seen.
     app = FastAPI(title="s1-server", version=__version__, lifespan=lifespan, redirect_slashes=False)
     app.state.context = Context(
-        settings, pool, PolicyStore(settings.policy_file), EarlierThinking(), turnstile, drain
+        settings, pool, PolicyStore(settings.policy_file), EarlierThinking(), turnstile, drain, observatory
     )
     for router in (
         chat.router,
@@ -78,11 +83,13 @@ def create_app(
         passthrough.router,
         models.router,
         health.router,
+        running.router,
     ):
         app.include_router(router)
     app.add_middleware(Guard, keys=keys, rates=rates)
     add_cors(app, settings.cors_origins)
     app.add_middleware(Boundary)
+    app.add_middleware(Observing, observatory=observatory)
     app.add_exception_handler(HTTPException, http_error_response)
     for known in (GatewayError, BudgetError):
         app.add_exception_handler(known, known_error_response)

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.gateway.error_forms import ErrorResponse, is_messages_api
 from server.gateway.errors import envelope, error_response
+from server.gateway.observe.observer import observer_of
 from server.gateway.sse import told_as_error
 
 log = structlog.get_logger(__name__)
@@ -48,6 +49,7 @@ class Boundary:
         except ClientDisconnect:
             return
         except Exception as error:
+            observer_of(scope).failed(error)
             log.exception("request failed", request_id=state["request_id"], path=scope["path"])
             await response.fail(error, scope, receive)
 
@@ -99,5 +101,6 @@ async def http_error_response(request: Request, error: Exception) -> Response:
     return ErrorResponse(body, error.status_code, error.headers)
 
 
-async def known_error_response(_: Request, error: Exception) -> Response:
+async def known_error_response(request: Request, error: Exception) -> Response:
+    observer_of(request.scope).failed(error)
     return error_response(error)

@@ -21,6 +21,7 @@ from server.gateway.context import context_of
 from server.gateway.disconnect import unless_disconnected
 from server.gateway.engine import ChatEngine, Engine
 from server.gateway.errors import InvalidRequest
+from server.gateway.observe.observer import observer_of
 from server.gateway.rounds import Rounds
 from server.gateway.rounds_fields import check_chat_fields, check_rounds_fields, prompt_fields
 from server.gateway.settle import Rungs, budget_headers, settle
@@ -40,6 +41,7 @@ async def answer_chat(request: Request, call: ChatCall, make_form: MakeForm) -> 
     rungs = Rungs.of(context.policy.current, model=model, key=caller.name, key_caps=caller.caps)
     engine = context.engines.choose(model, settle(call, rungs, None).budget, call.asked.requested_as)
     call = settle(call, rungs, engine.described)
+    observer_of(request.scope).asked(call, model=model)
     request_id = identify(request, call.fields.get("request_id"))
 
     async def respond(grant: Grant) -> Response:
@@ -56,7 +58,9 @@ async def _respond(
     headers = budget_headers(grant.call)
     mode = context.policy.current.preserve_thinking(model)
     call = await context.earlier_thinking.settle(grant.call, mode, engine=engine, model=model)
-    answering = grant.watched(_answering(call, engine))
+    answering = observer_of(request.scope).watched(
+        grant.watched(_answering(call, engine)), engine=engine.url, call=call
+    )
     _check_room(call, engine)
     calls = engine_calls(call, model=model, request_id=request_id)
     id, created = f"chatcmpl-{request_id}", int(time.time())

@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from server.gateway.drain import Drain
 from server.gateway.earlier_thinking import EarlierThinking
+from server.gateway.observe.observatory import Observatory
 from server.gateway.policy_file import PolicyStore
 from server.gateway.settings import Settings
 from server.gateway.turnstile import Turnstile
@@ -23,6 +24,7 @@ class Context:
     earlier_thinking: EarlierThinking
     turnstile: Turnstile
     drain: Drain
+    observatory: Observatory
 
 
 def context_of(request: Request) -> Context:

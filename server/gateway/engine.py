@@ -17,6 +17,7 @@ from server.budget.receipt import EngineReceipt
 from server.gateway.capacity import kv_cache_tokens
 from server.gateway.chat_call import EngineCall
 from server.gateway.errors import EngineDied, EngineMisbehaved, EngineRefused, ReceiptMissing
+from server.gateway.observe.trace_context import trace_headers
 from server.gateway.progress import tokens_made
 from server.gateway.settings import Settings
 from server.gateway.sse import DONE, EventSplitter
@@ -297,7 +298,7 @@ class Engine:
         request_id: str | None,
         timeout_s: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        headers = {"content-type": "application/json", **self._connection_headers()}
+        headers = {"content-type": "application/json", **self._connection_headers(), **trace_headers()}
         if request_id is not None:
             headers["x-request-id"] = request_id
         timeout = self.session.timeout if timeout_s is None else aiohttp.ClientTimeout(total=timeout_s)

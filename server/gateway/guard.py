@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.gateway.access import KeyRing
 from server.gateway.errors import Forbidden, InvalidKey, QuotaExceeded, QuotaStoreUnavailable, error_response
+from server.gateway.observe.observer import observer_of
 from server.gateway.rates import RequestRates
 
 OPEN_PATHS = frozenset(
@@ -46,6 +47,7 @@ class Guard:
         try:
             await self._admit(scope, told)
         except (InvalidKey, Forbidden, QuotaExceeded, QuotaStoreUnavailable) as error:
+            observer_of(scope).failed(error)
             await error_response(error)(scope, receive, send)
             return
 

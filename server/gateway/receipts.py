@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from server.budget.receipt import receipt, unbudgeted_receipt
 from server.gateway.chat_call import EngineCall
 from server.gateway.errors import EngineMisbehaved
+from server.gateway.observe.observed_engine import ObservedEngine
 
 if TYPE_CHECKING:
     from server.gateway.engine import ChatEngine
@@ -35,6 +36,15 @@ async def receipt_for(
     Raises:
         ReceiptMissing: the choice had a budget and the engine has no record of it.
     """
+    told = await _receipt_for(engine, call, finish, usage)
+    if isinstance(engine, ObservedEngine):
+        engine.seen.settled(call, finish, usage, told)
+    return told
+
+
+async def _receipt_for(
+    engine: ChatEngine, call: EngineCall, finish: Finish, usage: Mapping[str, Any]
+) -> dict[str, Any] | None:
     try:
         delivered = int(usage["completion_tokens"])
         if call.receipt_id is not None:

@@ -83,6 +83,19 @@ class Settings(BaseModel):
     """Requests that may wait in all."""
     admission_queue_per_key: Annotated[int, Field(ge=1)] = 64
     admission_queue_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    observe: Literal["off", "on"] = "on"
+    """Metrics of requests, their lines in the log, spans and /s1/requests (docs/observability.md)."""
+    metrics_per_key: Literal["off", "on"] = "off"
+    """Whether requests and tokens are counted by the name of the API key, too."""
+    log_requests: Literal["off", "on"] = "on"
+    """A line in the log for every request."""
+    log_format: Literal["text", "json"] = "text"
+    log_content: Literal["off", "on"] = "off"
+    """Whether that line has prompts and outputs."""
+    otlp_endpoint: str | None = None
+    """Where spans go, by OTLP over HTTP: http://HOST:4318/v1/traces. None: no spans."""
+    trace_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Part of the requests that are traced, where the caller's traceparent doesn't say."""
     shrink_above: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Filled part of the KV cache from which new thinking budgets shrink. None: never."""
     shrink_floor_tokens: Annotated[int, Field(ge=0)] = 1024
@@ -109,6 +122,13 @@ class Settings(BaseModel):
     def _check_redis(cls, url: str | None) -> str | None:
         if url is not None and not url.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("a Redis URL begins with redis://, rediss:// or unix://")
+        return url
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _check_otlp(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise ValueError("an OTLP endpoint is http(s)://HOST:PORT/PATH, usually …:4318/v1/traces")
         return url
 
     @field_validator("engine_urls")

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from server.gateway.disconnect import unless_disconnected
 from server.gateway.error_forms import error_event
 from server.gateway.errors import GatewayError, describe
+from server.gateway.observe.observer import observer_of
 
 DONE = b"[DONE]"
 Failure = Callable[[Exception, Scope], bytes]
@@ -95,6 +96,7 @@ class EventStream(Response):
         except GatewayError as error:
             if not writer.started:
                 raise
+            observer_of(scope).failed(error)
             await writer.write(self._failure(error, scope))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -39,6 +39,7 @@ from server.gateway.errors import EngineDied, EngineUnavailable, InvalidRequest,
 from server.gateway.guard import tell
 from server.gateway.ledger import Ledger, Outcome
 from server.gateway.metering import Meter, Used
+from server.gateway.observe.observer import Observer, observer_of
 from server.gateway.reservation import THINKING, TOTAL, Wish, quota_headers, refusal
 from server.gateway.settings import Settings
 from server.gateway.upstream import EnginePool
@@ -82,6 +83,7 @@ class Account:
     meter: Meter
     counts_tokens: bool
     """False: only its place is to be freed."""
+    observer: Observer
     settled: bool = False
 
     async def settle(self, *, after_inquiry: bool = False) -> None:
@@ -92,7 +94,10 @@ class Account:
     async def _settle(self, after_inquiry: bool) -> None:
         if after_inquiry:
             await self.meter.inquire()
-        await self.turnstile.charge(self.name, self.reservation, self.meter.used())
+        used = self.meter.used()
+        if self.counts_tokens:
+            self.observer.charged(used)
+        await self.turnstile.charge(self.name, self.reservation, used)
 
 
 Respond = Callable[[Grant], Awaitable[Response]]
@@ -197,7 +202,9 @@ class Turnstile:
         meter = Meter.of(
             demand, thinking=outcome.amounts.get(THINKING, 0), total=outcome.amounts.get(TOTAL, 0)
         )
-        account = Account(self, caller.account, id, meter, caller.quotas.counts_tokens)
+        observer = observer_of(request.scope)
+        observer.reserved(outcome.amounts)
+        account = Account(self, caller.account, id, meter, caller.quotas.counts_tokens, observer)
         self._open.setdefault(caller.account, set()).add(id)
         stack.push_async_callback(self._leave, account)
         granted = wish.granted(budget, outcome, thinking_off=call.asked.thinking is False)

@@ -6,7 +6,6 @@ from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from server import __version__
@@ -14,7 +13,6 @@ from server.gateway.access import is_admin
 from server.gateway.context import context_of
 from server.gateway.engine import Engine
 from server.gateway.errors import Forbidden
-from server.gateway.metrics import render
 
 router = APIRouter(tags=["operation"])
 
@@ -42,7 +40,9 @@ async def ready(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     if not is_admin(request):
         raise Forbidden("/metrics names engines: it takes an admin key")
-    return Response(render(context_of(request).engines), media_type=CONTENT_TYPE_LATEST)
+    accept = request.headers.get("accept", "")
+    raw, content_type = context_of(request).observatory.render(accept)
+    return Response(raw, headers={"content-type": content_type})
 
 
 @router.get("/version", summary="The version of the gateway")

@@ -23,6 +23,7 @@ from server.gateway.context import context_of
 from server.gateway.disconnect import unless_disconnected
 from server.gateway.engine import Engine
 from server.gateway.errors import EngineRefused, Forbidden, InvalidRequest
+from server.gateway.observe.observer import observer_of
 from server.gateway.sse import Emit, EventStream
 from server.gateway.validation import show
 
@@ -94,6 +95,7 @@ async def _pass_on(request: Request, fields: dict[str, Any], *, stream: bool = F
     context = context_of(request)
     model = resolve_model(caller_of(request), context.engines, fields.get("model"))
     engine = context.engines.choose(model, ThinkingBudget())
+    observer_of(request.scope).handed_on(model=model)
     body = orjson.dumps(fields | {"model": model})
     path, request_id = request.url.path, identify(request, None)
     if stream:

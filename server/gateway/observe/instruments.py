@@ -1,0 +1,336 @@
+"""The gateway's Prometheus metrics of requests. docs/observability.md explains each.
+
+Labels are bounded: a model is one that an engine serves, a key one of the keys file, everything else from a
+closed set. What clients make up never becomes a label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from server.gateway.errors import QuotaExceeded
+from server.gateway.metering import Used
+from server.gateway.observe.intervals import Intervals
+from server.gateway.observe.observation import EngineWatch, Observation, SettledChoice, Sink
+from server.gateway.observe.outcomes import EngineFailure, quota_reason
+
+_TOKENS = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
+_RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.999, 1.0)
+"""The last two tell budgets that were used up from those that nearly were."""
+_DURATIONS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
+_WAITING_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_INTERVALS_S = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1, 5)
+_RATES = (1, 2.5, 5, 10, 20, 30, 40, 60, 80, 100, 150, 250, 500, 1000)
+_BRANCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+NO_MODEL = "unknown"
+"""The label of requests that named no model of this server."""
+
+Exemplar = dict[str, str] | None
+
+
+class Instruments(Sink):
+    def __init__(self, registry: CollectorRegistry, *, per_key: bool) -> None:
+        """
+        Args:
+            per_key: whether requests, tokens and refusals are counted by key, too.
+        """
+        self._by_model: dict[str, _OfModel] = {}
+        self._per_key = per_key
+        self._engine_errors: dict[tuple[str, EngineFailure], int] = {}
+        self._engine_retries: dict[str, int] = {}
+        key = ("key",) if per_key else ()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(name, text, ("model", *labels), buckets=buckets, registry=registry)
+
+        self.requests = counter(
+            "s1_requests", "Requests that ended, by how they did.", "api", "model", "outcome", *key
+        )
+        self.tokens = counter("s1_tokens", "Tokens by kind, as usage and receipts count them.",
+                              "model", "kind", *key)  # fmt: skip
+        self.cut_short = counter(
+            "s1_cut_short_tokens",
+            "Tokens seen in streams that never got a receipt: a client left, or an engine failed.",
+            "model",
+            "kind",
+        )
+        self.ended = counter(
+            "s1_thinking_ended", "Choices by what ended their thinking.", "model", "ended_by"
+        )
+        self.clamped = counter(
+            "s1_thinking_clamped", "Choices whose budget was lowered, by what.", "model", "clamped_by"
+        )
+        self.waits = counter("s1_waits_injected", "Wait texts put into thinking.", "model")
+        self.refused_ends = counter(
+            "s1_end_attempts_refused", "Ends of thinking that were replaced, by why.", "model", "reason"
+        )
+        self.empty = counter(
+            "s1_empty_answers", "Choices with a budget that came to their end without an answer.", "model"
+        )
+        self.quota_refusals = counter("s1_quota_refusals", "Requests refused by a quota.", "reason", *key)
+        self.quota_reserved = counter(
+            "s1_quota_reserved_tokens", "Tokens reserved of keys' quotas, at worst.", "kind"
+        )
+        self.quota_used = counter(
+            "s1_quota_used_tokens", "Tokens that the reservations became in the end.", "kind"
+        )
+        self.branches = histogram(
+            "s1_parallel_branches", "Branches of a request with parallel scaling.", _BRANCHES, "method"
+        )
+        self.duration = histogram(
+            "s1_request_duration_seconds", "From a request's arrival to its last byte.", _DURATIONS_S, "api"
+        )
+        self.queue = histogram(
+            "s1_queue_time_seconds", "From an understood request to an engine for it.", _WAITING_S
+        )
+        self.first_thinking = histogram(
+            "s1_time_to_first_thinking_token_seconds", "From a request's arrival; of streams.", _DURATIONS_S
+        )
+        self.first_answer = histogram(
+            "s1_time_to_first_answer_token_seconds", "From a request's arrival; of streams.", _DURATIONS_S
+        )
+        self.requested = histogram(
+            "s1_thinking_requested_tokens", "The maximum that a choice asked for.", _TOKENS
+        )
+        self.effective = histogram("s1_thinking_effective_tokens", "The maximum that was enforced.", _TOKENS)
+        self.used = histogram("s1_thinking_used_tokens", "Thinking tokens of a choice.", _TOKENS)
+        self.utilisation = histogram(
+            "s1_thinking_utilisation_ratio", "Part of the enforced maximum that was used.", _RATIOS
+        )
+        self.answer = histogram("s1_answer_tokens", "Answer tokens of a choice.", _TOKENS)
+        self.thinking_rate = histogram(
+            "s1_thinking_rate_tokens_per_second", "While thinking; of streams.", _RATES
+        )
+        self.answer_rate = histogram(
+            "s1_answer_rate_tokens_per_second", "While answering; of streams.", _RATES
+        )
+        registry.register(_Plain(self))
+
+    def of_model(self, model: str) -> _OfModel:
+        found = self._by_model.get(model)
+        if found is None:
+            found = self._by_model[model] = _OfModel(self, model)
+        return found
+
+    def intervals(self, model: str) -> Mapping[str, Intervals]:
+        return self.of_model(model).intervals
+
+    def key_label(self, seen: Observation) -> tuple[str, ...]:
+        return (seen.key or "",) if self._per_key else ()
+
+    def forget_engines(self, known: set[str]) -> None:
+        """Drop what was counted for engines that have left: names may stand for ever new addresses."""
+        self._engine_errors = {at: n for at, n in self._engine_errors.items() if at[0] in known}
+        self._engine_retries = {url: n for url, n in self._engine_retries.items() if url in known}
+
+    def placed(self, seen: Observation, queued_s: float) -> None:
+        if seen.model is not None:
+            self.of_model(seen.model).queue.observe(queued_s, exemplar_of(seen))
+
+    def retried(self, engine: str) -> None:
+        self._engine_retries[engine] = self._engine_retries.get(engine, 0) + 1
+
+    def engine_failed(self, engine: str, failure: EngineFailure) -> None:
+        at = (engine, failure)
+        self._engine_errors[at] = self._engine_errors.get(at, 0) + 1
+
+    def branched(self, seen: Observation, method: str, width: int) -> None:
+        self.branches.labels(seen.model or NO_MODEL, method).observe(width, exemplar_of(seen))
+
+    def reserved(self, amounts: Mapping[str, int]) -> None:
+        for kind, amount in amounts.items():
+            self.quota_reserved.labels(kind).inc(amount)
+
+    def charged(self, used: Used) -> None:
+        self.quota_used.labels("thinking").inc(used.thinking)
+        self.quota_used.labels("total").inc(used.total)
+
+    def settled(self, seen: Observation, watch: EngineWatch, choice: SettledChoice) -> None:
+        if seen.model is None:
+            return
+        own, key, exemplar = self.of_model(seen.model), self.key_label(seen), exemplar_of(seen)
+        for kind, tokens in _tokens_by_kind(choice, first=_is_first(seen, watch)).items():
+            if tokens:
+                own.tokens(kind, key).inc(tokens)
+        if choice.receipt is not None:
+            self._settle_receipt(own, choice.receipt, exemplar)
+            if choice.receipt["effective"] is not None and _answers_nothing(choice):
+                self.empty.labels(seen.model).inc()
+
+    def _settle_receipt(self, own: _OfModel, receipt: Mapping[str, Any], exemplar: Exemplar) -> None:
+        thinking, effective = receipt["thinking_tokens"], receipt["effective"]
+        own.used.observe(thinking, exemplar)
+        own.ended(str(receipt["ended_by"])).inc()
+        for reason in receipt["clamped_by"]:
+            self.clamped.labels(own.model, reason).inc()
+        requested = receipt["requested"].get("max_thinking_tokens")
+        if requested is not None:
+            own.requested.observe(requested, exemplar)
+        if effective is None:
+            return
+        own.effective.observe(effective["max"], exemplar)
+        if effective["max"]:
+            own.utilisation.observe(thinking / effective["max"], exemplar)
+        own.answer.observe(receipt["answer_tokens"], exemplar)
+        if receipt["waits"]:
+            asked = min(receipt["waits"], effective["num_waits"])
+            own.waits.inc(receipt["waits"])
+            self.refused_ends.labels(own.model, "num_waits").inc(asked)
+            self.refused_ends.labels(own.model, "min_thinking_tokens").inc(receipt["waits"] - asked)
+
+    def finished(self, seen: Observation) -> None:
+        model, key = seen.model or NO_MODEL, self.key_label(seen)
+        self.requests.labels(seen.api, model, seen.outcome, *key).inc()
+        if isinstance(seen.error, QuotaExceeded):
+            self.quota_refusals.labels(quota_reason(seen.error), *key).inc()
+        if seen.model is None or seen.ended is None:
+            return
+        own, exemplar = self.of_model(model), exemplar_of(seen)
+        own.duration(seen.api).observe(seen.ended - seen.started, exemplar)
+        for watch in seen.watches:
+            self._finish_watch(own, seen, watch, exemplar)
+
+    def _finish_watch(self, own: _OfModel, seen: Observation, watch: EngineWatch, exemplar: Exemplar) -> None:
+        if watch.first_thinking is not None:
+            own.first_thinking.observe(watch.first_thinking - seen.started, exemplar)
+        if watch.first_answer is not None:
+            own.first_answer.observe(watch.first_answer - seen.started, exemplar)
+        if not watch.choices:
+            self.cut_short.labels(own.model, "thinking").inc(watch.thinking_tokens)
+            self.cut_short.labels(own.model, "answer").inc(watch.answer_tokens)
+            return
+        for phase, rate in rates_of(watch).items():
+            own.rate[phase].observe(rate, exemplar)
+
+    def engine_counts(self) -> Iterator[Metric]:
+        errors = CounterMetricFamily(
+            "s1_engine_errors", "Requests to an engine that failed.", labels=("engine", "kind")
+        )
+        for (url, failure), count in self._engine_errors.items():
+            errors.add_metric((url, failure), count)
+        retries = CounterMetricFamily(
+            "s1_engine_retries", "Requests that another engine took over from this one.", labels=("engine",)
+        )
+        for url, count in self._engine_retries.items():
+            retries.add_metric((url,), count)
+        yield from (errors, retries)
+
+    def intervals_metric(self) -> Metric:
+        metric = HistogramMetricFamily(
+            "s1_inter_token_latency_seconds",
+            "Between two parts of a stream that carry text.",
+            labels=("model", "phase"),
+        )
+        for own in self._by_model.values():
+            for phase, intervals in own.intervals.items():
+                metric.add_metric((own.model, phase), intervals.buckets(), intervals.sum_s)
+        return metric
+
+
+class _Plain(Collector):
+    """What is counted in plain numbers."""
+
+    def __init__(self, instruments: Instruments) -> None:
+        self._instruments = instruments
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._instruments.engine_counts()
+        yield self._instruments.intervals_metric()
+
+
+class _OfModel:
+    """The series of one model, looked up once."""
+
+    def __init__(self, instruments: Instruments, model: str) -> None:
+        self.model = model
+        self.intervals = {phase: Intervals(_INTERVALS_S) for phase in ("thinking", "answer")}
+        self.queue = instruments.queue.labels(model)
+        self.first_thinking = instruments.first_thinking.labels(model)
+        self.first_answer = instruments.first_answer.labels(model)
+        self.requested = instruments.requested.labels(model)
+        self.effective = instruments.effective.labels(model)
+        self.used = instruments.used.labels(model)
+        self.utilisation = instruments.utilisation.labels(model)
+        self.answer = instruments.answer.labels(model)
+        self.waits = instruments.waits.labels(model)
+        self.empty = instruments.empty.labels(model)
+        self.rate = {
+            "thinking": instruments.thinking_rate.labels(model),
+            "answer": instruments.answer_rate.labels(model),
+        }
+        self._instruments = instruments
+        self._tokens: dict[tuple[str, ...], Counter] = {}
+        self._ended: dict[str, Counter] = {}
+        self._durations: dict[str, Histogram] = {}
+
+    def tokens(self, kind: str, key: tuple[str, ...]) -> Counter:
+        labels = (kind, *key)
+        if labels not in self._tokens:
+            self._tokens[labels] = self._instruments.tokens.labels(self.model, *labels)
+        return self._tokens[labels]
+
+    def ended(self, ended_by: str) -> Counter:
+        if ended_by not in self._ended:
+            self._ended[ended_by] = self._instruments.ended.labels(self.model, ended_by)
+        return self._ended[ended_by]
+
+    def duration(self, api: str) -> Histogram:
+        if api not in self._durations:
+            self._durations[api] = self._instruments.duration.labels(self.model, api)
+        return self._durations[api]
+
+
+def exemplar_of(seen: Observation) -> Exemplar:
+    """Only of traces that somebody keeps."""
+    return {"trace_id": seen.trace.trace_id} if seen.trace is not None and seen.trace.sampled else None
+
+
+def rates_of(watch: EngineWatch) -> dict[str, float]:
+    """Tokens per second by phase, where there was more than one token of it and so some time."""
+    rates = {}
+    begin, middle, end = watch.first_thinking, watch.first_answer, watch.last_part
+    if begin is not None and watch.thinking_tokens > 1:
+        # Up to the answer's first token there are as many intervals as thinking tokens, else one less.
+        until, intervals = (
+            (middle, watch.thinking_tokens) if middle is not None else (end, watch.thinking_tokens - 1)
+        )
+        if until is not None and until > begin:
+            rates["thinking"] = intervals / (until - begin)
+    if middle is not None and end is not None and end > middle and watch.answer_tokens > 1:
+        rates["answer"] = (watch.answer_tokens - 1) / (end - middle)
+    return rates
+
+
+def _is_first(seen: Observation, watch: EngineWatch) -> bool:
+    """Choices share their prompt, which is counted once."""
+    return next(other for other in seen.watches if other.choices) is watch and len(watch.choices) == 1
+
+
+def _tokens_by_kind(choice: SettledChoice, *, first: bool) -> dict[str, int]:
+    """They add up to the usage: prompt, and a choice's thinking, markers and answer."""
+    if choice.usage is None:
+        return {}
+    completion = int(choice.usage["completion_tokens"])
+    prompt = {"prompt": int(choice.usage["prompt_tokens"])} if first else {}
+    receipt = choice.receipt
+    if receipt is None:
+        return prompt | {"uncounted": completion}
+    thinking = receipt["thinking_tokens"]
+    marker = receipt.get("marker_tokens", 0)
+    return prompt | {"thinking": thinking, "marker": marker, "answer": completion - thinking - marker}
+
+
+def _answers_nothing(choice: SettledChoice) -> bool:
+    """A stop string inside the thinking is the client's own end; everything else must have an answer."""
+    return (
+        not choice.finish.has_answer and choice.receipt is not None and choice.receipt["ended_by"] != "stop"
+    )

@@ -1,0 +1,36 @@
+"""A histogram that can be fed once per token: a list of counts, without locks or label look-ups."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+
+from prometheus_client.utils import floatToGoString
+
+
+class Intervals:
+    """Counts durations by bucket. For one event loop; read whenever metrics are."""
+
+    __slots__ = ("_bounds", "_counts", "_sum_s")
+
+    def __init__(self, bounds_s: Sequence[float]) -> None:
+        self._bounds = tuple(bounds_s)
+        self._counts = [0] * (len(bounds_s) + 1)
+        self._sum_s = 0.0
+
+    def add(self, interval_s: float) -> None:
+        self._counts[bisect_left(self._bounds, interval_s)] += 1
+        self._sum_s += interval_s
+
+    @property
+    def sum_s(self) -> float:
+        return self._sum_s
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Upper bounds and cumulative counts, as Prometheus wants them."""
+        bounds = [*map(floatToGoString, self._bounds), "+Inf"]
+        total, cumulative = 0, []
+        for bound, count in zip(bounds, self._counts, strict=True):
+            total += count
+            cumulative.append((bound, float(total)))
+        return cumulative

@@ -1,0 +1,58 @@
+"""The outermost layer around requests that generate: it sees them come and go."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.gateway.observe.observation import Api, Observation
+from server.gateway.observe.observatory import Observatory
+
+_APIS: Mapping[str, Api] = {
+    "/v1/chat/completions": "chat",
+    "/v1/messages": "messages",
+    "/v1/responses": "responses",
+    "/v1/completions": "completions",
+    "/v1/embeddings": "embeddings",
+}
+_THINK_MORE = re.compile(r"/v1/chat/completions/[^/]+/think_more")
+
+
+class Observing:
+    def __init__(self, app: ASGIApp, *, observatory: Observatory) -> None:
+        self._app = app
+        self._observatory = observatory
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        api = _api_of(scope)
+        if api is None:
+            await self._app(scope, receive, send)
+            return
+        state = scope.setdefault("state", {})
+        seen = self._observatory.begin(api, Headers(scope=scope), state)
+        if not isinstance(seen, Observation):
+            await self._app(scope, receive, send)
+            return
+        state["observer"] = seen
+
+        async def note(message: Message) -> None:
+            await send(message)
+            if message["type"] == "http.response.start":
+                seen.status = message["status"]
+            elif message["type"] == "http.response.body" and not message.get("more_body", False):
+                seen.complete = True
+
+        try:
+            await self._app(scope, receive, note)
+        finally:
+            self._observatory.end(seen)
+
+
+def _api_of(scope: Scope) -> Api | None:
+    if scope["type"] != "http" or scope["method"] != "POST":
+        return None
+    path = scope["path"]
+    return _APIS.get(path) or ("chat" if _THINK_MORE.fullmatch(path) else None)

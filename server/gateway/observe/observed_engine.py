@@ -1,0 +1,76 @@
+"""A `ChatEngine` whose work an observation sees."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from server.budget.receipt import EngineReceipt
+from server.gateway.chat_call import EngineCall
+from server.gateway.errors import GatewayError
+from server.gateway.observe.observation import Observation
+
+if TYPE_CHECKING:
+    from server.gateway.engine import ChatEngine
+
+OnEvent = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedEngine:
+    engine: ChatEngine
+    seen: Observation
+
+    def occupied(self, generations: int) -> AbstractContextManager[None]:
+        return self.engine.occupied(generations)
+
+    async def complete(self, call: EngineCall) -> dict[str, Any]:
+        watch = self.seen.begin(call)
+        try:
+            answer = await self.engine.complete(call)
+        except GatewayError as error:
+            self.seen.engine_failed(watch, error)
+            raise
+        finally:
+            watch.ended = self.seen.clock()
+        if watch.keeps_text:
+            watch.text.extend(_texts(answer))
+        return answer
+
+    async def stream(self, call: EngineCall, on_event: OnEvent) -> None:
+        watch, clock = self.seen.begin(call), self.seen.clock
+
+        def see(chunk: dict[str, Any]) -> Awaitable[None]:
+            choices = chunk.get("choices")
+            if choices:
+                watch.part(choices[0], clock())
+            return on_event(chunk)
+
+        try:
+            await self.engine.stream(call, see)
+        except GatewayError as error:
+            self.seen.engine_failed(watch, error)
+            raise
+        finally:
+            watch.ended = clock()
+
+    async def receipt(self, receipt_id: str, output_tokens: int) -> EngineReceipt:
+        watch = next((w for w in reversed(self.seen.watches) if w.call.receipt_id == receipt_id), None)
+        try:
+            recorded = await self.engine.receipt(receipt_id, output_tokens)
+        except GatewayError as error:
+            if watch is not None:
+                self.seen.engine_failed(watch, error)
+            raise
+        if watch is not None:
+            watch.recorded = recorded
+        return recorded
+
+
+def _texts(answer: dict[str, Any]) -> list[str]:
+    messages = [choice.get("message") or {} for choice in answer.get("choices") or ()]
+    return [
+        str(message[name]) for message in messages for name in ("reasoning", "content") if message.get(name)
+    ]
