@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from loadtest.cli import loadtest
 from server import __version__
 from server.budget.families import FamilyError, FamilyOptions
 from server.cli_family import AnswerPrompt, Family, ThinkEnd, ThinkStart, WaitText
@@ -51,6 +52,7 @@ app.command()(train)
 app.command()(sft)
 app.command()(evaluate)
 app.command()(conformance)
+app.command()(loadtest)
 app.command()(traces)
 app.add_typer(policy_commands)
 app.add_typer(curate)

@@ -1,0 +1,192 @@
+"""The client's processes, and one run over all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+from loadtest.client.arrivals import planned
+from loadtest.client.asking import Dialect
+from loadtest.client.record import Record
+from loadtest.client.worker import DONE, ERRORS, OPEN, TOKENS, Job, Outcome, histogram, work
+from loadtest.client.workload import Workload
+
+_HEAD_START_S = 0.05
+_POLL_S = 0.2
+_MOST_LAG_MS = 10.0
+_MOST_LATE_MS = 25.0
+_MOST_CPU = 0.9
+
+
+class RunFailed(RuntimeError):
+    """A worker could not do its part; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a run puts on a server: an open loop by arrivals, or a closed one."""
+
+    workload: Workload
+    duration_s: float
+    warmup_s: float = 0.0
+    """Requests meant to start before this are asked, but not counted."""
+    arrivals: str = "poisson"
+    rate: float | None = None
+    concurrency: int = 0
+    """0: open."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    elapsed_s: float
+    done: int
+    errors: int
+    open: int
+    tokens: int
+
+
+@dataclass(slots=True)
+class Run:
+    """What all workers found in one run, without its warm-up."""
+
+    url: str
+    load: Load
+    began_s: float
+    """On the monotonic clock, after the warm-up."""
+    records: list[Record]
+    gaps: dict[int, Any]
+    """By class: HdrHistogram of microseconds."""
+    client_limits: list[str] = field(default_factory=list)
+    """Why the client itself may have been the limit; empty: it was not."""
+    client: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def measured_s(self) -> float:
+        """Until the last answer of those that were counted, at least the run's duration."""
+        ends = [record.ended for record in self.records]
+        return max(self.load.duration_s - self.load.warmup_s, max(ends, default=0.0) - self.began_s)
+
+
+class Fleet:
+    def __init__(self, ends: list[Connection], counters: Any) -> None:
+        self._ends = ends
+        self._counters = counters
+
+    def run(
+        self, url: str, dialect: Dialect, load: Load, *, on_progress: Callable[[Progress], None] | None = None
+    ) -> Run:
+        """
+        Raises:
+            RunFailed, ArrivalsError
+        """
+        for place in range(len(self._counters)):
+            self._counters[place] = 0
+        begins = time.monotonic() + _HEAD_START_S
+        jobs = self._jobs(url, dialect, load, begins)
+        for end, job in zip(self._ends, jobs, strict=False):
+            end.send(job)
+        outcomes = []
+        for end, _ in zip(self._ends, jobs, strict=False):
+            while not end.poll(_POLL_S):
+                if on_progress is not None:
+                    on_progress(self._progress(begins))
+            try:
+                outcomes.append(end.recv())
+            except EOFError:
+                raise RunFailed("a process of the client died") from None
+        return _merged(url, load, begins, outcomes)
+
+    def _jobs(self, url: str, dialect: Dialect, load: Load, begins: float) -> list[Job]:
+        count = len(self._ends)
+
+        def job(**kind: Any) -> Job:
+            return Job(url, dialect, load.workload, load.seed, begins, load.duration_s, load.warmup_s, **kind)
+
+        if load.concurrency:
+            shares = [
+                load.concurrency // count + (number < load.concurrency % count) for number in range(count)
+            ]
+            return [
+                job(concurrency=share, first_index=number, index_step=count)
+                for number, share in enumerate(shares)
+                if share
+            ]
+        plan = planned(load.arrivals, rate=load.rate, duration_s=load.duration_s, seed=load.seed)
+        return [job(planned=tuple(plan[number::count])) for number in range(count)]
+
+    def _progress(self, begins: float) -> Progress:
+        counters = self._counters
+        elapsed_s = max(0.0, time.monotonic() - begins)
+        return Progress(elapsed_s, counters[DONE], counters[ERRORS], counters[OPEN], counters[TOKENS])
+
+
+@contextlib.contextmanager
+def fleet(processes: int) -> Iterator[Fleet]:
+    """Worker processes; they end with this one."""
+    context = multiprocessing.get_context("spawn")
+    # Without a lock: these numbers are for eyes only.
+    counters = context.Array("q", 4, lock=False)
+    ends: list[Connection] = []
+    started: list[Any] = []
+    try:
+        for _ in range(processes):
+            here, there = context.Pipe()
+            process = context.Process(target=work, args=(there, counters), daemon=True)
+            process.start()
+            there.close()
+            started.append(process)
+            ends.append(here)
+        for end in ends:
+            end.recv()
+        yield Fleet(ends, counters)
+    finally:
+        for end in ends:
+            end.close()
+        for process in started:
+            process.join(2)
+            process.terminate()
+            process.join(5)
+
+
+def _merged(url: str, load: Load, begins: float, outcomes: list[Outcome]) -> Run:
+    failed = [outcome.failed for outcome in outcomes if outcome.failed is not None]
+    if failed:
+        raise RunFailed(failed[0])
+    counts_from = begins + load.warmup_s
+    records = [r for outcome in outcomes for r in outcome.records if r.intended >= counts_from]
+    records.sort(key=lambda record: record.intended)
+    gaps: dict[int, Any] = {}
+    for outcome in outcomes:
+        for kind, encoded in outcome.gaps.items():
+            gaps.setdefault(kind, histogram()).decode_and_add(encoded)
+    run = Run(url, load, counts_from, records, gaps)
+    late = histogram()
+    for record in records:
+        late.record_value(max(1, int((record.started - record.intended) * 1e6)))
+    run.client = {
+        "processes": len(outcomes),
+        "timer_lag_p99_ms": round(max(outcome.lag_p99_ms for outcome in outcomes), 3),
+        "late_start_p99_ms": round(late.get_value_at_percentile(99) / 1000, 3) if records else 0.0,
+        "cpu_of_the_busiest": round(max(outcome.cpu for outcome in outcomes), 3),
+    }
+    run.client_limits = _limits(run.client)
+    return run
+
+
+def _limits(client: dict[str, float]) -> list[str]:
+    most = {
+        "timer_lag_p99_ms": (_MOST_LAG_MS, "its timers were late"),
+        "late_start_p99_ms": (_MOST_LATE_MS, "requests started late"),
+        "cpu_of_the_busiest": (_MOST_CPU, "a process of it was busy all the time"),
+    }
+    return [
+        f"{what}: {name} {client[name]:g}, more than {limit:g}"
+        for name, (limit, what) in most.items()
+        if client[name] > limit
+    ]

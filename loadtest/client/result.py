@@ -1,0 +1,113 @@
+"""The result of a load test as JSON, and in a few lines for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from loadtest.client.compare import Ratio
+from loadtest.client.find_max import Trial, highest
+from loadtest.client.fleet import Load, Run
+from loadtest.client.slo import Slo
+from loadtest.client.summary import summarize
+
+_MOST_TOKENS_APART = 0.01
+
+
+def result(
+    runs: Mapping[str, Sequence[Run]],
+    *,
+    provenance: Mapping[str, Any],
+    targets: Sequence[Mapping[str, Any]],
+    load: Load,
+    slos: Sequence[Slo],
+    ratios: Mapping[str, Ratio] | None = None,
+    trials: Sequence[Trial] = (),
+    good_part: float = 0.0,
+    engines_counted: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """
+    Args:
+        runs: by what the figures are to be called; of several runs, the median one by tokens per second.
+    """
+    found: dict[str, Any] = {
+        "provenance": dict(provenance),
+        "target": dict(targets[0]),
+        "load": _load(load),
+        "slos": [f"{slo.measure}={slo.most:g}" for slo in slos],
+    }
+    if len(targets) > 1:
+        found["target_b"] = dict(targets[1])
+    middle = {name: _middle(several, slos) for name, several in runs.items()}
+    found["figures"] = {name: summarize(run, slos) for name, run in middle.items()}
+    found["client"] = {name: run.client for name, run in middle.items()}
+    if ratios is not None:
+        found["ratios"] = {name: ratio.as_json() for name, ratio in ratios.items()}
+    if trials:
+        best = highest(list(trials), good_part)
+        found["highest_rate"] = None if best is None else best.rate
+        found["trials"] = [_trial(trial, good_part) for trial in trials]
+    if engines_counted is not None:
+        found["engines_counted"] = _agreement(found["figures"], engines_counted)
+    found["warnings"] = _warnings(found, [run for several in runs.values() for run in several])
+    return found
+
+
+def _middle(runs: Sequence[Run], slos: Sequence[Slo]) -> Run:
+    ordered = sorted(runs, key=lambda run: sum(r.completion_tokens for r in run.records) / run.measured_s)
+    return ordered[len(ordered) // 2]
+
+
+def _load(load: Load) -> dict[str, Any]:
+    shape = {"concurrency": load.concurrency} if load.concurrency else {"rate": load.rate}
+    return {
+        "loop": "closed" if load.concurrency else f"open, {load.arrivals}",
+        **shape,
+        "duration_s": load.duration_s,
+        "warmup_s": load.warmup_s,
+        "seed": load.seed,
+        "workload": load.workload.model_dump(mode="json", exclude_none=True),
+    }
+
+
+def _trial(trial: Trial, good_part: float) -> dict[str, Any]:
+    return {
+        "rate": trial.rate,
+        "good_part": round(trial.good_part, 4),
+        "held": trial.good_part >= good_part and not trial.client_was_the_limit,
+        "client_limits": trial.run.client_limits,
+    }
+
+
+def _agreement(figures: Mapping[str, Any], engines: Mapping[str, float]) -> dict[str, Any]:
+    """The engines' counts beside ours; only whole if nobody else used them."""
+    tokens = next(iter(figures.values()))["all"]["tokens"]
+    own = {"prompt": tokens["prompt"], "generation": tokens["completion"]}
+    return {
+        kind: {
+            "engines": engines[kind],
+            "client": own[kind],
+            "apart": round(abs(own[kind] - engines[kind]) / engines[kind], 5) if engines[kind] else None,
+        }
+        for kind in own
+    }
+
+
+def _warnings(found: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
+    warnings = sorted({f"The client was the limit: {limit}." for run in runs for limit in run.client_limits})
+    for name, classes in found["figures"].items():
+        whole = classes["all"]
+        if whole["budget_violations"]:
+            warnings.append(f"{name}: budgets were broken: {whole['budget_violations']}.")
+        sources = set(whole["counted_from"]) - {"token ids"}
+        if sources:
+            warnings.append(
+                f"{name}: tokens of some answers were counted from {', '.join(sorted(sources))}, "
+                "not from token ids."
+            )
+    for kind, both in found.get("engines_counted", {}).items():
+        if both["apart"] is not None and both["apart"] > _MOST_TOKENS_APART:
+            warnings.append(
+                f"The engines counted {both['engines']:g} {kind} tokens, the client {both['client']}."
+            )
+    return warnings

@@ -1,0 +1,177 @@
+"""One process of the client: asks its part of the requests, and watches that it is not the limit itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+import uvloop
+from hdrh.histogram import HdrHistogram
+
+from loadtest.client.arrivals import Planned
+from loadtest.client.asking import Dialect, ask
+from loadtest.client.record import Record
+from loadtest.client.wire import Client, Target
+from loadtest.client.workload import Workload
+
+LONGEST_US = 3_600_000_000
+_DIGITS = 3
+_LOOK_S = 0.01
+DONE, ERRORS, TOKENS, OPEN = range(4)
+"""Places in the counters that all processes share."""
+
+
+def histogram() -> Any:
+    """Microseconds up to an hour, to three digits."""
+    return HdrHistogram(1, LONGEST_US, _DIGITS)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A worker's part of one run."""
+
+    url: str
+    dialect: Dialect
+    workload: Workload
+    seed: int
+    begins: float
+    """On the monotonic clock."""
+    duration_s: float
+    warmup_s: float = 0.0
+    planned: tuple[Planned, ...] = ()
+    """Of an open loop."""
+    concurrency: int = 0
+    """Of a closed loop; 0: open."""
+    first_index: int = 0
+    index_step: int = 1
+
+
+@dataclass(slots=True)
+class Outcome:
+    records: list[Record] = field(default_factory=list)
+    gaps: dict[int, bytes] = field(default_factory=dict)
+    """Time between updates, a histogram in HDR's encoding by class."""
+    lag_p99_ms: float = 0.0
+    """How late this process's own timers were."""
+    cpu: float = 0.0
+    """Part of one core."""
+    failed: str | None = None
+
+
+def work(told: Connection, counters: Any) -> None:
+    """Say that it is ready, then do jobs until the other end has gone. For `multiprocessing.Process`."""
+    gc.freeze()
+    gc.disable()
+    told.send(None)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, contextlib.suppress(EOFError):
+        while True:
+            job: Job = told.recv()
+            try:
+                outcome = runner.run(_run(job, counters))
+            except ValueError as error:
+                outcome = Outcome(failed=str(error))
+            told.send(outcome)
+            gc.collect()
+
+
+async def _run(job: Job, counters: Any) -> Outcome:
+    run = _Run(job, counters)
+    await asyncio.sleep(max(0.0, job.begins - time.monotonic()))
+    cpu, began = time.process_time(), time.monotonic()
+    watching = asyncio.create_task(run.watch())
+    await (run.closed() if job.concurrency else run.open())
+    watching.cancel()
+    run.client.close()
+    outcome = run.outcome
+    outcome.cpu = (time.process_time() - cpu) / max(1e-9, time.monotonic() - began)
+    outcome.lag_p99_ms = run.lag.get_value_at_percentile(99) / 1000
+    outcome.gaps = {kind: found.encode() for kind, found in run.gaps.items()}
+    return outcome
+
+
+def _forget(_: float) -> None:
+    pass
+
+
+class _Run:
+    def __init__(self, job: Job, counters: Any) -> None:
+        self.job = job
+        self.outcome = Outcome()
+        self.gaps: dict[int, Any] = {}
+        self.lag = histogram()
+        self._counters = counters
+        self._target = Target.of(job.url)
+        self.client = Client(self._target)
+
+    async def open(self) -> None:
+        """Every request at its time, however many are open by then."""
+        asking: set[asyncio.Task[None]] = set()
+        for planned in self.job.planned:
+            intended = self.job.begins + planned.at_s
+            wait_s = intended - time.monotonic()
+            if wait_s > 0:
+                await asyncio.sleep(wait_s)
+                # The loop's timers are of whole milliseconds: one may fire a little early.
+                intended = min(intended, time.monotonic())
+            task = asyncio.create_task(self._ask(planned.index, intended, planned.overrides))
+            asking.add(task)
+            task.add_done_callback(asking.discard)
+        if asking:
+            await asyncio.gather(*asking)
+
+    async def closed(self) -> None:
+        """So many at a time, each followed by the next."""
+        indices = self._indices()
+        await asyncio.gather(*(self._ask_on(indices) for _ in range(self.job.concurrency)))
+
+    async def _ask_on(self, indices: Iterator[int]) -> None:
+        until = self.job.begins + self.job.duration_s
+        while (now := time.monotonic()) < until:
+            await self._ask(next(indices), now, {})
+
+    def _indices(self) -> Iterator[int]:
+        index = self.job.first_index
+        while True:
+            yield index
+            index += self.job.index_step
+
+    async def _ask(self, index: int, intended: float, overrides: dict[str, Any]) -> None:
+        job, counters = self.job, self._counters
+        asked = job.workload.request(index, seed=job.seed, overrides=overrides)
+        counters[OPEN] += 1
+        record = await ask(
+            self.client,
+            self._target,
+            job.dialect,
+            asked,
+            intended=intended,
+            on_gap=self._recorder(asked.kind_number, intended),
+        )
+        counters[OPEN] -= 1
+        counters[DONE] += 1
+        counters[ERRORS] += record.error is not None
+        counters[TOKENS] += record.completion_tokens
+        self.outcome.records.append(record)
+
+    def _recorder(self, kind: int, intended: float) -> Callable[[float], None]:
+        if intended < self.job.begins + self.job.warmup_s:
+            return _forget
+        record_value = self.gaps.setdefault(kind, histogram()).record_value
+
+        def on_gap(gap_s: float) -> None:
+            record_value(min(LONGEST_US, max(1, int(gap_s * 1e6))))
+
+        return on_gap
+
+    async def watch(self) -> None:
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(_LOOK_S)
+            late_s = time.monotonic() - before - _LOOK_S
+            self.lag.record_value(min(LONGEST_US, max(1, int(late_s * 1e6))))
