@@ -155,10 +155,10 @@ def members(forms: tuple[Form, ...]) -> Mapping[str, frozenset[str]]:
     return {path: frozenset(names) for path, names in known.items() if path not in OPEN_OBJECTS}
 
 
-def root_schemas() -> dict[str, dict[str, Any]]:
-    """JSON schema of every root field that is a form or holds one; null means absent."""
+def root_schemas(forms: tuple[Form, ...] = FORMS) -> dict[str, dict[str, Any]]:
+    """JSON schema of every root field that is one of `forms` or holds one; null means absent."""
     roots: dict[str, dict[str, Any]] = {}
-    for form in FORMS:
+    for form in forms:
         whole = {**form.schema, "description": f"{form.dialect}: {form.meaning}."}
         *parents, name = form.path.split(".")
         properties = roots

@@ -8,14 +8,13 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
 from server import __version__
 from server.budget.spec import BudgetError
 from server.gateway.access import KeyRing
+from server.gateway.api_schemas import body_schemas
 from server.gateway.boundary import Boundary, http_error_response, known_error_response
-from server.gateway.chat_request import ChatCompletionRequest
 from server.gateway.context import Context
 from server.gateway.cors import add_cors
 from server.gateway.drain import Drain
@@ -101,9 +100,6 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     """FastAPI's schema plus the bodies that routes read themselves."""
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        _, bodies = models_json_schema(
-            [(ChatCompletionRequest, "validation")], ref_template="#/components/schemas/{model}"
-        )
-        schema.setdefault("components", {}).setdefault("schemas", {}).update(bodies["$defs"])
+        schema.setdefault("components", {}).setdefault("schemas", {}).update(body_schemas())
         app.openapi_schema = schema
     return app.openapi_schema

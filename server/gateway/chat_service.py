@@ -99,7 +99,7 @@ async def count_prompt(request: Request, call: ChatCall) -> int:
     dialect = VllmCompletions if support is None else support.dialect
     known = dialect.prompt_fields | ({"tools"} if dialect is VllmCompletions else frozenset())
     if "tools" in call.fields and "tools" not in known:
-        raise InvalidRequest(f"`tools` can't be counted by this engine ({engine.url})", param="tools")
+        raise InvalidRequest("`tools` can't be counted by this engine", param="tools")
     rendered = await dialect(engine, model).render(prompt_fields(call.fields, known))
     return len(rendered.token_ids)
 
@@ -154,9 +154,9 @@ def _answering(call: ChatCall, engine: Engine) -> ChatEngine:
     if support is None:
         return engine
     if not call.budget.is_set:
-        check_chat_fields(call.fields, url=engine.url, dialect=support.dialect)
+        check_chat_fields(call.fields, dialect=support.dialect)
         return engine
-    check_rounds_fields(call.fields, url=engine.url, dialect=support.dialect)
+    check_rounds_fields(call.fields, dialect=support.dialect)
     return Rounds(engine, support)
 
 

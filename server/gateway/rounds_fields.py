@@ -69,7 +69,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 """Values that ask for nothing."""
 
 
-def check_rounds_fields(given: Mapping[str, Any], *, url: str, dialect: type[Completions]) -> None:
+def check_rounds_fields(given: Mapping[str, Any], *, dialect: type[Completions]) -> None:
     """Refuse what rounds can't honour together with a budget; `given` has no null fields.
 
     Raises:
@@ -77,7 +77,7 @@ def check_rounds_fields(given: Mapping[str, Any], *, url: str, dialect: type[Com
     """
     honoured = dialect.prompt_fields | dialect.sampling_fields | _BY_THE_GATEWAY
     where = (
-        f"can't be combined with a thinking budget on this engine ({url}): it runs without the s1 plugin, "
+        f"can't be combined with a thinking budget on this engine: it runs without the s1 plugin, "
         f"and the gateway enforces budgets in rounds (enforcement: rounds) over {dialect.make}'s API"
     )
     for name, value in given.items():
@@ -92,7 +92,7 @@ def check_rounds_fields(given: Mapping[str, Any], *, url: str, dialect: type[Com
                 raise _refusal(f"messages[{index}].content", part["type"], where)
 
 
-def check_chat_fields(given: Mapping[str, Any], *, url: str, dialect: type[Completions]) -> None:
+def check_chat_fields(given: Mapping[str, Any], *, dialect: type[Completions]) -> None:
     """Refuse what the engine's own chat route would silently ignore in a request without a budget.
 
     Raises:
@@ -101,7 +101,7 @@ def check_chat_fields(given: Mapping[str, Any], *, url: str, dialect: type[Compl
     if dialect.chat_fields is None:
         return
     honoured = dialect.chat_fields | _BY_THE_GATEWAY_ALONE
-    where = f"can't be honoured by this engine ({url}): {dialect.make}'s chat completions ignore it"
+    where = f"can't be honoured by this engine: {dialect.make}'s chat completions ignore it"
     for name, value in given.items():
         if name not in honoured and value not in _NEUTRAL.get(name, ()):
             raise _refusal(name, value, where)

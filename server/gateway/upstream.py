@@ -185,7 +185,7 @@ class EnginePool:
         meant = value if shown == field else f"{field} {value}"
         reason = best.status.reason or f"it enforces {', '.join(best.enforced_fields)}"
         raise InvalidRequest(
-            f"`{shown}` ({meant}) can't be enforced by the engine of `{model}` ({best.url}): {reason}",
+            f"`{shown}` ({meant}) can't be enforced by the engine of `{model}`: {reason}",
             param=shown,
         )
 

@@ -311,6 +311,8 @@ async def _description(engine: StandIn, _: web.Request) -> web.Response:
 async def _tokenize(engine: StandIn, request: web.Request) -> web.Response:
     body = await request.json()
     engine.renderings += 1
+    if "messages" not in body:
+        return await _passed(engine, request)
     tokens = [ord(c) for c in engine.template(body["messages"], body.get("chat_template_kwargs", {}))]
     return web.json_response({"tokens": tokens, "count": len(tokens), "max_model_len": MAX_MODEL_LEN})
 

@@ -77,7 +77,7 @@ async def test_a_budget_that_no_engine_enforces_is_refused(engine: StandIn, reas
         error = response.json()["error"]
         assert error["param"] == "num_waits"
         assert "`num_waits` (3)" in error["message"]
-        assert engine.url in error["message"]
+        assert engine.url not in error["message"]  # where engines are is not for every client
         assert reason in error["message"]
         assert (await chat(client)).status_code == 200
         assert (await client.get("/v1/models/tiny")).json()["thinking"]["enforcement"] == "none"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,15 +12,19 @@ from typing import Any
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from jsonschema import Draft202012Validator
 from schemathesis.checks import not_a_server_error
 
+from server.gateway.api_schemas import body_schemas
 from server.gateway.app import create_app
 from server.gateway.settings import Settings
 from tests.gateway.serving import gateway
 from tests.gateway.stand_in import StandIn, running
 from tests.gateway.with_keys import KeysForTests
+from tests.support.dialects import Request, of_messages, of_responses
 
 CHAT = "POST /v1/chat/completions"
+GENERATING = (CHAT, "POST /v1/messages", "POST /v1/responses")
 QUOTAS = {"tokens_per_minute": 10**9, "thinking_tokens_per_day": 10**6, "concurrency": 4}
 
 
@@ -53,7 +57,8 @@ def served(**settings: Any) -> Iterator[str]:
     found: list[str] = []
 
     async def serve() -> None:
-        async with running(StandIn(kv_blocks=200)) as engine, gateway(engine.url, **settings) as client:
+        stand_in = StandIn(kv_blocks=200, template=lambda messages, _: str(messages))
+        async with running(stand_in) as engine, gateway(engine.url, **settings) as client:
             found.append(str(client.base_url))
             started.set()
             await asyncio.to_thread(stop.wait)
@@ -98,7 +103,7 @@ def break_it(operation: Any, target: Target, *, examples: int) -> None:
 
 @pytest.mark.parametrize("operation", operations(), ids=lambda operation: operation.label)
 def test_no_request_breaks_the_gateway(operation: Any, plain: Target) -> None:
-    break_it(operation, plain, examples=80 if operation.label == CHAT else 30)
+    break_it(operation, plain, examples=80 if operation.label in GENERATING else 30)
 
 
 def test_no_request_breaks_a_guarded_gateway(guarded: Target) -> None:
@@ -110,3 +115,26 @@ def test_the_schema_names_what_is_tested() -> None:
     labels = {operation.label for operation in operations()}
     passed_on = {"POST /v1/completions", "POST /v1/embeddings", "POST /tokenize", "POST /detokenize"}
     assert passed_on | {CHAT, "GET /v1/models", "GET /ready"} <= labels
+
+
+@pytest.mark.parametrize(
+    ("schema", "base", "forms"),
+    [
+        (
+            "MessagesRequest",
+            {"messages": [{"role": "user", "content": "?"}], "max_tokens": 2000},
+            of_messages,
+        ),
+        ("ResponsesRequest", {"input": "?", "max_output_tokens": 2000}, of_responses),
+    ],
+    ids=["messages", "responses"],
+)
+def test_the_schema_takes_every_way_to_say_a_budget(
+    schema: str, base: dict[str, Any], forms: Callable[..., list[Request]]
+) -> None:
+    components = {"components": {"schemas": body_schemas()}}
+    validator = Draft202012Validator({"$ref": f"#/components/schemas/{schema}", **components})
+    for asked in forms(1024, effort="high"):
+        validator.validate({**base, **asked.fields, "num_waits": 1, "stream": True})
+    assert not validator.is_valid({**base, "max_thinking_token": 1})
+    assert not validator.is_valid({**base, "max_thinking_tokens": -1})

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from server.gateway.answer_forms import ChatForm
+from server.gateway.api_schemas import reference
 from server.gateway.body import read_body
 from server.gateway.chat_call import parse_chat
 from server.gateway.chat_service import answer_chat
@@ -13,13 +14,11 @@ from server.gateway.context import context_of
 
 router = APIRouter(tags=["chat"])
 
-_SCHEMA = {"$ref": "#/components/schemas/ChatCompletionRequest"}
-
 
 @router.post(
     "/v1/chat/completions",
     summary="Create a chat completion, with a thinking budget if one is given",
-    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}},
+    openapi_extra=reference("ChatCompletionRequest"),
 )
 async def create_chat_completion(request: Request) -> Response:
     call = parse_chat(await read_body(request, context_of(request).settings))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from server.gateway.answer_forms import MessagesForm
+from server.gateway.api_schemas import reference
 from server.gateway.body import read_body
 from server.gateway.chat_call import ChatCall, parse_chat
 from server.gateway.chat_service import answer_chat, count_prompt
@@ -16,18 +15,16 @@ from server.gateway.messages_request import chat_fields_of_messages
 
 router = APIRouter(prefix="/v1/messages", tags=["messages"])
 
-_BODY: dict[str, Any] = {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
-}
 
-
-@router.post("", summary="Create a message, in Anthropic's form", openapi_extra=_BODY)
+@router.post("", summary="Create a message, in Anthropic's form", openapi_extra=reference("MessagesRequest"))
 async def create_message(request: Request) -> Response:
     return await answer_chat(request, await _call(request), lambda id, _created: MessagesForm(id))
 
 
 @router.post(
-    "/count_tokens", summary="Count a message's prompt tokens, in Anthropic's form", openapi_extra=_BODY
+    "/count_tokens",
+    summary="Count a message's prompt tokens, in Anthropic's form",
+    openapi_extra=reference("MessagesCountRequest"),
 )
 async def count_tokens(request: Request) -> dict[str, int]:
     return {"input_tokens": await count_prompt(request, await _call(request, counting=True))}

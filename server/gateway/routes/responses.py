@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from server.gateway.answer_forms import ResponsesForm
+from server.gateway.api_schemas import reference
 from server.gateway.body import read_body
 from server.gateway.chat_call import parse_chat
 from server.gateway.chat_service import answer_chat
@@ -16,12 +15,12 @@ from server.gateway.responses_request import chat_fields_of_responses
 
 router = APIRouter(tags=["responses"])
 
-_BODY: dict[str, Any] = {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
-}
 
-
-@router.post("/v1/responses", summary="Create a response, in OpenAI's newer form", openapi_extra=_BODY)
+@router.post(
+    "/v1/responses",
+    summary="Create a response, in OpenAI's newer form",
+    openapi_extra=reference("ResponsesRequest"),
+)
 async def create_response(request: Request) -> Response:
     body = await read_body(request, context_of(request).settings)
     call = parse_chat(chat_fields_of_responses(body))
