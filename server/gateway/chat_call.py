@@ -18,6 +18,7 @@ from server.gateway.chat_conflicts import check_conflicts
 from server.gateway.chat_fields import ENGINE_IGNORES, KNOWN_FIELDS, UNSUPPORTED_OPENAI_FIELDS
 from server.gateway.chat_request import ChatCompletionRequest
 from server.gateway.errors import InvalidRequest
+from server.gateway.parallel.fields import PARALLEL, ParallelSpec, check_combination, shared_budget
 from server.gateway.validation import did_you_mean, invalid_request, show
 
 _NOT_FORWARDED = frozenset(BUDGET_FIELDS) | {"request_id", "n"}
@@ -38,6 +39,7 @@ class ChatCall:
     origin: Origin
     roots: frozenset[str] = frozenset()
     """The fields of the client's own JSON, in its own dialect."""
+    parallel: ParallelSpec | None = None
 
     def limited(self, budget: ThinkingBudget, *, by: tuple[str, ...]) -> Self:
         """The same request with what limits outside of it leave of its budget; `by` is for the receipt."""
@@ -51,6 +53,11 @@ class ChatCall:
     @property
     def num_choices(self) -> int:
         return int(self.fields.get("n", 1))
+
+    @property
+    def num_generations(self) -> int:
+        """How often the engine is to answer: once per choice, or once per branch."""
+        return self.num_choices if self.parallel is None else self.parallel.width
 
     @property
     def stream(self) -> bool:
@@ -117,13 +124,18 @@ def parse_chat(fields: Mapping[str, Any]) -> ChatCall:
     given = {name: value for name, value in fields.items() if value is not None}
     asked = read_chat(given)
     check_conflicts(given, asked.budget)
+    parallel = ParallelSpec.of(given)
+    if parallel is not None:
+        check_combination(parallel, given)
+        asked = shared_budget(parallel, asked)
+        given.pop(PARALLEL)
     origin = Origin(asked.budget.requested(), asked.requested_as)
-    return ChatCall(_engine_fields(given, asked), asked, asked.budget, origin, frozenset(given))
+    return ChatCall(_engine_fields(given, asked), asked, asked.budget, origin, frozenset(given), parallel)
 
 
 def engine_calls(call: ChatCall, *, model: str, request_id: str) -> list[EngineCall]:
-    """One engine request per choice: each choice has its own budget and its own receipt."""
-    count = 1 if call.beam_search else call.num_choices
+    """One engine request per choice or branch: each has its own budget and its own receipt."""
+    count = 1 if call.beam_search else call.num_generations
     return [_engine_call(call, index, count, model, request_id) for index in range(count)]
 
 
@@ -133,7 +145,10 @@ def _engine_call(call: ChatCall, index: int, count: int, model: str, request_id:
     body |= {"model": model, "include_reasoning": True}
     if call.beam_search:
         body["n"] = call.num_choices
-    if call.stream:
+    if call.parallel is not None:
+        # Only the chosen branch is streamed, once it is known.
+        body = {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
+    elif call.stream:
         body["stream_options"] = call.fields.get("stream_options", {}) | {"include_usage": True}
     if "seed" in body:
         # As vLLM seeds the choices of one request.

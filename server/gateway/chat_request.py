@@ -23,6 +23,7 @@ from server.budget.spec import (
     MAX_WAIT_TOKENS,
     MIN_LOOP_GUARD_TOKENS,
 )
+from server.gateway.parallel.fields import ParallelField
 
 MAX_CHOICES = 128
 MAX_STOP_STRINGS = 4
@@ -147,6 +148,10 @@ class ChatCompletionRequest(_Checked):
             "x-default": "the family's (`Wait`)",
             "x-limits": f"up to {MAX_WAIT_TEXTS} of 1 to {MAX_WAIT_TOKENS} tokens; needs waits",
         },
+    )
+
+    parallel: ParallelField | None = Field(
+        None, description="Several branches share one thinking budget and give one answer (docs/parallel.md)."
     )
 
     frequency_penalty: _Penalty | None = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import orjson
@@ -14,7 +15,7 @@ from server.budget.spec import BudgetError, ThinkingBudget, resolve
 from server.gateway.access import caller_of, resolve_model
 from server.gateway.answer_forms import AnswerForm, MakeForm, stream_shape
 from server.gateway.boundary import identify
-from server.gateway.chat_call import ChatCall, EngineCall, engine_calls
+from server.gateway.chat_call import ChatCall, engine_calls
 from server.gateway.completion import complete_chat
 from server.gateway.completions_vllm import VllmCompletions
 from server.gateway.context import context_of
@@ -22,11 +23,12 @@ from server.gateway.disconnect import unless_disconnected
 from server.gateway.engine import ChatEngine, Engine
 from server.gateway.errors import InvalidRequest
 from server.gateway.observe.observer import observer_of
+from server.gateway.parallel.search import ParallelSearch, check_settled
 from server.gateway.rounds import Rounds
 from server.gateway.rounds_fields import check_chat_fields, check_rounds_fields, prompt_fields
 from server.gateway.settle import Rungs, budget_headers, settle
 from server.gateway.sse import Emit, EventStream
-from server.gateway.streaming import StreamShape, stream_chat
+from server.gateway.streaming import EmitChunk, StreamShape, stream_chat
 from server.gateway.turnstile import Grant
 
 
@@ -42,6 +44,7 @@ async def answer_chat(request: Request, call: ChatCall, make_form: MakeForm) -> 
     engine = context.engines.choose(model, settle(call, rungs, None).budget, call.asked.requested_as)
     call = settle(call, rungs, engine.described)
     observer_of(request.scope).asked(call, model=model)
+    check_settled(call)
     request_id = identify(request, call.fields.get("request_id"))
 
     async def respond(grant: Grant) -> Response:
@@ -65,21 +68,13 @@ async def _respond(
     calls = engine_calls(call, model=model, request_id=request_id)
     id, created = f"chatcmpl-{request_id}", int(time.time())
     form = make_form(request_id, created)
+    shape = stream_shape(StreamShape.of(call, id=id, created=created), form)
+    search = None if call.parallel is None else ParallelSearch(call.parallel, answering, calls, shape, model)
     if call.stream:
-        shape = stream_shape(StreamShape.of(call, id=id, created=created), form)
-        return _stream(request, grant, answering, calls, shape, form, headers=headers)
-    completion = await unless_disconnected(
-        request.receive,
-        complete_chat(
-            answering,
-            calls,
-            id=id,
-            created=created,
-            hides_reasoning=call.hides_reasoning,
-            wants_reasoning_details=call.wants_reasoning_details,
-        ),
-        cut_off=context.drain.cut_off,
-    )
+        chunks = search.stream if search else partial(stream_chat, answering, calls, shape)
+        return _stream(request, grant, chunks, form, headers=headers)
+    whole = search.complete() if search else complete_chat(answering, calls, shape)
+    completion = await unless_disconnected(request.receive, whole, cut_off=context.drain.cut_off)
     await grant.settle()
     return Response(orjson.dumps(form.whole(completion)), headers=headers, media_type="application/json")
 
@@ -107,9 +102,7 @@ async def count_prompt(request: Request, call: ChatCall) -> int:
 def _stream(
     request: Request,
     grant: Grant,
-    answering: ChatEngine,
-    calls: list[EngineCall],
-    shape: StreamShape,
+    chunks: Callable[[EmitChunk], Awaitable[None]],
     form: AnswerForm,
     *,
     headers: Mapping[str, str],
@@ -129,7 +122,7 @@ def _stream(
             else:
                 last.append(chunk)
 
-        await stream_chat(answering, calls, shape, pass_on)
+        await chunks(pass_on)
         # Settled before a client sees the end: its next request may need what is given back.
         await grant.settle()
         for chunk in last:

@@ -10,24 +10,19 @@ from server.gateway.engine import ChatEngine
 from server.gateway.errors import EngineMisbehaved
 from server.gateway.gather import run_all
 from server.gateway.receipts import Finish, merged_usage, reasoning_details, receipt_for
+from server.gateway.streaming import StreamShape
 
 
 async def complete_chat(
-    engine: ChatEngine,
-    calls: Sequence[EngineCall],
-    *,
-    id: str,
-    created: int,
-    hides_reasoning: bool,
-    wants_reasoning_details: bool = False,
+    engine: ChatEngine, calls: Sequence[EngineCall], shape: StreamShape
 ) -> dict[str, Any]:
     with engine.occupied(len(calls)):
-        answers = await run_all([_answer(engine, call, hides_reasoning) for call in calls])
+        answers = await run_all([answer_call(engine, call, shape.hides_reasoning) for call in calls])
     choices = [choice for answer in answers for choice in answer["choices"]]
-    if wants_reasoning_details:
+    if shape.reasoning_details:
         for choice in choices:
             choice["message"]["reasoning_details"] = reasoning_details(choice["message"]["reasoning"])
-    merged = answers[0] | {"id": id, "created": created, "choices": choices}
+    merged = answers[0] | {"id": shape.id, "created": shape.created, "choices": choices}
     receipts = [choice["thinking_budget"] for choice in choices]
     merged["usage"] = merged_usage([answer["usage"] for answer in answers], receipts)
     if len(answers) > 1:
@@ -36,7 +31,12 @@ async def complete_chat(
     return merged
 
 
-async def _answer(engine: ChatEngine, call: EngineCall, hides_reasoning: bool) -> dict[str, Any]:
+async def answer_call(engine: ChatEngine, call: EngineCall, hides_reasoning: bool = False) -> dict[str, Any]:
+    """The completion of one engine call, with a receipt on each choice.
+
+    Raises:
+        EngineRefused, EngineDied, EngineMisbehaved, ReceiptMissing
+    """
     answer = await engine.complete(call)
     try:
         for choice in answer["choices"]:

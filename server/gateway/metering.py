@@ -41,6 +41,8 @@ class Tally:
     completion: int | None = None
     thinking: int | None = None
     finished: bool = False
+    accounted: bool = False
+    """It was ended before its end, and the engine has told how far it came."""
 
     def read(self, usage: object) -> None:
         """Take a final usage; what isn't there stays unknown."""
@@ -59,6 +61,7 @@ class Tally:
         )
         self.completion = delivered
         self.thinking = count_tokens(recorded, delivered).thinking
+        self.accounted = True
 
 
 @dataclass(slots=True)
@@ -92,14 +95,15 @@ class Meter:
     def complete(self) -> bool:
         """Whether everything is known without asking anybody."""
         return all(
-            tally.finished and (tally.thinking is not None or tally.call.receipt_id is None)
+            tally.accounted
+            or (tally.finished and (tally.thinking is not None or tally.call.receipt_id is None))
             for tally in self.tallies
         )
 
     async def inquire(self) -> None:
         """Ask the engine for the receipts of calls that did not end; what it can't tell stays unknown."""
         for tally in self.tallies:
-            if tally.finished or tally.call.receipt_id is None or self._engine is None:
+            if tally.finished or tally.accounted or tally.call.receipt_id is None or self._engine is None:
                 continue
             try:
                 tally.account(await self._engine.receipt(tally.call.receipt_id, 0))

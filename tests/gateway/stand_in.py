@@ -85,6 +85,10 @@ class StandIn:
     template: Template | None = None
     """What /tokenize renders, if anything."""
     renderings: int = 0
+    answers: dict[int, str] = field(default_factory=dict)
+    """By seed: what it says instead of its usual answer."""
+    held_seeds: frozenset[int] = frozenset()
+    """Requests with these seeds stall until the test says so."""
     stalled: int = 0
     """Requests that have ever stalled."""
     receipt_waits: int = 0
@@ -370,6 +374,10 @@ async def _generate(
     except BudgetError as error:
         refusal = {"message": str(error), "type": "BadRequestError", "param": error.param, "code": 400}
         return web.json_response({"error": refusal}, status=400)
+    if body.get("seed") in engine.answers:
+        generation.answer[:] = [engine.answers[body["seed"]], "", "", ""]
+    if body.get("seed") in engine.held_seeds:
+        await _stall(engine, generation, faults.tokens_in_stall)
     if faults.die_after == 0:
         raise _Died
     if faults.stall_after == 0:

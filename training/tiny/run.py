@@ -75,20 +75,20 @@ def run_recipe(recipe: Recipe, folder: Path, console: Console) -> None:
 
 def _timed_base(model: Any, recipe: Recipe, console: Console) -> tuple[Stage, float]:
     began = time.monotonic()
-    with _progress(console, "base", recipe.base.steps) as on_step:
+    with progress_line(console, "base", recipe.base.steps) as on_step:
         stage = train_base(model, recipe.base, recipe.seed, on_step)
     return stage, time.monotonic() - began
 
 
 def _timed_sft(model: Any, selection: Selection, recipe: Recipe, console: Console) -> tuple[Stage, float]:
     began = time.monotonic()
-    with _progress(console, "sft", None) as on_step:
+    with progress_line(console, "sft", None) as on_step:
         stage = fine_tune(model, selection.examples, recipe.sft, recipe.seed, on_step)
     return stage, time.monotonic() - began
 
 
 @contextmanager
-def _progress(console: Console, name: str, total: int | None) -> Iterator[OnStep]:
+def progress_line(console: Console, name: str, total: int | None) -> Iterator[OnStep]:
     """One line: stage, steps, smoothed loss, time left."""
     columns = (
         TextColumn("{task.description}"),
