@@ -69,7 +69,10 @@ async def _respond(
     id, created = f"chatcmpl-{request_id}", int(time.time())
     form = make_form(request_id, created)
     shape = stream_shape(StreamShape.of(call, id=id, created=created), form)
-    search = None if call.parallel is None else ParallelSearch(call.parallel, answering, calls, shape, model)
+    search = None
+    if call.parallel is not None:
+        observer_of(request.scope).branched(call.parallel.method, call.parallel.width)
+        search = ParallelSearch(call.parallel, answering, calls, shape, model)
     if call.stream:
         chunks = search.stream if search else partial(stream_chat, answering, calls, shape)
         return _stream(request, grant, chunks, form, headers=headers)
