@@ -103,7 +103,10 @@ UNSUPPORTED_OPENAI_FIELDS = frozenset(
 )
 """OpenAI's fields that vLLM doesn't know; it would ignore them silently."""
 
-KNOWN_FIELDS = VLLM_FIELDS | frozenset(BUDGET_FIELDS) | ALIAS_ROOTS | {"parallel"}
+GATEWAY_FIELDS = frozenset({"parallel"})
+"""What the gateway makes of several generations, beside the budget of each."""
+
+KNOWN_FIELDS = VLLM_FIELDS | frozenset(BUDGET_FIELDS) | ALIAS_ROOTS | GATEWAY_FIELDS
 
 RESERVED_XARGS = frozenset(BUDGET_FIELDS) | {"receipt_id", "answer_prompt"}
 """Names in `vllm_xargs` that only the gateway may set."""
