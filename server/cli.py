@@ -35,6 +35,7 @@ from server.gateway.policy_file import read_policy
 from server.gateway.settings import SettingsError, read_settings
 from server.policy_cli import policy as policy_commands
 from server.serve import ServeError, serve_until_stopped
+from server.size_cli import size
 from training.curate.cli import app as curate
 from training.evaluate.cli import evaluate
 from training.sft.cli import sft
@@ -53,6 +54,7 @@ app.command()(sft)
 app.command()(evaluate)
 app.command()(conformance)
 app.command()(loadtest)
+app.command()(size)
 app.command()(traces)
 app.add_typer(policy_commands)
 app.add_typer(curate)
