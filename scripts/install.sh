@@ -16,15 +16,18 @@ fail() {
   exit 1
 }
 
-# Tests of quotas that gateways share start a real Redis.
-if [ "${1:-}" = dev ] && ! command -v redis-server >/dev/null 2>&1; then
+# Tests of quotas that gateways share start a real Redis; promtool judges Prometheus' configuration and rules.
+wanted_packages=()
+command -v redis-server >/dev/null 2>&1 || wanted_packages+=(redis-server)
+command -v promtool >/dev/null 2>&1 || wanted_packages+=(prometheus)
+if [ "${1:-}" = dev ] && [ "${#wanted_packages[@]}" -gt 0 ]; then
   if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
-    say "installing Debian's redis-server for tests…"
+    say "installing Debian's ${wanted_packages[*]} for tests…"
     apt_log=$(mktemp)
-    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends redis-server; } \
-      >"$apt_log" 2>&1 || say "apt-get could not install redis-server, which some tests need: see $apt_log"
+    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${wanted_packages[@]}"; } \
+      >"$apt_log" 2>&1 || say "apt-get could not install ${wanted_packages[*]}, which some tests need: see $apt_log"
   else
-    say "tests of shared quotas need redis-server: apt-get install redis-server"
+    say "some tests need ${wanted_packages[*]}: apt-get install ${wanted_packages[*]}"
   fi
 fi
 

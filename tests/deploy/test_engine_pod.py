@@ -1,0 +1,131 @@
+"""An engine's liveness and its way out, against a small server that plays the engine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from server.engine.pod import alive, drain, main, read_work
+
+
+class Engine:
+    """Says what it is told to on /health and /metrics."""
+
+    def __init__(self) -> None:
+        self.running, self.waiting, self.tokens, self.healthy = 0, 0, 100, True
+        engine = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200 if engine.healthy or self.path != "/health" else 503)
+                self.end_headers()
+                self.wfile.write(engine.metrics().encode() if self.path == "/metrics" else b"")
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def metrics(self) -> str:
+        return (
+            "# HELP vllm:num_requests_running Number of requests\n"
+            f'vllm:num_requests_running{{engine="0",model_name="m"}} {self.running}.0\n'
+            f'vllm:num_requests_waiting{{engine="0",model_name="m"}} {self.waiting}.0\n'
+            f'vllm:generation_tokens_total{{engine="0",model_name="m"}} {self.tokens}.0\n'
+            'vllm:prompt_tokens_total{engine="0",model_name="m"} 1.5e+03\n'
+        )
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine = Engine()
+    yield engine
+    engine.close()
+
+
+def test_work_is_read_over_all_replicas(engine: Engine) -> None:
+    work = read_work(engine.metrics() + engine.metrics())
+    assert (work.tokens_made, work.running) == (2 * 1600, 0)
+
+
+def test_an_engine_that_works_and_makes_no_token_is_dead(engine: Engine, tmp_path: Path) -> None:
+    state, now = tmp_path / "state", 1000.0
+
+    def look() -> str | None:
+        return alive(engine.url, state, stall_s=300, now=lambda: now)
+
+    engine.running = 2
+    assert look() is None
+    now += 299
+    assert look() is None
+    now += 1
+    assert look() == "2 requests are running and no token was made in 300 s"
+    engine.tokens += 1
+    assert look() is None
+    now += 301
+    engine.running = 0
+    assert look() is None
+
+
+def test_an_engine_that_does_not_answer_is_dead(engine: Engine, tmp_path: Path) -> None:
+    engine.healthy = False
+    reason = alive(engine.url, tmp_path / "state", stall_s=300)
+    assert reason is not None and "503" in reason
+
+
+def test_a_broken_state_file_begins_anew(engine: Engine, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.write_text("{")
+    engine.running = 1
+    assert alive(engine.url, state, stall_s=300) is None
+
+
+class Clock:
+    def __init__(self, engine: Engine, *, leaves_at: float) -> None:
+        self.now, self._engine, self._leaves_at = 0.0, engine, leaves_at
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        if self.now >= self._leaves_at:
+            self._engine.running = self._engine.waiting = 0
+
+
+def test_draining_waits_for_the_last_request(engine: Engine) -> None:
+    engine.waiting = 1
+    clock = Clock(engine, leaves_at=40)
+    assert drain(engine.url, notice_s=15, timeout_s=600, sleep=clock.sleep, clock=clock)
+    assert 40 <= clock.now < 42
+
+
+def test_an_idle_engine_still_waits_until_gateways_have_noticed(engine: Engine) -> None:
+    clock = Clock(engine, leaves_at=0)
+    assert drain(engine.url, notice_s=15, timeout_s=600, sleep=clock.sleep, clock=clock)
+    assert clock.now == 15
+
+
+def test_draining_ends_with_its_time(engine: Engine) -> None:
+    engine.running = 1
+    clock = Clock(engine, leaves_at=10_000)
+    assert not drain(engine.url, notice_s=15, timeout_s=60, sleep=clock.sleep, clock=clock)
+    assert clock.now == pytest.approx(60, abs=1)
+
+
+def test_a_dead_engine_is_drained(engine: Engine) -> None:
+    assert main(["alive", "--port", str(engine.port)]) == 0
+    assert main(["drain", "--port", str(engine.port), "--notice-s", "0", "--timeout-s", "1"]) == 0
