@@ -132,6 +132,16 @@ async def test_every_metric_after_a_script(engine: StandIn) -> None:
         series("s1_engine_reconnects_total", **at): 0,
         series("s1_build_info", version=__version__): 1,
     }
+    for ended_by in ("loop", "length", "stop", "request"):
+        expected[series("s1_thinking_ended_total", ended_by=ended_by, **of)] = 0
+    for kind in ("refused", "error", "misbehaved", "receipt_missing"):
+        expected[series("s1_engine_errors_total", kind=kind, **at)] = 0
+    expected[series("s1_engine_retries_total", **at)] = 0
+    for kind in ("thinking", "total"):
+        expected[series("s1_quota_reserved_tokens_total", kind=kind)] = 0
+        expected[series("s1_quota_used_tokens_total", kind=kind)] = 0
+    for reason in ("request_too_large", "concurrency_exceeded", "queue_full", "rate_limit_exceeded"):
+        expected[series("s1_quota_refusals_total", reason=reason)] = 0
     for state in ("starting", "ready", "down"):
         expected[series("s1_engine_state", state=state, **at)] = float(state == "ready")
     for mode in ("native", "rounds", "none"):

@@ -6,18 +6,20 @@ closed set. What clients make up never becomes a label.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from server.budget.spec import EndedBy
 from server.gateway.errors import QuotaExceeded
 from server.gateway.metering import Used
 from server.gateway.observe.intervals import Intervals
 from server.gateway.observe.observation import EngineWatch, Observation, SettledChoice, Sink
-from server.gateway.observe.outcomes import EngineFailure, quota_reason
+from server.gateway.observe.outcomes import QUOTA_REASONS, EngineFailure, quota_reason
+from server.gateway.reservation import THINKING, TOTAL
 
 _TOKENS = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 _RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.999, 1.0)
@@ -31,6 +33,9 @@ _BRANCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 NO_MODEL = "unknown"
 """The label of requests that named no model of this server."""
 
+REFUSED_END_REASONS = ("num_waits", "min_thinking_tokens")
+
+Phase = Literal["thinking", "answer"]
 Exemplar = dict[str, str] | None
 
 
@@ -114,6 +119,12 @@ class Instruments(Sink):
             "s1_answer_rate_tokens_per_second", "While answering; of streams.", _RATES
         )
         registry.register(_Plain(self))
+        for kind in (THINKING, TOTAL):
+            self.quota_reserved.labels(kind)
+            self.quota_used.labels(kind)
+        if not per_key:
+            for reason in QUOTA_REASONS:
+                self.quota_refusals.labels(reason)
 
     def of_model(self, model: str) -> _OfModel:
         found = self._by_model.get(model)
@@ -127,10 +138,20 @@ class Instruments(Sink):
     def key_label(self, seen: Observation) -> tuple[str, ...]:
         return (seen.key or "",) if self._per_key else ()
 
-    def forget_engines(self, known: set[str]) -> None:
-        """Drop what was counted for engines that have left: names may stand for ever new addresses."""
-        self._engine_errors = {at: n for at, n in self._engine_errors.items() if at[0] in known}
-        self._engine_retries = {url: n for url, n in self._engine_retries.items() if url in known}
+    def know(self, *, models: Iterable[str], engines: Iterable[str]) -> None:
+        """Begin the series of all models and engines at 0, and drop those of engines that have left.
+
+        A counter that begins with its first event has no increase to show. And a name may stand for ever
+        new addresses of engines.
+        """
+        for model in models:
+            self.of_model(model)
+        urls = tuple(engines)
+        kinds = get_args(EngineFailure)
+        self._engine_errors = {
+            (url, kind): self._engine_errors.get((url, kind), 0) for url in urls for kind in kinds
+        }
+        self._engine_retries = {url: self._engine_retries.get(url, 0) for url in urls}
 
     def placed(self, seen: Observation, queued_s: float) -> None:
         if seen.model is not None:
@@ -169,7 +190,8 @@ class Instruments(Sink):
     def _settle_receipt(self, own: _OfModel, receipt: Mapping[str, Any], exemplar: Exemplar) -> None:
         thinking, effective = receipt["thinking_tokens"], receipt["effective"]
         own.used.observe(thinking, exemplar)
-        own.ended(str(receipt["ended_by"])).inc()
+        if receipt["ended_by"] is not None:
+            own.ended(receipt["ended_by"]).inc()
         for reason in receipt["clamped_by"]:
             self.clamped.labels(own.model, reason).inc()
         requested = receipt["requested"].get("max_thinking_tokens")
@@ -252,7 +274,7 @@ class _OfModel:
 
     def __init__(self, instruments: Instruments, model: str) -> None:
         self.model = model
-        self.intervals = {phase: Intervals(_INTERVALS_S) for phase in ("thinking", "answer")}
+        self.intervals = {phase: Intervals(_INTERVALS_S) for phase in get_args(Phase)}
         self.queue = instruments.queue.labels(model)
         self.first_thinking = instruments.first_thinking.labels(model)
         self.first_answer = instruments.first_answer.labels(model)
@@ -269,7 +291,11 @@ class _OfModel:
         }
         self._instruments = instruments
         self._tokens: dict[tuple[str, ...], Counter] = {}
-        self._ended: dict[str, Counter] = {}
+        self._ended = {reason: instruments.ended.labels(model, reason) for reason in get_args(EndedBy)}
+        for reason in REFUSED_END_REASONS:
+            instruments.refused_ends.labels(model, reason)
+        for kind in get_args(Phase):
+            instruments.cut_short.labels(model, kind)
         self._durations: dict[str, Histogram] = {}
 
     def tokens(self, kind: str, key: tuple[str, ...]) -> Counter:
@@ -279,8 +305,6 @@ class _OfModel:
         return self._tokens[labels]
 
     def ended(self, ended_by: str) -> Counter:
-        if ended_by not in self._ended:
-            self._ended[ended_by] = self._instruments.ended.labels(self.model, ended_by)
         return self._ended[ended_by]
 
     def duration(self, api: str) -> Histogram:

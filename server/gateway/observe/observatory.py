@@ -97,7 +97,8 @@ class Observatory:
         Only OpenMetrics has exemplars.
         """
         if self._instruments is not None:
-            self._instruments.forget_engines({engine.url for engine in self._pool.engines})
+            engines = (engine.url for engine in self._pool.engines)
+            self._instruments.know(models=self._pool.models(), engines=engines)
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 

@@ -1,0 +1,69 @@
+"""The alert rules, as Prometheus' own `promtool` judges them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from server.gateway.app import create_app
+from server.gateway.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+RULES = ROOT / "deploy" / "prometheus" / "alerts.yml"
+TESTS = Path(__file__).parent / "alerts_test.yml"
+
+
+def promtool(*arguments: str) -> None:
+    done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_rules_and_configuration_are_valid() -> None:
+    promtool("check", "rules", str(RULES))
+    promtool("check", "config", str(RULES.with_name("prometheus.yml")))
+
+
+def test_alerts_fire_on_their_faults_and_are_quiet_else() -> None:
+    promtool("test", "rules", str(TESTS))
+
+
+def test_every_alert_has_a_fault_that_fires_it_and_a_case_in_which_it_is_quiet() -> None:
+    groups = yaml.safe_load(RULES.read_text())["groups"]
+    alerts = {rule["alert"] for group in groups for rule in group["rules"]}
+    cases = [case for test in yaml.safe_load(TESTS.read_text())["tests"] for case in test["alert_rule_test"]]
+    assert {case["alertname"] for case in cases if case["exp_alerts"]} == alerts
+    assert {case["alertname"] for case in cases if not case["exp_alerts"]} == alerts
+
+
+@pytest.fixture(scope="module")
+def exposed() -> set[str]:
+    """Names of the samples that a gateway has, also of metrics that have none yet."""
+    app = create_app(Settings(engine_urls=("http://127.0.0.1:1",)))
+    raw, _ = app.state.context.observatory.render("")
+    families = dict(re.findall(r"^# TYPE (s1_\S+) (\S+)$", raw.decode(), re.MULTILINE))
+    histograms = {name for name, kind in families.items() if kind == "histogram"}
+    parts = {f"{name}_{part}" for name in histograms for part in ("bucket", "sum", "count")}
+    return {name for name in families if not name.endswith("_created")} - histograms | parts
+
+
+def test_alerts_and_dashboards_ask_only_for_metrics_that_there_are(exposed: set[str]) -> None:
+    """A metric that was renamed would leave its alert silent for ever."""
+    groups = yaml.safe_load(RULES.read_text())["groups"]
+    expressions = [rule["expr"] for group in groups for rule in group["rules"]]
+    for path in (ROOT / "deploy" / "grafana").glob("*.json"):
+        panels = json.loads(path.read_text())["panels"]
+        expressions += [target["expr"] for panel in panels for target in panel.get("targets", ())]
+    asked = {name for expression in expressions for name in re.findall(r"\bs1_[a-z_]+", expression)}
+    assert len(asked) > 30
+    assert asked <= exposed
+
+
+def test_every_metric_is_documented(exposed: set[str]) -> None:
+    documented = set(re.findall(r"`(s1_[a-z_]+)`", (ROOT / "docs" / "observability.md").read_text()))
+    families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in exposed}
+    assert documented == families
