@@ -115,6 +115,20 @@ def receipt(
     }
 
 
+def positions(engine: EngineReceipt, *, delivered_tokens: int) -> dict[str, Any]:
+    """Where the parts of a choice are: indices into its output token ids, as delivered.
+
+    Forced waits and ends can't be told from text; with these a client that has the ids can show them exactly.
+    Ends are exclusive, and the number of delivered tokens where the choice ended before.
+    """
+    return {
+        "thinking_begin": min(engine.thinking_begin, delivered_tokens),
+        "thinking_end": _clip(engine.thinking_end, delivered_tokens),
+        "answer_begin": _clip(engine.answer_begin, delivered_tokens),
+        "waits": [position for position in engine.wait_positions if position < delivered_tokens],
+    }
+
+
 def unbudgeted_receipt(
     *, thinking_tokens: int, has_answer: bool, finish_reason: str | None, stop_reason: int | str | None = None
 ) -> dict[str, Any]:

@@ -107,6 +107,8 @@ class EngineCall:
     """Set if the request has a budget."""
     budget: ThinkingBudget
     origin: Origin = field(default_factory=Origin)
+    returns_ids: bool = False
+    """Whether the client gets the token ids, and with them the receipt's positions."""
 
 
 def parse_chat(fields: Mapping[str, Any]) -> ChatCall:
@@ -164,6 +166,7 @@ def _engine_call(call: ChatCall, index: int, count: int, model: str, request_id:
         receipt_id=receipt_id,
         budget=call.budget,
         origin=call.origin,
+        returns_ids=call.fields.get("return_token_ids") is True and not call.hides_reasoning,
     )
 
 

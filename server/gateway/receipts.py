@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from server.budget.receipt import receipt, unbudgeted_receipt
+from server.budget.receipt import positions, receipt, unbudgeted_receipt
 from server.gateway.chat_call import EngineCall
 from server.gateway.errors import EngineMisbehaved
 from server.gateway.observe.observed_engine import ObservedEngine
@@ -52,6 +52,8 @@ async def _receipt_for(
             enforced = receipt(
                 call.budget, recorded, delivered_tokens=delivered, finish_reason=finish.finish_reason
             )
+            if call.returns_ids:
+                enforced["positions"] = positions(recorded, delivered_tokens=delivered)
             return call.origin.told(enforced)
         return _uncounted_or_unbudgeted(call, finish, usage)
     except (KeyError, TypeError, ValueError) as error:

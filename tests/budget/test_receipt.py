@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from server.budget.receipt import EngineReceipt, count_tokens, receipt, unbudgeted_receipt
+from server.budget.receipt import EngineReceipt, count_tokens, positions, receipt, unbudgeted_receipt
 from server.budget.spec import ThinkingBudget
 
 ENGINE = EngineReceipt(
@@ -57,6 +57,18 @@ def test_waits_and_end_are_those_of_the_delivered_part(
     assert (told["waits"], told["ended_by"]) == (waits, ended_by)
     assert told["requested"] == {"max_thinking_tokens": 30}
     assert told["clamped_by"] == ["context"]
+
+
+@pytest.mark.parametrize(
+    ("delivered", "expected"),
+    [(40, (2, 22, 28, [7, 15])), (24, (2, 22, 24, [7, 15])), (10, (2, 10, 10, [7])), (1, (1, 1, 1, []))],
+)
+def test_positions_are_within_what_was_delivered(
+    delivered: int, expected: tuple[int, int, int, list[int]]
+) -> None:
+    told = positions(ENGINE, delivered_tokens=delivered)
+    found = (told["thinking_begin"], told["thinking_end"], told["answer_begin"], told["waits"])
+    assert found == expected
 
 
 def test_json_round_trip() -> None:

@@ -167,6 +167,21 @@ async def test_logprobs_and_token_ids_are_passed_on(client: httpx.AsyncClient) -
     assert len(choice["logprobs"]["content"]) == len(choice["token_ids"]) == NATURAL_THINKING + 4
 
 
+async def test_whoever_gets_token_ids_is_told_where_the_parts_are(client: httpx.AsyncClient) -> None:
+    fields = {"max_thinking_tokens": 100, "num_waits": 1}
+    receipt = (await ask(client, return_token_ids=True, **fields))["choices"][0]["thinking_budget"]
+    assert receipt["positions"] == {
+        "thinking_begin": 0,
+        "thinking_end": receipt["thinking_tokens"],
+        "answer_begin": receipt["thinking_tokens"] + receipt["marker_tokens"],
+        "waits": [NATURAL_THINKING],
+    }
+    assert receipt["thinking_tokens"] > NATURAL_THINKING
+    assert "positions" not in (await ask(client, **fields))["choices"][0]["thinking_budget"]
+    hidden = await ask(client, return_token_ids=True, include_reasoning=False, **fields)
+    assert "positions" not in hidden["choices"][0]["thinking_budget"]
+
+
 async def test_length_is_told_when_the_answer_is_cut(client: httpx.AsyncClient) -> None:
     got = await ask(client, max_completion_tokens=10, max_thinking_tokens=100)
     choice = got["choices"][0]

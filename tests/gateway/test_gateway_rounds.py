@@ -13,7 +13,7 @@ import pytest
 
 from server.budget.machine import BudgetMachine
 from server.budget.markers import wait_ids
-from server.budget.receipt import receipt
+from server.budget.receipt import positions, receipt
 from server.budget.spec import BUDGET_FIELDS, BudgetError, RoomLimit, ThinkingBudget, resolve
 from tests.gateway.serving import eventually, gateway
 from tests.gateway.toy_engine import MAX_MODEL_LEN, Toy, encode, running, running_agreeable, text_of
@@ -64,8 +64,9 @@ def native(toy: Toy, budget: ThinkingBudget, room: int | None) -> tuple[list[int
         if output[-1] == EOS:
             finish = "stop"
             break
-    settled = receipt(budget, machine.receipt("x"), delivered_tokens=len(output), finish_reason=finish)
-    return output, finish, settled
+    recorded = machine.receipt("x")
+    settled = receipt(budget, recorded, delivered_tokens=len(output), finish_reason=finish)
+    return output, finish, settled | {"positions": positions(recorded, delivered_tokens=len(output))}
 
 
 def split(output: list[int], *, opened: bool) -> tuple[str | None, str | None]:
