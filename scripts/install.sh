@@ -16,9 +16,10 @@ fail() {
   exit 1
 }
 
-# Tests of quotas that gateways share start a real Redis; promtool judges Prometheus' configuration and rules.
+# Tests of quotas that gateways share start a real Redis, those of the playground drive a real browser; promtool judges Prometheus' configuration and rules.
 wanted_packages=()
 command -v redis-server >/dev/null 2>&1 || wanted_packages+=(redis-server)
+command -v chromium >/dev/null 2>&1 || wanted_packages+=(chromium)
 command -v promtool >/dev/null 2>&1 || wanted_packages+=(prometheus)
 if [ "${1:-}" = dev ] && [ "${#wanted_packages[@]}" -gt 0 ]; then
   if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then

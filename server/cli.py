@@ -111,6 +111,9 @@ def serve(
     insecure_no_auth: Annotated[
         bool, typer.Option("--insecure-no-auth", help="Without keys, listen where others reach it.")
     ] = False,
+    playground: Annotated[
+        bool | None, typer.Option(help="The page at / to try the server in a browser. Default: on.")
+    ] = None,
     log_file: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Where the engine's log goes. Default: logs/.")
     ] = None,
@@ -131,6 +134,7 @@ def serve(
             answer_prompt=answer_prompt,
             keys_file=keys_file,
             insecure_no_auth=insecure_no_auth or None,
+            playground=playground,
         )
         check_exposure(settings)
         if settings.policy_file is not None:

@@ -87,6 +87,7 @@ async def _serve(
         console=console,
         engine_log=log_path if options else None,
         needs_key=settings.keys_file is not None,
+        playground=settings.playground,
     )
     app: FastAPI = create_app(settings, engines=pool, background=[*background, announce.running])
     server = _Server(
@@ -151,13 +152,21 @@ class _Announcement:
     """Tells the person at the terminal what is going on, and what to paste once it is ready."""
 
     def __init__(
-        self, pool: EnginePool, *, url: str, console: Console, engine_log: Path | None, needs_key: bool
+        self,
+        pool: EnginePool,
+        *,
+        url: str,
+        console: Console,
+        engine_log: Path | None,
+        needs_key: bool,
+        playground: bool,
     ) -> None:
         self._pool = pool
         self._url = url
         self._console = console
         self._engine_log = engine_log
         self._needs_key = needs_key
+        self._playground = f"playground: [bold]{url}/[/bold]\n" if playground else ""
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -178,6 +187,7 @@ class _Announcement:
         self._console.print(
             f"\n[bold green]ready[/bold green]  {escape(model)} at [bold]{self._url}/v1[/bold]   "
             f"budgets: {enforced}\n"
+            f"{self._playground}"
             f"[dim]API: {self._url}/docs   engines: {self._url}/ready   meaning: docs/budget.md[/dim]\n",
             soft_wrap=True,
         )

@@ -27,6 +27,7 @@ from server.gateway.observe.observatory import Observatory
 from server.gateway.policy_file import PolicyStore
 from server.gateway.quota_stores import quota_stores
 from server.gateway.routes import chat, health, messages, models, passthrough, responses, running
+from server.gateway.routes.playground import add_playground
 from server.gateway.settings import Settings
 from server.gateway.turnstile import Turnstile
 from server.gateway.upstream import EnginePool
@@ -85,6 +86,7 @@ def create_app(
         running.router,
     ):
         app.include_router(router)
+    add_playground(app, shown=settings.playground)
     app.add_middleware(Guard, keys=keys, rates=rates)
     add_cors(app, settings.cors_origins)
     app.add_middleware(Boundary)

@@ -71,6 +71,8 @@ class Settings(BaseModel):
     """For a request's headers, from its first byte or the connection's start."""
     body_timeout_s: Annotated[float, Field(gt=0)] = 30.0
     """For a request's body, as a whole."""
+    playground: bool = True
+    """Whether browsers get a page to try the server with at `/` (docs/playground.md)."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call this server; * is all of them."""
     admission: Literal["off", "on"] = "off"

@@ -50,11 +50,6 @@ async def version() -> dict[str, str]:
     return {"version": __version__}
 
 
-@router.get("/", include_in_schema=False)
-async def root() -> dict[str, str]:
-    return {"name": "s1-server", "version": __version__, "docs": "/docs", "ready": "/ready"}
-
-
 def _describe(engine: Engine) -> dict[str, Any]:
     status, described = engine.status, engine.described
     return {

@@ -1,0 +1,139 @@
+// The conversation: turns of one question and, for each budget, the runs that answer it.
+
+import { post } from './api.js';
+import { budgetFields, budgetWords } from './budget.js';
+import { byId, count, el, say } from './dom.js';
+import { Run } from './run.js';
+import { RunView } from './run_view.js';
+
+const CHAT = 'v1/chat/completions';
+
+export class Talk {
+  /**
+   * `connection` knows the model; `settings()` gives temperature, maxCompletion and remember;
+   * `showing(column, run)` is told of every change; `settled(run)` of runs that ended well; `busy(whether)`
+   * whether anything runs.
+   */
+  constructor({ connection, settings, showing, settled, marked, busy }) {
+    Object.assign(this, { connection, settings, showing, settled, marked, busy });
+    this._turns = [];
+  }
+
+  get isBusy() {
+    return this._turns.some((turn) => turn.columns.some(({ runs }) => runs.some((run) => run.isOpen)));
+  }
+
+  get lastQuestion() {
+    return this._turns.at(-1)?.question ?? '';
+  }
+
+  clear() {
+    this.stop();
+    for (const turn of this._turns) turn.element.remove();
+    this._turns = [];
+  }
+
+  stop() {
+    for (const turn of this._turns) for (const { runs } of turn.columns) runs.forEach((run) => run.isOpen && run.stop());
+  }
+
+  /** The fields of a request for `question` in a column, as they are sent but for streaming. */
+  body(question, budget, column, before = this._turns) {
+    const { temperature, maxCompletion, remember } = this.settings();
+    const earlier = remember ? before.flatMap((turn) => messagesOf(turn, column)) : [];
+    return {
+      model: this.connection.model?.id ?? '',
+      messages: [...earlier, { role: 'user', content: question }],
+      ...(temperature === null ? {} : { temperature }),
+      ...(maxCompletion === null ? {} : { max_completion_tokens: maxCompletion }),
+      ...budgetFields(budget),
+    };
+  }
+
+  ask(question, budgets) {
+    const columns = budgets.map(({ letter, value }) => ({ letter, budget: value, runs: [], element: el('div', { class: 'column' }) }));
+    const holder = el('div', { class: 'columns', 'data-count': columns.length }, ...columns.map(({ element }) => element));
+    const element = el('article', { class: 'turn' }, el('h2', { class: 'question' }, question), holder);
+    const before = [...this._turns];
+    const turn = { question, columns, element };
+    this._turns.push(turn);
+    byId('talk').append(element);
+    columns.forEach((column, index) => {
+      const body = this.body(question, column.budget, index, before);
+      this._start(turn, index, new Run(question, column.budget), { path: CHAT, body: this._streamed(body) });
+    });
+    element.scrollIntoView({ block: 'start', behavior: calm() ? 'auto' : 'smooth' });
+  }
+
+  _streamed(body) {
+    // Ids make live counts and the places of waits exact. Without our plugin or a budget they may be refused.
+    const budgeted = ['max_thinking_tokens', 'min_thinking_tokens', 'num_waits'].some((name) => name in body);
+    const exact = this.connection.model?.thinking?.enforcement === 'native' || budgeted;
+    return { ...body, stream: true, ...(exact ? { return_token_ids: true } : {}) };
+  }
+
+  async _start(turn, index, run, request, { instead = null } = {}) {
+    const column = turn.columns[index];
+    const actions = {
+      answerNow: () => this._answerNow(run, view),
+      thinkMore: (_, waits) => this._thinkMore(turn, index, run, waits),
+      again: () => this._start(turn, index, new Run(turn.question, run.asked, { title: run.title }), request, { instead: { run, view } }),
+      mark: (_, right) => {
+        run.right = right;
+        this.marked(run);
+      },
+    };
+    const letter = turn.columns.length > 1 ? `${column.letter}: ` : '';
+    const view = new RunView(run, `${letter}${run.title ?? budgetWords(run.asked)}`, actions, this.connection.can);
+    if (instead) {
+      column.runs.splice(column.runs.indexOf(instead.run), 1, run);
+      instead.view.element.replaceWith(view.element);
+    } else {
+      column.runs.push(run);
+      column.element.append(view.element);
+    }
+    this.busy(true);
+    await run.ask(request.path, request.body, () => {
+      view.update();
+      this.showing(index, run);
+    });
+    this._ended(run);
+  }
+
+  _ended(run) {
+    if (run.state === 'done') {
+      this.settled(run);
+      say(`Answer after ${count(run.thinkingTokens)} thinking tokens: ${run.answer.trim()}`);
+    } else if (run.failure) {
+      say(`${run.failure.title}. ${run.failure.message}`);
+    }
+    if (!this.isBusy) this.busy(false);
+  }
+
+  async _answerNow(run, view) {
+    try {
+      await post(`${CHAT}/${encodeURIComponent(run.id)}/answer_now`, {});
+      say('The thinking ends here.');
+    } catch (failure) {
+      view.tell(failure);
+    }
+  }
+
+  _thinkMore(turn, index, run, waits) {
+    const title = `thought further, ${waits === 1 ? '1 more wait' : `${count(waits)} more waits`}`;
+    const further = new Run(turn.question, { max: null, min: null, waits }, { title });
+    const path = `${CHAT}/${encodeURIComponent(run.id)}/think_more`;
+    this._start(turn, index, further, { path, body: { num_waits: waits, stream: true } });
+    this.showing(index, further);
+  }
+}
+
+/** A turn as messages, as the column of a budget has it; nothing of a turn without an answer. */
+function messagesOf(turn, column) {
+  const runs = (turn.columns[column] ?? turn.columns[0]).runs;
+  const answer = runs.findLast((run) => run.state === 'done')?.answer;
+  if (!answer) return [];
+  return [{ role: 'user', content: turn.question }, { role: 'assistant', content: answer }];
+}
+
+const calm = () => matchMedia('(prefers-reduced-motion: reduce)').matches;
