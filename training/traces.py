@@ -63,13 +63,13 @@ def traces(
     """Ask a teacher to think and answer; whether it is right is recorded, not filtered."""
     from training.curate import teaching
     from training.curate.files import questions_file
-    from training.curate.grading import GRADER_SAMPLING, Grader
     from training.curate.options import parse_endpoint, parse_extra
     from training.curate.progress import Progress
     from training.curate.running import one_line_errors, run_stage
     from training.curate.stage import Stage, read_input
     from training.endpoints.client import Patience
     from training.endpoints.wire import Sampling
+    from training.grading.model import GRADER_SAMPLING, Grader
 
     progress = Progress()
     with one_line_errors(progress, out):

@@ -7,23 +7,17 @@ from pathlib import Path
 import pytest
 
 from tests.support.fake_models import Json, fake_models, openai_reply
-from training.curate.grading import (
-    GRADER_SAMPLING,
-    Grader,
-    UnparsableVerdict,
-    check,
-    parse_verdict,
-    reference_of,
-)
-from training.curate.schema import Question
+from training.curate.schema import Question, reference_of
 from training.endpoints.cache import CallCache
 from training.endpoints.client import Endpoint, Patience, calling
+from training.grading.model import GRADER_SAMPLING, Grader, UnparsableVerdict, parse_verdict
+from training.grading.program import check
 
 QUESTION = Question("q", "Prove it.", "own", solution="By induction.", answer="all of them")
 
 
 def graded(reference: str, answer: str) -> bool | None:
-    verdicts = check(Question("q", "How many?", "own", answer=reference), [answer])
+    verdicts = check(reference, [answer])
     return None if verdicts is None else verdicts[0].correct
 
 
@@ -63,7 +57,7 @@ def test_mathematics_is_compared_as_such(reference: str, answer: str, correct: b
 
 
 @pytest.mark.parametrize(
-    "reference", ["all real numbers", "Yes", "\\text{even}", "15 and $22.5 \\mathrm{~min}$"]
+    "reference", ["all real numbers", "Yes", "No", "\\text{even}", "J: 4 hours, S: 14 hours"]
 )
 def test_what_can_not_be_compared_is_no_verdict(reference: str) -> None:
     assert graded(reference, reference) is None
@@ -94,7 +88,7 @@ async def grade(folder: Path, said: list[str]) -> tuple[bool, list[Json]]:
     ):
         async with calling(cache, Patience(5, 5), concurrency=1) as caller:
             grader = Grader(Endpoint("judge", models.url), GRADER_SAMPLING)
-            verdict = await grader.grade(caller, QUESTION, reference_of(QUESTION) or "", "Trust me.")
+            verdict = await grader.grade(caller, QUESTION.question, reference_of(QUESTION) or "", "Trust me.")
     assert verdict.graded_by == "model:judge"
     return verdict.correct, models.requests
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.question_files import SCHEMAS, sentence
-from training.curate.answers import last_boxed, looks_checkable, split_gsm8k
 from training.curate.columns import find_columns, to_question
 from training.curate.decontaminate import Benchmarks, drop_contaminated
 from training.curate.dedup import drop_exact, drop_near
 from training.curate.errors import CurationError
 from training.curate.quality import DEFAULT_RULES, QualityOptions, load_rules, quality
 from training.curate.schema import Question, question_id
+from training.grading.answers import last_boxed, looks_checkable, split_gsm8k
 
 BENCHMARK = (
     "Every morning Aya goes for a $9$-kilometer-long walk and stops at a coffee shop afterwards. When "

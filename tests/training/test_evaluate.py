@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 from training.evaluate.bars import failed_bars
 from training.evaluate.cli import app
 from training.evaluate.client import MalformedAnswer, read_outcome
-from training.evaluate.grading import extract_answer, is_correct
 from training.evaluate.report import CARD_BEGIN, CARD_END, CardError, Provenance, as_json, update_card
 from training.evaluate.results import (
     Curves,
@@ -30,6 +29,7 @@ from training.evaluate.results import (
     wilson_interval,
 )
 from training.evaluate.suite import held_out_questions
+from training.grading.program import exact_answer, grade_exact
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ from training.evaluate.suite import held_out_questions
         ("3 Final Answer: 4", "3 Final Answer: 4"),
     ],
 )
-def test_extract_answer(content: str | None, answer: str) -> None:
-    assert extract_answer(content) == answer
+def test_exact_answer(content: str | None, answer: str) -> None:
+    assert exact_answer(content) == answer
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,8 @@ def test_extract_answer(content: str | None, answer: str) -> None:
         ("", "", False),
     ],
 )
-def test_is_correct(answer: str, truth: str, correct: bool) -> None:
-    assert is_correct(answer, truth) is correct
+def test_exact_grading(answer: str, truth: str, correct: bool) -> None:
+    assert grade_exact(truth, answer).correct is correct
 
 
 @pytest.mark.parametrize(

@@ -232,13 +232,13 @@ def difficulty(
     """Let models solve the questions and drop those that any of them gets right."""
     from training.curate import difficulty as solving
     from training.curate.files import questions_file
-    from training.curate.grading import GRADER_SAMPLING, Grader
     from training.curate.options import parse_endpoint, parse_extra
     from training.curate.progress import Progress
     from training.curate.running import one_line_errors, run_stage
     from training.curate.stage import Stage, read_input
     from training.endpoints.client import Patience
     from training.endpoints.wire import Sampling
+    from training.grading.model import GRADER_SAMPLING, Grader
 
     progress = Progress()
     with one_line_errors(progress, out):

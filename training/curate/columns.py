@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from training.curate.answers import last_boxed, split_gsm8k
 from training.curate.errors import CurationError
 from training.curate.schema import Question, question_id
+from training.grading.answers import last_boxed, split_gsm8k
 
 Role = Literal["question", "solution", "answer", "domain", "context", "id"]
 ROLES: tuple[Role, ...] = ("question", "solution", "answer", "domain", "context", "id")

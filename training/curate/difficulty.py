@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training.curate.answers import looks_checkable
 from training.curate.errors import CurationError
-from training.curate.grading import Grader, UnparsableVerdict, Verdict, check, reference_of
 from training.curate.progress import Progress
-from training.curate.schema import Attempt, Drop, Question, drop
+from training.curate.schema import Attempt, Drop, Question, drop, reference_of
 from training.curate.stage import Outcome
 from training.endpoints.cache import CallCache
 from training.endpoints.client import Caller, Endpoint, Patience, calling, for_all
 from training.endpoints.errors import RequestRefused
 from training.endpoints.wire import Reply, Sampling
+from training.grading.model import Grader, UnparsableVerdict
+from training.grading.program import Verdict, check, is_checkable
 
 STAGE = "difficulty"
 
@@ -66,7 +66,7 @@ def _require_checkable(questions: Sequence[Question], options: DifficultyOptions
     """Before any call is paid for: is there a way to grade?"""
     if options.grader is not None or options.keep_ungraded:
         return
-    ungradable = [question for question in questions if not looks_checkable(question.answer or "")]
+    ungradable = [question for question in questions if not is_checkable(question.answer or "")]
     if ungradable:
         sources = ", ".join(
             f"{name} {count}" for name, count in Counter(q.source for q in ungradable).items()
@@ -113,7 +113,7 @@ def _check_all(
             next(advance)
             if question.id in state.failures:
                 continue
-            verdicts = check(question, [state.replies[question.id, place].answer for place in places])
+            verdicts = check(question.answer, [state.replies[question.id, place].answer for place in places])
             if verdicts is None:
                 ungraded.append(question)
             else:
@@ -140,7 +140,7 @@ async def _grade(
                     if reference is not None:
                         answer = state.replies[question.id, place].answer
                         state.verdicts[question.id, place] = await grader.grade(
-                            caller, question, reference, answer
+                            caller, question.question, reference, answer
                         )
                 except RequestRefused as error:
                     state.failures[question.id] = ("grader_refused", str(error))

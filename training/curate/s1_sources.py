@@ -11,11 +11,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from training.curate.answers import last_boxed
 from training.curate.columns import as_metadata, as_text
 from training.curate.errors import CurationError
 from training.curate.hub import Row, Rows, Split
 from training.curate.schema import Question, question_id
+from training.grading.answers import last_boxed
 
 _XWORD_QUESTIONS = 1000
 _SCIEVAL_QUESTIONS = 250

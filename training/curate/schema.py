@@ -85,6 +85,12 @@ def drop(question: Question, stage: str, reason: str, detail: str = "") -> Drop:
     return Drop(question.id, question.source, stage, reason, detail, question.question)
 
 
+def reference_of(question: Question) -> str | None:
+    """What a grader model compares with: the whole solution, with the short answer after it."""
+    parts = dict.fromkeys(part for part in (question.solution, question.answer) if part)
+    return "\n\n".join(parts) or None
+
+
 def as_row(item: Question | Drop) -> dict[str, Any]:
     return dataclasses.asdict(item)
 

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from training.curate.errors import CurationError
-from training.curate.grading import Grader, UnparsableVerdict, check, reference_of
 from training.curate.progress import Progress
-from training.curate.schema import Drop, Question, drop
+from training.curate.schema import Drop, Question, drop, reference_of
 from training.curate.stage import Outcome
 from training.endpoints.cache import CallCache
 from training.endpoints.client import Caller, Endpoint, Patience, calling, for_all
 from training.endpoints.errors import RequestRefused
 from training.endpoints.wire import Reply, Sampling
+from training.grading.model import Grader, UnparsableVerdict
+from training.grading.program import check
 
 STAGE = "traces"
 
@@ -122,7 +123,7 @@ def _check_all(questions: Sequence[Question], progress: Progress, state: _Progre
         for question in answered:
             next(advance)
             answer = state.replies[question.id].answer
-            verdicts = check(question, [answer])
+            verdicts = check(question.answer, [answer])
             if not answer.strip():
                 state.ungraded[question.id] = "empty answer"
             elif verdicts is not None:
@@ -149,7 +150,7 @@ async def _grade(
             async def work(question: Question) -> None:
                 answer, reference = state.replies[question.id].answer, reference_of(question) or ""
                 try:
-                    verdict = await grader.grade(caller, question, reference, answer)
+                    verdict = await grader.grade(caller, question.question, reference, answer)
                     state.correct[question.id] = verdict.correct
                     del state.ungraded[question.id]
                 except RequestRefused:

@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx
 
-from training.evaluate.grading import extract_answer, is_correct
 from training.evaluate.results import MAX_COMPLETION_TOKENS, Outcome, Setting
+from training.grading.program import grade_exact
 from training.tiny.tasks import Question
 
 _TIMEOUT_S = 600.0
@@ -89,5 +89,5 @@ def read_outcome(reply: Any, truth: str) -> Outcome:
         thinking_tokens = int(reply["usage"]["completion_tokens_details"]["reasoning_tokens"])
     except (LookupError, TypeError) as error:
         raise MalformedAnswer(f"the reply has no content or no reasoning_tokens: {error!r}") from error
-    answer = extract_answer(content)
-    return Outcome(is_correct(answer, truth), answer, thinking_tokens)
+    verdict = grade_exact(truth, content)
+    return Outcome(verdict.correct, verdict.extracted, thinking_tokens)

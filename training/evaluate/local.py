@@ -12,8 +12,8 @@ from typing import Any
 from server.budget.machine import BudgetMachine, Phase
 from server.budget.markers import FAMILIES, MarkerIds, marker_ids
 from server.budget.spec import ThinkingBudget, resolve
-from training.evaluate.grading import extract_answer, is_correct
 from training.evaluate.results import MAX_COMPLETION_TOKENS, Outcome, Setting
+from training.grading.program import grade_exact
 from training.tiny.tasks import Question
 
 _BATCH_SIZE = 128
@@ -99,8 +99,9 @@ class LocalModel:
         return Continuation(prompt_ids, BudgetMachine(self.ids, budget, opened=True))
 
     def _outcome(self, sequence: Continuation, truth: str) -> Outcome:
-        answer = extract_answer(self.tokenizer.decode(sequence.answer_ids, skip_special_tokens=True))
-        return Outcome(is_correct(answer, truth), answer, sequence.machine.thinking_tokens)
+        content = self.tokenizer.decode(sequence.answer_ids, skip_special_tokens=True)
+        verdict = grade_exact(truth, content)
+        return Outcome(verdict.correct, verdict.extracted, sequence.machine.thinking_tokens)
 
     def _generate(self, running: list[Continuation]) -> None:
         """Greedy, with a key-value cache; finished sequences leave the batch now and then."""

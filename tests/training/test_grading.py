@@ -1,0 +1,95 @@
+"""Who decided, what was taken for the answer, and what nobody could decide."""
+
+from __future__ import annotations
+
+import pytest
+
+from training.grading.program import check, grade, is_checkable
+from training.grading.references import check_references, perturbed
+from training.grading.stated import stated
+
+
+@pytest.mark.parametrize(
+    ("attempt", "text", "how"),
+    [
+        ("So \\boxed{\\frac{1}{2}}.", "\\frac{1}{2}", "boxed"),
+        ("\\boxed{\\{1,2\\}}", "\\{1,2\\}", "boxed"),
+        ("$x=\\boxed{2}$ or $\\boxed{3}$", "2, 3", "boxed"),
+        ("\\boxed{2}, \\boxed{3}", "2, 3", "boxed"),
+        ("Final Answer: 12 miles. Easy.", "12 miles", "answer line"),
+        ("12", "12", "whole"),
+        (
+            "It took her 12 minutes and then went home, which I think is what was asked.",
+            None,
+            "prose",
+        ),
+        ("\\boxed{12", "", "nothing"),
+        (None, "", "nothing"),
+    ],
+)
+def test_where_the_answer_was_found(attempt: str | None, text: str | None, how: str) -> None:
+    said = stated(attempt)
+    assert said.how == how
+    assert text is None or said.text == text
+
+
+@pytest.mark.parametrize(
+    ("reference", "attempt", "graded_by", "decided"),
+    [
+        ("42", "", "nothing stated", True),
+        ("42", "\\boxed{42}", "identical", True),
+        ("042", "42", "integers", True),
+        ("1/2", "0.5", "math-verify", True),
+        ("1/2", "\\boxed{it is a half}", "math-verify", True),
+        ("5 miles", "8 km", "units", False),
+        ("no solution", "there is none", "words", False),
+        ("\\frac{1}{2}", "\\boxed{\\unreadable{{}", "nothing stated", True),
+    ],
+)
+def test_which_rule_decided(reference: str, attempt: str, graded_by: str, decided: bool) -> None:
+    verdict = grade(reference, attempt)
+    assert (verdict.graded_by, verdict.decided) == (graded_by, decided)
+
+
+def test_no_letter_is_no_choice_and_never_a_default() -> None:
+    verdict = grade("A", "I would need a calculator.", "choice", ("one", "two"))
+    assert not verdict.correct and not verdict.decided and verdict.graded_by == "choice"
+    assert not grade("A", "Answer: E", "choice", ("one", "two", "three", "four")).correct
+
+
+def test_exact_forgives_nothing_but_blanks_and_the_forced_prefix() -> None:
+    assert grade("3", "\nFinal Answer: 3 ", "exact").correct
+    assert not any(
+        grade("3", attempt, "exact").correct for attempt in ("3.", "03", "13", "", "The answer is 3")
+    )
+
+
+def test_what_can_be_compared() -> None:
+    assert is_checkable("5 miles") and is_checkable("$x^2$") and is_checkable("12")
+    assert not is_checkable("No") and not is_checkable("all of them") and not is_checkable("")
+    assert check("Yes", ["Yes"]) is None and check(None, ["1"]) is None
+
+
+@pytest.mark.parametrize(
+    ("reference", "changed"),
+    [
+        ("25", "26"),
+        ("0.19", "0.10"),
+        ("$10-4 n$", "$10-5 n$"),
+        ("x+y", "x+z"),
+        ("\\pi", "\\pi+1"),
+        ("no solution", "not no solution"),
+        ("$x=1$", "$x=2$"),
+    ],
+)
+def test_perturbed(reference: str, changed: str) -> None:
+    assert perturbed(reference) == changed
+
+
+def test_a_reference_that_no_rule_can_tell_from_another_is_named() -> None:
+    good = check_references(["25", "1/2", "all of them", "$(45,2),(-10,-9)$"])
+    assert (good.num_references, good.num_by_words) == (4, 1)
+    assert good.refused == () and good.accepted == ()
+    # sin(0·x) is nothing whatever x is called.
+    bad = check_references(["0 \\cdot x", "\\boxed{"])
+    assert bad.accepted == (("0 \\cdot x", "1 \\cdot x"),) or bad.refused == ("\\boxed{",)

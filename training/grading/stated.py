@@ -1,0 +1,92 @@
+"""What an attempt states as its answer (s1's rules: the last box, else what follows the last "Answer:")."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from training.grading.answers import has_open_box, is_bare_formula, last_boxes
+
+How = Literal["boxed", "answer line", "whole", "prose", "nothing"]
+
+_ANSWER_TURN = "<|im_start|>answer\n"
+_TURN = "<|im_start|>"
+_CLOSING_TAGS = ("</think>", "[/THINK]")
+_END_MARKS = re.compile(r"(?:<\|im_end\|>|<\|endoftext\|>|</s>)\s*\Z")
+_SHORT_TEXT_CHARS = 60
+
+_ANSWER = re.compile(
+    r"\b(?:answer|antwort)\b(?:\s+(?:to|for)\s+[^.:\n]{1,60}?)?\s*(?:\*\*|\*|_)?\s*"
+    r"(?:(?:is|are)\b\s*(?:simply|therefore|thus|then|just)?\s*:?|[:=])\s*(?:\*\*|\*|_)?",
+    re.IGNORECASE,
+)
+_MATH_FIRST = re.compile(r"\s*(\$\$.+?\$\$|\$[^$\n]+\$|\\\(.+?\\\)|\\\[.+?\\\])", re.DOTALL)
+_JOINED_MATH = re.compile(r"\s*(?:,|;|and|or|, and|, or)\s*(\$[^$\n]+\$|\\\(.+?\\\))")
+_SENTENCE_END = re.compile(r"[.!?](?:\*\*)?(?=\s|\Z)")
+_REASON = re.compile(
+    r"\s*(?:,\s*)?\b(?:because|since|as|which|that is|i\.e\.|so|where|when|but|not|hence|given|giving)\b",
+    re.I,
+)
+_EDGES = " \t\r\n*_`\"'"
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """`text` is empty where nothing is stated; `how` says where it was found."""
+
+    text: str
+    how: How
+
+
+def stated(attempt: str | None) -> Stated:
+    """The answer that a message's content states; thinking that was left in it is skipped."""
+    text = answer_part(attempt or "").strip()
+    if not text or has_open_box(text):
+        return Stated("", "nothing")
+    boxed = last_boxes(text)
+    if boxed is not None:
+        return Stated(boxed, "boxed")
+    found = list(_ANSWER.finditer(text))
+    for match in reversed(found):
+        rest = _first_statement(text[match.end() :])
+        if rest:
+            return Stated(rest, "answer line")
+    bare = text.strip(_EDGES)
+    if is_bare_formula(bare) or ("\n" not in bare and len(bare) <= _SHORT_TEXT_CHARS):
+        return Stated(_without_full_stop(bare), "whole")
+    return Stated(text, "prose")
+
+
+def answer_part(text: str) -> str:
+    """What follows the thinking, where the markers of a model family are still in the text."""
+    text = _END_MARKS.sub("", text)
+    if _ANSWER_TURN in text:
+        return text.rpartition(_ANSWER_TURN)[2]
+    if _TURN in text:
+        return text.rpartition(_TURN)[2].partition("\n")[2]
+    for tag in _CLOSING_TAGS:
+        if tag in text:
+            return text.rpartition(tag)[2]
+    return text
+
+
+def _first_statement(rest: str) -> str:
+    """The formula that `rest` begins with, or its first line up to the end of the sentence or a reason."""
+    if math := _MATH_FIRST.match(rest):
+        said, at = [math[1]], math.end()
+        while joined := _JOINED_MATH.match(rest, at):
+            said.append(joined[1])
+            at = joined.end()
+        unit = re.match(r"[ \t]*[^\W\d_]+\b", rest[at:])
+        return ", ".join(said) + (unit[0] if unit and len(said) == 1 and not _REASON.match(unit[0]) else "")
+    line = next((line for line in rest.splitlines() if line.strip(_EDGES)), "").strip(_EDGES)
+    if end := _SENTENCE_END.search(line):
+        line = line[: end.start()]
+    if (reason := _REASON.search(line)) and reason.start() > 0:
+        line = line[: reason.start()]
+    return _without_full_stop(line.strip(_EDGES))
+
+
+def _without_full_stop(text: str) -> str:
+    return text.strip(_EDGES).rstrip(".,;:").strip(_EDGES)
