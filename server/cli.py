@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shlex
 import sys
@@ -10,7 +9,6 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, NoReturn
 
-import structlog
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -33,9 +31,11 @@ from server.gateway.conformance import conformance
 from server.gateway.keys_cli import keys
 from server.gateway.policy_file import read_policy
 from server.gateway.settings import SettingsError, read_settings
+from server.logs import configure_logging
 from server.policy_cli import policy as policy_commands
 from server.serve import ServeError, serve_until_stopped
 from server.size_cli import size
+from server.top import top
 from training.curate.cli import app as curate
 from training.evaluate.cli import evaluate
 from training.sft.cli import sft
@@ -53,6 +53,7 @@ app.command()(train)
 app.command()(sft)
 app.command()(evaluate)
 app.command()(conformance)
+app.command()(top)
 app.command()(loadtest)
 app.command()(size)
 app.command()(traces)
@@ -154,7 +155,7 @@ def serve(
             _refuse_engine_settings(context, model, served_model_name, max_model_len)
     except (LaunchError, SelectionError, SettingsError) as error:
         _fail(str(error))
-    configure_logging()
+    configure_logging(settings.log_format)
     try:
         serve_until_stopped(settings, options, log_path=log_file or _default_log())
     except ServeError as error:
@@ -255,21 +256,6 @@ def _refuse_engine_settings(
 
 def _default_log() -> Path:
     return Path("logs") / f"engine-{os.getpid()}.log"
-
-
-def configure_logging() -> None:
-    """Our own events, one line each, to stderr; other libraries only from warnings on."""
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 def _fail(message: str, *, code: int = 2) -> NoReturn:

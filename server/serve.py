@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import structlog
 import uvicorn
 import uvloop
 from fastapi import FastAPI
@@ -26,6 +27,8 @@ from server.gateway.drain import Drain
 from server.gateway.settings import Settings
 from server.gateway.slow_clients import uvicorn_options
 from server.gateway.upstream import EnginePool
+
+log = structlog.get_logger(__name__)
 
 _INTERRUPT_GRACE_S = 5
 """Open requests get this long after Ctrl-C; after SIGTERM, `drain_timeout_s`."""
@@ -45,10 +48,13 @@ def serve_until_stopped(settings: Settings, options: EngineOptions | None, *, lo
     Raises:
         ServeError: the address is taken, or the engine ended before it was ever ready.
     """
-    console = Console(stderr=True)
+    # Whoever reads JSON lines reads nothing else; the log says what matters.
+    console = Console(stderr=True, quiet=settings.log_format == "json")
     listener = _listen(settings.host, settings.port)
     url = _public_url(listener)
     if settings.keys_file is None and not is_loopback(settings.host):
+        if settings.log_format == "json":
+            log.warning("listening without authentication", host=settings.host)
         console.print(
             f"[yellow]listening on {escape(settings.host)} without authentication: "
             "anyone who reaches this port can use the model[/yellow]"

@@ -25,7 +25,7 @@ def promtool(*arguments: str) -> None:
 
 def test_rules_and_configuration_are_valid() -> None:
     promtool("check", "rules", str(RULES))
-    promtool("check", "config", str(RULES.with_name("prometheus.yml")))
+    promtool("check", "config", str(ROOT / "deploy" / "prometheus.yml"))
 
 
 def test_alerts_fire_on_their_faults_and_are_quiet_else() -> None:

@@ -78,6 +78,8 @@ class StandIn:
     passed: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     """Path and body of what the gateway handed on as it was."""
     request_ids: list[str] = field(default_factory=list)
+    traces: list[tuple[str | None, str | None]] = field(default_factory=list)
+    """traceparent and tracestate of the same requests."""
     probes: int = 0
     active: int = 0
     cancelled: int = 0
@@ -350,6 +352,7 @@ async def _chat(engine: StandIn, request: web.Request) -> web.StreamResponse:
     else:
         engine.bodies.append(body)
         engine.request_ids.append(request.headers.get("x-request-id", ""))
+        engine.traces.append((request.headers.get("traceparent"), request.headers.get("tracestate")))
     if faults.refuse is not None:
         status, refusal = faults.refuse
         return web.json_response(refusal, status=status)

@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
 import pytest
 from prometheus_client.openmetrics.parser import (
@@ -292,7 +293,9 @@ async def test_labels_stay_bounded_under_random_fields(client: httpx.AsyncClient
             fields = ASK | {"user": word(), "max_thinking_tokens": rng.randrange(2000)}
         path = rng.choice([CHAT, CHAT, "/v1/completions", "/v1/messages", f"/v1/{word()}"])
         headers = {"x-request-id": word(), "authorization": f"Bearer {word()}", "user-agent": word()}
-        await client.post(path, json=fields, headers=headers)
+        # Ten times as quick as httpx.
+        async with session.post(f"{client.base_url}{path}", json=fields, headers=headers) as response:
+            await response.read()
 
     async def some(numbers: range) -> int:
         for number in numbers:
@@ -300,7 +303,9 @@ async def test_labels_stay_bounded_under_random_fields(client: httpx.AsyncClient
         return len(await scrape(client))
 
     assert (await client.post(CHAT, json=ASK | {"max_thinking_tokens": 5})).status_code == 200
-    few = await some(range(1000))
-    rest = await asyncio.gather(*(some(range(start, start + 1125)) for start in range(1000, 10_000, 1125)))
+    async with aiohttp.ClientSession() as session:
+        few = await some(range(1000))
+        parts = (range(start, start + 1125) for start in range(1000, 10_000, 1125))
+        rest = await asyncio.gather(*map(some, parts))
     # New combinations of known words may still turn up, but no more than there are.
     assert max(rest) <= few + 60

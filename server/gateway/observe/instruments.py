@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from server.budget.receipt import count_tokens
 from server.budget.spec import EndedBy
 from server.gateway.errors import QuotaExceeded
 from server.gateway.metering import Used
@@ -227,8 +228,8 @@ class Instruments(Sink):
         if watch.first_answer is not None:
             own.first_answer.observe(watch.first_answer - seen.started, exemplar)
         if not watch.choices:
-            self.cut_short.labels(own.model, "thinking").inc(watch.thinking_tokens)
-            self.cut_short.labels(own.model, "answer").inc(watch.answer_tokens)
+            for kind, tokens in _tokens_without_receipt(watch).items():
+                self.cut_short.labels(own.model, kind).inc(tokens)
             return
         for phase, rate in rates_of(watch).items():
             own.rate[phase].observe(rate, exemplar)
@@ -351,6 +352,14 @@ def _tokens_by_kind(choice: SettledChoice, *, first: bool) -> dict[str, int]:
     thinking = receipt["thinking_tokens"]
     marker = receipt.get("marker_tokens", 0)
     return prompt | {"thinking": thinking, "marker": marker, "answer": completion - thinking - marker}
+
+
+def _tokens_without_receipt(watch: EngineWatch) -> dict[str, int]:
+    """Exact if somebody has asked the engine, for a quota or because a branch was left."""
+    if watch.recorded is None:
+        return {"thinking": watch.thinking_tokens, "answer": watch.answer_tokens}
+    counts = count_tokens(watch.recorded, watch.recorded.output_tokens)
+    return {"thinking": counts.thinking, "answer": counts.answer}
 
 
 def _answers_nothing(choice: SettledChoice) -> bool:

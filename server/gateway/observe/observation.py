@@ -225,10 +225,9 @@ class Observation(Observer):
     def phase(self) -> Phase:
         if self.placed_at is None:
             return "received" if self.queued_since is None else "queued"
-        if self.call is not None and not self.call.stream:
-            return "generating"
         phases = {watch.phase for watch in self.watches}
-        return next((phase for phase in _FURTHEST_FIRST if phase in phases), "prefill")
+        unknown: Phase = "prefill" if self.call is None or self.call.stream else "generating"
+        return next((phase for phase in _FURTHEST_FIRST if phase in phases), unknown)
 
     def at_ns(self, moment: float) -> int:
         """A time of the clock as wall clock time."""

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
     from opentelemetry.trace import Span
 
+_EXPORT_TIMEOUT_S = 3
+"""A collector that is away must not hold up a gateway that ends."""
 _REQUEST_ATTRIBUTES = {
     "gen_ai.request.temperature": "temperature",
     "gen_ai.request.top_p": "top_p",
@@ -54,7 +56,7 @@ def make_tracing(settings: Settings) -> Tracing | None:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
         raise SettingsError("otlp_endpoint: needs OpenTelemetry (pip install 's1-server[tracing]')") from None
-    exporter = OTLPSpanExporter(endpoint=settings.otlp_endpoint)
+    exporter = OTLPSpanExporter(endpoint=settings.otlp_endpoint, timeout=_EXPORT_TIMEOUT_S)
     return Tracing(BatchSpanProcessor(exporter), sample_ratio=settings.trace_sample_ratio)
 
 

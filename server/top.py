@@ -1,0 +1,167 @@
+"""`s1 top`: the requests that a server runs now, with their thinking against its budget."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+_METER_CELLS = 24
+_TIMEOUT_S = 10
+_COLORS = {"thinking": "yellow", "answering": "green", "queued": "magenta", "prefill": "cyan"}
+
+
+class TopError(RuntimeError):
+    """What the person at the terminal has to be told."""
+
+
+def top(
+    url: Annotated[str, typer.Argument(help="The server.")] = "http://127.0.0.1:8000",
+    api_key: Annotated[
+        str | None, typer.Option(envvar="S1_API_KEY", help="An admin key, if the server has keys.")
+    ] = None,
+    interval_s: Annotated[float, typer.Option(min=0.1, help="Between two looks.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Print what runs now, and end.")] = False,
+) -> None:
+    """Show running requests with their thinking meters, until Ctrl-C."""
+    console = Console()
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    with httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=_TIMEOUT_S) as client:
+        try:
+            if once:
+                console.print(_screen(_running(client), url, rates={}))
+            else:
+                _watch(client, url, console, interval_s)
+        except TopError as error:
+            Console(stderr=True).print(f"[bold red]s1:[/bold red] {escape(str(error))}", soft_wrap=True)
+            raise typer.Exit(1) from None
+
+
+def _watch(client: httpx.Client, url: str, console: Console, interval_s: float) -> None:
+    meters = Meters()
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+        try:
+            while True:
+                running = _running(client)
+                live.update(
+                    _screen(running, url, rates=meters.rates(running, time.monotonic())), refresh=True
+                )
+                time.sleep(interval_s)
+        except KeyboardInterrupt:
+            return
+
+
+def _running(client: httpx.Client) -> list[dict[str, Any]]:
+    """
+    Raises:
+        TopError: the server can't be reached, or doesn't tell.
+    """
+    try:
+        response = client.get("/s1/requests")
+    except httpx.HTTPError as error:
+        raise TopError(f"no answer from {client.base_url}: {error}") from None
+    if response.status_code in (401, 403):
+        raise TopError("running requests take an admin key: --api-key, or S1_API_KEY")
+    if response.status_code != 200:
+        raise TopError(f"{client.base_url} has no /s1/requests (status {response.status_code})")
+    body = response.json()
+    if not body["observing"]:
+        raise TopError("this server observes no requests (S1_GATEWAY_OBSERVE=off)")
+    running: list[dict[str, Any]] = body["data"]
+    return running
+
+
+class Meters:
+    """Tokens per second of each choice, from one look to the next."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, int], tuple[float, int]] = {}
+
+    def rates(self, running: Sequence[Mapping[str, Any]], now: float) -> dict[tuple[str, int], float]:
+        """
+        Args:
+            now: of any clock, in seconds.
+        """
+        seen, rates = {}, {}
+        for request in running:
+            for number, choice in enumerate(request["choices"]):
+                at = (request["id"], number)
+                tokens = choice["thinking_tokens"] + choice["answer_tokens"]
+                before = self._seen.get(at)
+                if before is not None and now > before[0]:
+                    rates[at] = (tokens - before[1]) / (now - before[0])
+                seen[at] = (now, tokens)
+        self._seen = seen
+        return rates
+
+
+def _screen(
+    running: Sequence[Mapping[str, Any]], url: str, *, rates: Mapping[tuple[str, int], float]
+) -> RenderableType:
+    phases: dict[str, int] = {}
+    for request in running:
+        phases[request["phase"]] = phases.get(request["phase"], 0) + 1
+    counted = "  ".join(f"{count} {phase}" for phase, count in phases.items()) or "nothing runs"
+    title = Text.assemble(("s1 top  ", "bold"), url, ("   " + counted, "bold"))
+    return Group(title, Text(), _table(running, rates))
+
+
+def _table(running: Sequence[Mapping[str, Any]], rates: Mapping[tuple[str, int], float]) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for name, options in _COLUMNS.items():
+        table.add_column(name, **options)
+    for request in running:
+        color = _COLORS.get(request["phase"], "white")
+        for number, choice in enumerate(request["choices"] or [None]):
+            first = number == 0
+            rate = rates.get((request["id"], number))
+            table.add_row(
+                request["id"] if first else "",
+                (request["model"] or "-") if first else "",
+                (request["key"] or "-") if first else "",
+                Text(request["phase"], style=color) if first else "",
+                f"{request['age_s']:.0f} s" if first else "",
+                meter(choice) if choice else "",
+                _tokens(choice, "thinking_tokens", request["stream"]),
+                _tokens(choice, "answer_tokens", request["stream"]),
+                "-" if rate is None else f"{rate:.0f}/s",
+            )
+    return table
+
+
+_COLUMNS: Mapping[str, dict[str, Any]] = {
+    "id": {"overflow": "ellipsis", "no_wrap": True, "ratio": 3},
+    "model": {"overflow": "ellipsis", "no_wrap": True, "ratio": 2},
+    "key": {"overflow": "ellipsis", "no_wrap": True, "ratio": 1},
+    "phase": {"no_wrap": True},
+    "age": {"justify": "right", "no_wrap": True},
+    "thinking / budget": {"no_wrap": True},
+    "thinking": {"justify": "right", "no_wrap": True},
+    "answer": {"justify": "right", "no_wrap": True},
+    "rate": {"justify": "right", "no_wrap": True},
+}
+
+
+def meter(choice: Mapping[str, Any]) -> Text:
+    """A bar of the thinking against its maximum, and the maximum; without one there is nothing to fill."""
+    most, used = choice["max_thinking_tokens"], choice["thinking_tokens"]
+    if most is None:
+        return Text("no maximum", style="dim")
+    filled = _METER_CELLS if not most else min(_METER_CELLS, round(_METER_CELLS * used / most))
+    color = "red" if used >= most else "yellow"
+    return Text.assemble(("█" * filled, color), ("░" * (_METER_CELLS - filled), "dim"), f" {used}/{most}")
+
+
+def _tokens(choice: Mapping[str, Any] | None, name: str, stream: bool | None) -> str:
+    """Of a whole answer nobody knows how far it is."""
+    if choice is None or (not stream and not choice[name]):
+        return "-"
+    return str(choice[name])

@@ -1,0 +1,129 @@
+"""`GET /s1/requests`, and what `s1 top` makes of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from typer.testing import CliRunner
+
+from server.cli import app
+from server.top import Meters, meter
+from tests.gateway.serving import eventually, gateway
+from tests.gateway.stand_in import Faults, StandIn
+from tests.gateway.test_gateway_chat import ASK
+from tests.gateway.with_keys import KeysForTests
+
+CHAT = "/v1/chat/completions"
+SECRET = "the-secret-of-the-prompt"
+
+
+@asynccontextmanager
+async def thinking(client: httpx.AsyncClient, **fields: Any) -> AsyncIterator[None]:
+    """A stream that has thought three tokens and stalls."""
+    body = ASK | {"stream": True, "max_thinking_tokens": 6, "messages": [{"role": "user", "content": SECRET}]}
+    async with client.stream("POST", CHAT, json=body | fields) as response:
+        # Left early, the iterator would close the connection.
+        lines = response.aiter_lines()
+        while '"t2 "' not in await anext(lines):
+            pass
+        yield
+
+
+async def top(client: httpx.AsyncClient, *options: str) -> Any:
+    url = str(client.base_url)
+    arguments = ["top", url, "--once", *options]
+    return await asyncio.to_thread(CliRunner().invoke, app, arguments, env={"COLUMNS": "160"})
+
+
+async def test_running_requests_are_told_without_what_they_say(engine: StandIn) -> None:
+    engine.faults = Faults(stall_after=3)
+    async with gateway(engine.url) as client:
+        assert (await client.get("/s1/requests")).json()["data"] == []
+        async with thinking(client, num_waits=1):
+            response = await client.get("/s1/requests")
+        assert SECRET not in response.text
+        (told,) = response.json()["data"]
+        assert told["id"] == f"chatcmpl-{told['request_id']}"
+        assert (told["model"], told["engine"], told["phase"]) == ("tiny", engine.url, "thinking")
+        assert told["stream"] is True and told["age_s"] > 0
+        (choice,) = told["choices"]
+        assert choice.pop("idle_s") >= 0
+        assert choice == {
+            "index": 0,
+            "thinking_tokens": 3,
+            "answer_tokens": 0,
+            "max_thinking_tokens": 6,
+            "min_thinking_tokens": None,
+            "num_waits": 1,
+            "ended": False,
+        }
+        engine.release.set()
+        pool = client.pool.engines[0]
+        await eventually(lambda: not pool.outstanding)
+        assert (await client.get("/s1/requests")).json()["data"] == []
+
+
+async def test_a_whole_answer_is_generating(engine: StandIn) -> None:
+    engine.faults = Faults(stall_after=0)
+    async with gateway(engine.url) as client:
+        asking = asyncio.create_task(client.post(CHAT, json=ASK | {"max_thinking_tokens": 4}))
+        await eventually(lambda: engine.stalled)
+        (told,) = (await client.get("/s1/requests")).json()["data"]
+        assert told["phase"] == "generating"
+        engine.release.set()
+        assert (await asking).status_code == 200
+
+
+async def test_top_shows_meters(engine: StandIn) -> None:
+    engine.faults = Faults(stall_after=3)
+    async with gateway(engine.url) as client, thinking(client):
+        done = await top(client)
+        assert done.exit_code == 0, done.output
+        assert "1 thinking" in done.output
+        assert "3/6" in done.output and "tiny" in done.output
+        assert "█" * 12 + "░" * 12 in done.output
+        assert SECRET not in done.output
+
+
+async def test_running_requests_are_for_admins(engine: StandIn, tmp_path: Path) -> None:
+    keys = KeysForTests(tmp_path / "keys.json")
+    ann, root = keys.add("ann"), keys.add("root", admin=True)
+    engine.faults = Faults(stall_after=3)
+    async with gateway(engine.url, keys_file=keys.path) as client:
+        for path in ("/s1/requests", "/s1/scrape_targets"):
+            assert (await client.get(path)).status_code == 401
+            assert (await client.get(path, headers=ann)).status_code == 403
+            assert (await client.get(path, headers=root)).status_code == 200
+        done = await top(client, "--api-key", keys.secrets["ann"])
+        assert done.exit_code == 1 and "admin key" in done.output
+        client.headers.update(ann)
+        async with thinking(client):
+            done = await top(client, "--api-key", keys.secrets["root"])
+        assert done.exit_code == 0 and "ann" in done.output
+
+
+async def test_top_says_plainly_what_is_wrong(engine: StandIn) -> None:
+    async with gateway(engine.url, observe="off") as client:
+        done = await top(client)
+        assert done.exit_code == 1 and "observes no requests" in done.output
+    done = await top(client)
+    assert done.exit_code == 1 and "no answer from" in done.output
+
+
+def test_meters_are_bounded_and_rates_are_between_two_looks() -> None:
+    def running(thinking: int) -> list[dict[str, Any]]:
+        return [{"id": "a", "choices": [{"thinking_tokens": thinking, "answer_tokens": 0}]}]
+
+    meters = Meters()
+    assert meters.rates(running(10), 1.0) == {}
+    assert meters.rates(running(40), 3.0) == {("a", 0): 15.0}
+    assert meters.rates([], 4.0) == {}
+    for most, used, shown in ((None, 9, "no maximum"), (0, 0, "0/0"), (10, 12, "12/10"), (10, 5, "5/10")):
+        bar = meter({"max_thinking_tokens": most, "thinking_tokens": used}).plain
+        assert bar.endswith(shown)
+        assert bar.count("█") + bar.count("░") == (0 if most is None else 24)
