@@ -115,8 +115,10 @@ def test_every_mounted_file_is_there() -> None:
 
 def test_prometheus_takes_its_configuration(tmp_path: Path) -> None:
     configuration: dict[str, Any] = yaml.safe_load((ROOT / "deploy/compose/prometheus.yml").read_text())
-    jobs = {job["job_name"]: job["dns_sd_configs"][0] for job in configuration["scrape_configs"]}
-    assert {job["names"][0]: job["port"] for job in jobs.values()} == {"gateway": 8000, "engine": 8001}
+    gateway, engine = configuration["scrape_configs"]
+    assert gateway["dns_sd_configs"][0]["names"] == ["gateway"]
+    assert gateway["dns_sd_configs"][0]["port"] == 8000
+    assert engine["http_sd_configs"][0]["url"] == "http://gateway:8000/s1/scrape_targets"
     key = tmp_path / "metrics.key"
     key.write_text("s1-test-only")
     text = (ROOT / "deploy/compose/prometheus.yml").read_text()
