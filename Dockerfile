@@ -28,7 +28,8 @@ RUN python -m venv /opt/s1 \
     && wheel=$(echo /wheels/s1_server-*.whl) \
     && /opt/s1/bin/pip install --no-cache-dir --no-compile -c /tmp/constraints.txt "${wheel}[redis]" \
     && /opt/s1/bin/pip uninstall --yes pip \
-    && python -m compileall -q --invalidation-mode unchecked-hash /opt/s1/lib
+    && { python -m compileall -q --invalidation-mode unchecked-hash /opt/s1/lib \
+        || echo "some packages have files for other versions of Python"; }
 
 FROM ${PYTHON_IMAGE} AS gateway
 ARG VERSION=0.1.0
@@ -97,7 +98,8 @@ RUN python -m venv /opt/s1 \
     && /opt/s1/bin/pip install --no-cache-dir --no-compile -c /tmp/requirements/constraints.txt \
         -r /tmp/engine-requirements.txt "${wheel}[redis]" \
     && /opt/s1/bin/pip uninstall --yes pip \
-    && python -m compileall -q --invalidation-mode unchecked-hash /opt/s1/lib
+    && { python -m compileall -q --invalidation-mode unchecked-hash /opt/s1/lib \
+        || echo "some packages have files for other versions of Python"; }
 
 FROM ${PYTHON_IMAGE} AS cpu
 ARG VERSION=0.1.0

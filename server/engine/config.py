@@ -2,6 +2,8 @@
 
 `S1_ENGINE_RUN_DIR`: a directory on the engine's machine for the receipts' sockets and `engine.json`.
 `S1_ENGINE_FAMILY`: what was said of the model's markers (`FamilyOptions`) as JSON; absent: nothing.
+`S1_ENGINE_RECEIPTS`: for an engine over several machines, `tcp://HOST:PORT` of the one with the API server:
+the last pipeline stage, wherever it runs, sends its receipts and the engine's description there.
 `S1_ENGINE_REPLICAS`: data-parallel replicas on this machine, each with a receipt socket of its own.
 """
 
@@ -17,6 +19,7 @@ from server.budget.markers import MarkerIds, Tokenizer, marker_ids
 RUN_DIR_VARIABLE = "S1_ENGINE_RUN_DIR"
 FAMILY_VARIABLE = "S1_ENGINE_FAMILY"
 REPLICAS_VARIABLE = "S1_ENGINE_REPLICAS"
+RECEIPTS_VARIABLE = "S1_ENGINE_RECEIPTS"
 _REFUSAL_FILE = "refusal.txt"
 
 
@@ -24,6 +27,11 @@ def run_dir() -> Path | None:
     """Where receipts go, or None if nobody reads them (the plugin loaded without our launcher)."""
     value = os.environ.get(RUN_DIR_VARIABLE)
     return Path(value) if value else None
+
+
+def receipts_address() -> str | None:
+    """Where receipts go over the network; None: they stay on this machine, in the run directory."""
+    return os.environ.get(RECEIPTS_VARIABLE) or None
 
 
 def replicas() -> int:
@@ -75,7 +83,8 @@ def engine_marker_ids(*, model: str, tokenizer: Tokenizer, vocab_size: int, eos:
         return marker_ids(family, tokenizer, vocab_size=vocab_size, eos_token_ids=eos)
     except FamilyError as error:
         directory = run_dir()
-        if directory is not None:
+        # A worker on another machine has no run directory.
+        if directory is not None and directory.is_dir():
             (directory / _REFUSAL_FILE).write_text(str(error))
         raise
 

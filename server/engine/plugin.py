@@ -14,7 +14,7 @@ from vllm.tokenizers import cached_get_tokenizer, cached_tokenizer_from_config
 from server.budget.markers import MarkerIds, wait_ids
 from server.budget.spec import BudgetError, EffectiveBudget
 from server.engine.admission import budget_of, check_extra_args, effective_budget, forces_answer_prompt
-from server.engine.config import engine_marker_ids, run_dir
+from server.engine.config import engine_marker_ids, receipts_address, run_dir
 from server.engine.receipts import EngineInfo, ReceiptPublisher, admission_info
 
 
@@ -108,8 +108,7 @@ def open_receipts(vllm_config: Any, ids: MarkerIds, *, processor: str) -> Receip
             "trust_remote_code": model_config.trust_remote_code,
         },
     )
-    info.write(directory)
-    return ReceiptPublisher(directory, replica=parallel.data_parallel_rank)
+    return ReceiptPublisher(directory, info, replica=parallel.data_parallel_rank, address=receipts_address())
 
 
 def _check_request(params: SamplingParams) -> None:

@@ -130,12 +130,13 @@ def _write(state: Path, seen: Progress) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m server.engine.pod", description=__doc__)
     parser.add_argument("command", choices=("alive", "drain"))
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--stall-s", type=float, default=300.0)
     parser.add_argument("--notice-s", type=float, default=15.0)
     parser.add_argument("--timeout-s", type=float, default=600.0)
     given = parser.parse_args(argv)
-    url = f"http://127.0.0.1:{given.port}"
+    url = f"http://{given.host}:{given.port}"
     if given.command == "drain":
         return 0 if drain(url, notice_s=given.notice_s, timeout_s=given.timeout_s) else 1
     state = Path(tempfile.gettempdir()) / f"s1-engine-{given.port}.progress"

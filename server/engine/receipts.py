@@ -2,18 +2,21 @@
 
 The worker publishes one JSON message per choice that leaves the batch over a ZeroMQ socket in the run
 directory; every API server process of this engine reads them all and hands them to gateways over HTTP
-(`server.engine.routes`). `engine.json` beside the sockets says what the engine enforces.
+(`server.engine.routes`). `engine.json` beside the sockets says what the engine enforces. Over several
+machines the worker pushes both to the one API server instead, over TCP (`S1_ENGINE_RECEIPTS`).
 """
 
 from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import zmq
+import zmq.asyncio
 
 from server.budget.markers import MarkerIds
 from server.budget.receipt import EngineReceipt
@@ -69,9 +72,13 @@ class EngineInfo:
         )
 
     def write(self, directory: Path) -> None:
-        partial = directory / f"{_INFO_FILE}.partial"
-        partial.write_text(json.dumps(asdict(self)))
-        partial.rename(directory / _INFO_FILE)
+        write_info(directory, asdict(self))
+
+
+def write_info(directory: Path, fields: Mapping[str, Any]) -> None:
+    partial = directory / f"{_INFO_FILE}.partial"
+    partial.write_text(json.dumps(fields))
+    partial.rename(directory / _INFO_FILE)
 
 
 def read_info(directory: Path) -> dict[str, Any] | None:
@@ -106,15 +113,65 @@ def socket_address(directory: Path, replica: int) -> str:
     return f"ipc://{directory}/receipts-{replica}.sock"
 
 
+_DESCRIPTION = "engine"
+
+
 class ReceiptPublisher:
     """The worker's end. Sending never blocks a decoding step."""
 
-    def __init__(self, directory: Path, *, replica: int) -> None:
+    def __init__(
+        self, directory: Path, info: EngineInfo, *, replica: int, address: str | None = None
+    ) -> None:
+        """
+        Args:
+            address: of the API server on another machine. What is sent before it listens is kept for it.
+        """
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.PUB)
+        self._socket = self._context.socket(zmq.PUB if address is None else zmq.PUSH)
         self._socket.setsockopt(zmq.SNDHWM, 0)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.bind(socket_address(directory, replica))
+        if address is None:
+            self._socket.bind(socket_address(directory, replica))
+            info.write(directory)
+        else:
+            self._socket.connect(address)
+            self._send({_DESCRIPTION: asdict(info)})
 
     def publish(self, receipt: EngineReceipt) -> None:
-        self._socket.send(json.dumps(receipt.to_json()).encode(), zmq.NOBLOCK)
+        self._send(receipt.to_json())
+
+    def close(self) -> None:
+        self._context.destroy()
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        self._socket.send(json.dumps(message).encode(), zmq.NOBLOCK)
+
+
+def subscribe(context: zmq.asyncio.Context, directory: Path, *, replicas: int, address: str | None) -> Any:
+    """The API server's end: a socket from which `receive` reads the receipts of all replicas.
+
+    Raises:
+        zmq.ZMQError: another process listens at the address's port already.
+    """
+    socket = context.socket(zmq.SUB if address is None else zmq.PULL)
+    socket.setsockopt(zmq.RCVHWM, 0)
+    if address is not None:
+        try:
+            socket.bind(f"tcp://*:{address.rpartition(':')[2]}")
+        except zmq.ZMQError:
+            socket.close()
+            raise
+        return socket
+    socket.subscribe(b"")
+    for replica in range(replicas):
+        socket.connect(socket_address(directory, replica))
+    return socket
+
+
+async def receive(socket: Any, directory: Path) -> dict[str, Any] | None:
+    """The next receipt; None if it was the engine's description, which is written to `directory`."""
+    message: dict[str, Any] = json.loads(await socket.recv())
+    if _DESCRIPTION in message:
+        write_info(directory, message[_DESCRIPTION])
+        return None
+    return message

@@ -9,19 +9,17 @@ They live on the engine's own port, so that a gateway needs nothing but its URL,
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-import zmq
 import zmq.asyncio
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.engine.config import replicas, run_dir
-from server.engine.receipts import read_info, socket_address
+from server.engine.config import receipts_address, replicas, run_dir
+from server.engine.receipts import read_info, receive, subscribe
 
 _KEPT = 65_536
 """Receipts kept for collection; each is collected once, within milliseconds of its choice's end."""
@@ -40,7 +38,13 @@ class ReceiptStore:
     def start(self) -> None:
         """Begin reading, once a loop runs. Later calls do nothing."""
         if self._reader is None:
-            self._reader = asyncio.create_task(self._read())
+            socket = subscribe(
+                zmq.asyncio.Context.instance(),
+                self._directory,
+                replicas=replicas(),
+                address=receipts_address(),
+            )
+            self._reader = asyncio.create_task(self._read(socket))
 
     async def take(self, receipt_id: str, *, output_tokens: int, wait_s: float) -> dict[str, Any] | None:
         """Remove and return the receipt once it covers `output_tokens`; None if it does not in time."""
@@ -56,14 +60,11 @@ class ReceiptStore:
         except TimeoutError:
             return None
 
-    async def _read(self) -> None:
-        socket = zmq.asyncio.Context.instance().socket(zmq.SUB)
-        socket.setsockopt(zmq.RCVHWM, 0)
-        socket.subscribe(b"")
-        for replica in range(replicas()):
-            socket.connect(socket_address(self._directory, replica))
+    async def _read(self, socket: Any) -> None:
         while True:
-            receipt = json.loads(await socket.recv())
+            receipt = await receive(socket, self._directory)
+            if receipt is None:
+                continue
             async with self._arrived:
                 self._receipts[receipt["receipt_id"]] = receipt
                 while len(self._receipts) > _KEPT:
