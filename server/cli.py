@@ -16,6 +16,7 @@ from rich.markup import escape
 from loadtest.cli import loadtest
 from server import __version__
 from server.budget.families import FamilyError, FamilyOptions
+from server.chat.cli import chat
 from server.cli_family import AnswerPrompt, Family, ThinkEnd, ThinkStart, WaitText
 from server.engine.launch import (
     EngineOptions,
@@ -53,6 +54,7 @@ app.command()(train)
 app.command()(sft)
 app.command()(evaluate)
 app.command()(conformance)
+app.command()(chat)
 app.command()(top)
 app.command()(loadtest)
 app.command()(size)

@@ -14,6 +14,7 @@ ALLOWED = {
     "server/budget": {"server.budget"},
     "server/engine": {"server.budget", "server.engine"},
     "server/gateway": {"server", "server.budget", "server.gateway"},
+    "server/chat": {"server.budget", "server.chat"},
     "loadtest": {"loadtest", "server", "server.budget", "server.engine"},
     "training": {"training", "server.budget"},
 }

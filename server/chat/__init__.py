@@ -1,0 +1,1 @@
+"""`s1 chat`: a conversation in the terminal, over HTTP."""
