@@ -175,6 +175,7 @@ class Terminal:
             start_new_session=True,
         )
         os.close(theirs)
+        self._bytes = b""
         self.shown = ""
         self._seen = 0
 
@@ -186,7 +187,9 @@ class Terminal:
 
         def found() -> bool:
             with contextlib.suppress(BlockingIOError, OSError):
-                self.shown += os.read(self._ours, 65536).decode(errors="replace").replace("\r\n", "\n")
+                # A read may end in the middle of a character.
+                self._bytes += os.read(self._ours, 65536)
+                self.shown = self._bytes.decode(errors="replace").replace("\r\n", "\n")
             return text in self.shown[self._seen :]
 
         await eventually(found, within_s=60)
