@@ -59,6 +59,7 @@ class BudgetMachine:
         self._exit = ids.end + (ids.answer_prompt if answer_prompt else ())
         self._just_waited = False
         self._blanks = 0
+        self._told_by: str | None = None
         if opened:
             self._check_maximum()
 
@@ -113,7 +114,19 @@ class BudgetMachine:
             self._check_maximum()
             self._check_landing(token)
             self._check_loop(token)
+            self._check_told(token)
         return token
+
+    def end_thinking(self, ended_by: str) -> None:
+        """Rule 10: leave the thinking after the next token, but neither in a wait text nor right after it.
+
+        Nothing comes of it once the thinking has ended. The first word counts.
+
+        Args:
+            ended_by: "request" or "time", for the receipt.
+        """
+        if self._told_by is None:
+            self._told_by = ended_by
 
     def receipt(self, receipt_id: str) -> EngineReceipt:
         return EngineReceipt(
@@ -178,6 +191,11 @@ class BudgetMachine:
         tail = list(self._thoughts)
         if any(tail[period:] == tail[:-period] for period in range(1, window // LOOP_REPEATS + 1)):
             self._force_exit(newline=token not in self.ids.line_end, ended_by="loop")
+
+    def _check_told(self, token: int) -> None:
+        """Rule 10: leave because somebody said so."""
+        if self._told_by is not None and self._may_leave():
+            self._force_exit(newline=token not in self.ids.line_end, ended_by=self._told_by)
 
     def _may_leave(self) -> bool:
         return self.phase is Phase.THINKING and not self._queue and not self._just_waited

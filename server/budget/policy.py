@@ -24,9 +24,11 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from server.budget.effort import DEFAULT_EFFORTS, Effort, EffortTable, Share
-from server.budget.spec import BUDGET_LIMITS, MAX_TOKENS, WAIT_TEXT, BudgetError, ThinkingBudget
+from server.budget.spec import BUDGET_LIMITS, MAX_TOKENS, TIME_LIMIT, WAIT_TEXT, BudgetError, ThinkingBudget
 
 MAXIMUM = "max_thinking_tokens"
+UNBOUNDED = (MAXIMUM, TIME_LIMIT)
+"""Without bound when they are left out: a cap holds for a request that doesn't name them, too."""
 WITHIN_MAXIMUM = ("min_thinking_tokens", "landing_tokens")
 """Fields that the maximum bounds: where both can't be had, the maximum wins (rule 3)."""
 FLOOR_FIELDS = ("min_thinking_tokens",)
@@ -265,7 +267,7 @@ def apply_policy(
 ) -> Applied:
     """Defaults for what `budget` leaves out, then floors and caps.
 
-    A cap on the maximum also holds for a request that asks for no budget: it then has one.
+    A cap on the maximum or on the time also holds for a request that asks for no budget: it then has one.
 
     Args:
         key: the key's rung; several if limits of the key are kept in several places.
@@ -330,8 +332,8 @@ def _lower_to_caps(ladder: _Ladder) -> None:
         limit = ladder.limit("cap", name)
         if limit is None:
             continue
-        # Only the maximum is without bound when it is left out; the others are then 0, or what fits.
-        if values.get(name, MAX_TOKENS + 1 if name == MAXIMUM else 0) > limit[0]:
+        # The others are 0 when they are left out, or what fits.
+        if values.get(name, BUDGET_LIMITS[name][1] + 1 if name in UNBOUNDED else 0) > limit[0]:
             ladder.clamp(name, *limit, bound="<=")
     maximum = values.get(MAXIMUM)
     cap = ladder.limit("cap", MAXIMUM)

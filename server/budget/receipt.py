@@ -33,7 +33,7 @@ class EngineReceipt:
     wait_positions: tuple[int, ...]
     """Index of the first token of each injected wait text."""
     ended_by: str | None
-    """"model" or "max_thinking_tokens" once thinking ended, else None."""
+    """"model", "max_thinking_tokens", "loop", "request" or "time" once thinking ended, else None."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -17,14 +17,17 @@ MIN_LOOP_GUARD_TOKENS = 8
 MAX_LOOP_GUARD_TOKENS = 1024
 LOOP_REPEATS = 4
 """A loop: the last `loop_guard_tokens` thinking tokens are one sequence, at least so many times over."""
+MAX_THINKING_MS = 86_400_000
+"""A day: more than anybody waits for a thought."""
 MAX_WAIT_TEXTS = 8
 MAX_WAIT_CHARACTERS = 200
 MAX_WAIT_TOKENS = 16
 """Of one wait text, as the model's tokenizer sees it."""
 
 RoomLimit = Literal["max_completion_tokens", "context"]
-EndedBy = Literal["model", "max_thinking_tokens", "loop", "length", "stop", "request"]
+EndedBy = Literal["model", "max_thinking_tokens", "loop", "length", "stop", "request", "time"]
 
+TIME_LIMIT = "max_thinking_ms"
 BUDGET_LIMITS: dict[str, tuple[int, int]] = {
     "max_thinking_tokens": (0, MAX_TOKENS),
     "min_thinking_tokens": (0, MAX_TOKENS),
@@ -32,6 +35,7 @@ BUDGET_LIMITS: dict[str, tuple[int, int]] = {
     "answer_reserve_tokens": (1, MAX_TOKENS),
     "landing_tokens": (0, MAX_TOKENS),
     "loop_guard_tokens": (0, MAX_LOOP_GUARD_TOKENS),
+    TIME_LIMIT: (1, MAX_THINKING_MS),
 }
 WAIT_TEXT = "wait_text"
 BUDGET_FIELDS = (*BUDGET_LIMITS, WAIT_TEXT)
@@ -48,7 +52,7 @@ class BudgetError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ThinkingBudget:
-    """The budget fields of one request, validated; None means absent. Units: tokens, and a count of waits."""
+    """The budget fields of one request, validated; None means absent. Units: tokens, a count of waits, ms."""
 
     max_thinking_tokens: int | None = None
     min_thinking_tokens: int | None = None
@@ -56,6 +60,8 @@ class ThinkingBudget:
     answer_reserve_tokens: int | None = None
     landing_tokens: int | None = None
     loop_guard_tokens: int | None = None
+    max_thinking_ms: int | None = None
+    """A deadline, which the gateway keeps: it tells the engine when the time has come."""
     wait_text: tuple[str, ...] | None = None
     """Used in turn: the k-th wait is text k modulo their number."""
 

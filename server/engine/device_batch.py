@@ -163,6 +163,23 @@ class DeviceBatch:
             self.vacate(slot)
         return Snapshot(choices, self._state.index_select(0, rows), self._bits.index_select(0, rows))
 
+    # -- rule 10 --------------------------------------------------------------------------------------
+
+    def slot_of(self, receipt_id: str) -> int | None:
+        return next((slot for slot, choice in self.choices.items() if choice.receipt_id == receipt_id), None)
+
+    def end_thinking(self, slot: int, ended_by: EndedBy) -> None:
+        """Leave the thinking in `slot` after the next token that is committed; the first word counts."""
+        row = self._state[slot]
+        untold = row[Column.TOLD_AT] < 0
+        row[Column.TOLD_BY] = torch.where(untold, int(ended_by), row[Column.TOLD_BY])
+        row[Column.TOLD_AT] = torch.where(untold, row[Column.SEEN] + 1, row[Column.TOLD_AT])
+
+    def thinking(self, slot: int) -> bool:
+        """As of the last tokens that were committed. Waits for the device."""
+        row = self._state[slot].tolist()
+        return bool(row[Column.PHASE] == Phase.THINKING and row[Column.END] < 0)
+
     # -- one decoding step ----------------------------------------------------------------------------
 
     def decide(
@@ -327,6 +344,7 @@ def _first_state(choice: SlotChoice, ids: MarkerIds) -> list[int]:
         Column.END: -1,
         Column.ANSWER_BEGIN: -1,
         Column.ENDED_AT: -1,
+        Column.TOLD_AT: -1,
     }
     if choice.opened and budget.max <= 1:  # rule 1 holds before the first token
         newline = budget.max

@@ -81,6 +81,25 @@ class ForcingBatch:
             self.choices[source] = displaced
         self._stale = True
 
+    def end_thinking(self, receipt_id: str, ended_by: EndedBy) -> bool | None:
+        """Rule 10: leave the thinking of a choice after its next token.
+
+        Returns:
+            Whether it is still thinking; None if no row has this receipt id.
+        """
+        row = next((row for row, choice in self.choices.items() if choice.receipt_id == receipt_id), None)
+        if row is None:
+            return None
+        self.tell(row, ended_by)
+        return int(self.state["phase"][row]) == Phase.THINKING and int(self.state["end"][row]) == UNSET
+
+    def tell(self, row: int, ended_by: EndedBy) -> None:
+        choice = self.choices[row]
+        self._catch_up(row, choice)
+        if choice.told_at == UNSET:
+            choice.told_at, choice.told_by = int(self.state["seen"][row]) + 1, ended_by
+            self.state["told_at"][row], self.state["told_by"][row] = choice.told_at, choice.told_by
+
     def receipt(self, choice: Choice) -> EngineReceipt:
         """The record of a choice that `remove` has just returned."""
         row = choice.saved
@@ -246,7 +265,7 @@ class ForcingBatch:
         state["answer_begin"][closed] = state["seen"][closed]
 
     def _check_limits(self, rows: Rows, tokens: Tokens) -> None:
-        """Rules 1, 3, 6 and 9 for the rows that are still thinking."""
+        """Rules 1, 3, 6, 9 and 10 for the rows that are still thinking."""
         state = self.state
         looped = self._looped(rows, tokens)
         script = state["script"][rows]
@@ -264,6 +283,11 @@ class ForcingBatch:
         if looped.any():
             newline = ~np.isin(tokens[looped], self._line_end)
             self._force_exit(rows[looped], newline=newline, ended_by=EndedBy.LOOP)
+        told_at = state["told_at"][rows]
+        told = may_leave & ~near & ~looped & (told_at != UNSET) & (state["seen"][rows] >= told_at)
+        if told.any():
+            by = state["told_by"][rows[told]]
+            self._force_exit(rows[told], newline=~np.isin(tokens[told], self._line_end), ended_by=by)
 
     def _looped(self, rows: Rows, tokens: Tokens) -> npt.NDArray[np.bool_]:
         """Whether each row's last thinking tokens are a loop; `seen` already counts `tokens`."""
@@ -281,7 +305,7 @@ class ForcingBatch:
         rows: Rows,
         *,
         newline: npt.NDArray[np.bool_],
-        ended_by: EndedBy = EndedBy.MAX_THINKING_TOKENS,
+        ended_by: EndedBy | npt.NDArray[np.int8] = EndedBy.MAX_THINKING_TOKENS,
     ) -> None:
         if not rows.size:
             return
@@ -319,6 +343,7 @@ class ForcingBatch:
         if choice.saved is not None and choice.saved["ended_by"] == EndedBy.MODEL:
             ends.add(int(choice.saved["end"]))
         choice.wait_positions.clear()
+        choice.told_at = min(choice.told_at, len(choice.output) + 1)
         self._reset(row, choice)
         for position, token in enumerate(choice.output):
             self.state["ended_at"][row] = position if position in ends else UNSET
@@ -341,6 +366,8 @@ class ForcingBatch:
             ("end", UNSET),
             ("answer_begin", UNSET),
             ("ended_at", UNSET),
+            ("told_at", choice.told_at),
+            ("told_by", choice.told_by),
         ):
             self.state[name][row] = value
         if budget.loop_guard:

@@ -53,6 +53,10 @@ class Column(IntEnum):
     """A `scripts.EndedBy`; means something once END is set."""
     ENDED_AT = 20
     """Tentative: output position at which an end token was sampled and replaced; -1 for none."""
+    TOLD_AT = 21
+    """From so many output tokens on, leave the thinking (rule 10); -1: nobody said so."""
+    TOLD_BY = 22
+    """A `scripts.EndedBy`."""
 
 
 class Plan(IntEnum):
@@ -112,6 +116,8 @@ _END: tl.constexpr = tl.constexpr(int(Column.END))
 _ANSWER_BEGIN: tl.constexpr = tl.constexpr(int(Column.ANSWER_BEGIN))
 _ENDED_BY: tl.constexpr = tl.constexpr(int(Column.ENDED_BY))
 _ENDED_AT: tl.constexpr = tl.constexpr(int(Column.ENDED_AT))
+_TOLD_AT: tl.constexpr = tl.constexpr(int(Column.TOLD_AT))
+_TOLD_BY: tl.constexpr = tl.constexpr(int(Column.TOLD_BY))
 _COLUMNS: tl.constexpr = tl.constexpr(len(Column))
 
 _PLAN_COLUMNS: tl.constexpr = tl.constexpr(len(Plan))
@@ -177,6 +183,7 @@ def _step(
     phase, script, script_pos, thinking, waits, blanks, just_waited, seen, end, answer_begin,
     ended_by,
     maximum, minimum, num_waits, landing, free_answer, wait_count, wait_row, script_lengths,
+    told_at, told_by,
 ):  # fmt: skip
     """Commit one token. `ended`: an end token was sampled here; the token that stands replaced it.
 
@@ -215,22 +222,24 @@ def _step(
     script = tl.where(done, _S_NONE, script)
     script_pos = tl.where(done, 0, script_pos)
 
-    # Rules 1, 3, 6 and 9.
+    # Rules 1, 3, 6, 9 and 10.
     open_ = (phase == _P_THINKING) & ((script == _S_NONE) | (script == _S_WAIT))
     full = open_ & (thinking >= tl.where(maximum > 0, maximum - 1, 0))
     may_leave = open_ & (full == 0) & (script == _S_NONE) & (just_waited == 0)
     near = may_leave & (landing > 0) & (thinking >= maximum - landing)
     near = near & ((token_class & _C_SENTENCE_END) != 0)
     loops = may_leave & (near == 0) & (looped != 0)
-    leaves = full | near | loops
-    newline = (full & (maximum > 0)) | ((near | loops) & ((token_class & _C_LINE_END) == 0))
+    told = may_leave & (near == 0) & (loops == 0) & (told_at >= 0) & (seen >= told_at)
+    leaves = full | near | loops | told
+    newline = (full & (maximum > 0)) | ((near | loops | told) & ((token_class & _C_LINE_END) == 0))
     with_newline = tl.where(free_answer != 0, _S_EXIT_NEWLINE, _S_EXIT_PLAIN_NEWLINE)
     exit_script = tl.where(newline, with_newline, tl.where(free_answer != 0, _S_EXIT, _S_END))
     script = tl.where(leaves, exit_script, script)
     script_pos = tl.where(leaves, 0, script_pos)
     just_waited = tl.where(leaves, 0, just_waited)
     thinking = tl.where(newline, thinking + 1, thinking)
-    ended_by = tl.where(loops, _BY_LOOP, tl.where(leaves, _BY_MAXIMUM, ended_by))
+    by_rule = tl.where(loops, _BY_LOOP, tl.where(told, told_by, _BY_MAXIMUM))
+    ended_by = tl.where(leaves, by_rule, ended_by)
     end = tl.where(leaves, tl.where(newline, seen + 1, seen), end)
     return (
         phase, script, script_pos, thinking, waits, blanks, just_waited, seen, end, answer_begin,
@@ -298,11 +307,16 @@ def advance(
     runs = tl.load(runs_at)
     output = tokens_ptr + slot * tokens_stride + prompt
     ended_at = tl.load(s + _ENDED_AT)
+    told_at = tl.load(s + _TOLD_AT)
+    told_by = tl.load(s + _TOLD_BY)
     source = s
     if REPLAY:
         parked = parked_ptr + request * _COLUMNS
         parked_bits = parked_bits_ptr + request * words
         ended_at = tl.where(tl.load(parked + _ENDED_BY) == _BY_MODEL, tl.load(parked + _END), -1)
+        told_at = tl.load(parked + _TOLD_AT)
+        told_at = tl.where(told_at > output_tokens + 1, output_tokens + 1, told_at)
+        told_by = tl.load(parked + _TOLD_BY)
         # A loop guard's runs are not parked: they come back as the tokens are committed again.
         if (tl.load(parked + _SEEN) <= output_tokens) & (window == 0):
             source = parked
@@ -343,6 +357,7 @@ def advance(
             phase, script, script_pos, thinking, waits, blanks, just_waited, seen, end, answer_begin,
             ended_by,
             maximum, minimum, num_waits, landing, free_answer, wait_count, wait_row, lengths_ptr,
+            told_at, told_by,
         )  # fmt: skip
         if REPLAY == 0:
             tl.atomic_or(bits + (position >> 5), (waiting.to(tl.int32) << (position & 31)), mask=waiting)
@@ -358,6 +373,9 @@ def advance(
     tl.store(s + _ANSWER_BEGIN, answer_begin)
     tl.store(s + _ENDED_BY, ended_by)
     tl.store(s + _ENDED_AT, -1)
+    if REPLAY:
+        tl.store(s + _TOLD_AT, told_at)
+        tl.store(s + _TOLD_BY, told_by)
     if window > 0:
         tl.store(runs_at, runs)
 
@@ -417,6 +435,8 @@ def plan_rows(
     end = tl.load(s + _END)
     answer_begin = tl.load(s + _ANSWER_BEGIN)
     ended_by = tl.load(s + _ENDED_BY)
+    told_at = tl.load(s + _TOLD_AT)
+    told_by = tl.load(s + _TOLD_BY)
     first_draft = input_ids_ptr + row - place + 1
     begin = tl.load(s + _BEGIN)
     committed = seen
@@ -445,6 +465,7 @@ def plan_rows(
             phase, script, script_pos, thinking, waits, blanks, just_waited, seen, end, answer_begin,
             ended_by,
             maximum, minimum, num_waits, landing, free_answer, wait_count, wait_row, lengths_ptr,
+            told_at, told_by,
         )  # fmt: skip
 
     free = script == _S_NONE

@@ -14,6 +14,7 @@ from server.budget.families import FAMILIES, Family, FamilyOptions, family_by_na
 from server.engine.config import environment
 from server.engine.flags import flag_among
 from server.engine.selection import PROCESSORS, RUNNER_VARIABLE, Runner, runner_environment
+from server.engine.worker_control import QUALIFIED_NAME as WORKER_CONTROL
 
 _HERE = Path(__file__).parent
 S1_TEMPLATE = _HERE / "templates" / "s1.jinja"
@@ -28,6 +29,7 @@ _OURS = {
     "--reasoning-parser": "thinking is parsed by our own",
     "--reasoning-parser-plugin": "thinking is parsed by our own",
     "--reasoning-config": "our plugin owns the maximum",
+    "--worker-extension-cls": "it is how our own is told to end a request's thinking",
 }
 _NO_DRAFTS_ON_V1 = (
     f"vLLM's V1 runner has no custom sampling with speculative decoding; {RUNNER_VARIABLE}=v2 on a GPU has"
@@ -115,6 +117,7 @@ def _plugin_arguments(runner: Runner) -> list[str]:
         "--reasoning-parser-plugin", str(_HERE / "reasoning_parser.py"),
         "--reasoning-parser", "s1_thinking",
         "--middleware", "server.engine.routes.EngineRoutes",
+        "--worker-extension-cls", WORKER_CONTROL,
     ]  # fmt: skip
     return [*arguments, "--no-async-scheduling"] if runner == "v1" else arguments
 

@@ -16,6 +16,7 @@ from server.budget.spec import BudgetError, EffectiveBudget
 from server.engine.admission import budget_of, check_extra_args, effective_budget, forces_answer_prompt
 from server.engine.config import engine_marker_ids, receipts_address, run_dir
 from server.engine.receipts import EngineInfo, ReceiptPublisher, admission_info
+from server.engine.worker_control import may_be_told
 
 
 def validate(params: SamplingParams) -> None:
@@ -107,6 +108,7 @@ def open_receipts(vllm_config: Any, ids: MarkerIds, *, processor: str) -> Receip
             "revision": model_config.tokenizer_revision,
             "trust_remote_code": model_config.trust_remote_code,
         },
+        may_be_told=may_be_told(parallel),
     )
     return ReceiptPublisher(directory, info, replica=parallel.data_parallel_rank, address=receipts_address())
 

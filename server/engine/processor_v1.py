@@ -20,6 +20,8 @@ from server.engine.forcing import ForcingBatch
 from server.engine.plugin import encoder, marker_ids, open_receipts, resolve_budget, validate
 from server.engine.receipts import ReceiptPublisher
 from server.engine.rows import Choice, Mask, Plan
+from server.engine.scripts import EndedBy
+from server.engine.told import Told
 
 _CHOICE = "s1_choice"
 """Key in a request's `extra_args` under which its state survives preemption."""
@@ -71,6 +73,7 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
         self._batch = ForcingBatch(self._ids, capacity=capacity)
         self._device = device
         self._plan: Plan | None = None
+        self._told = Told()
         self._receipts = receipts
         self._ends = _membership(self._ids.end_attempt, vocab_size, device)
         self._answer_ends = _membership({self._ids.start[0], self._ids.end[0]}, vocab_size, device)
@@ -136,6 +139,13 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
             sampled[rows] = sampled[rows].masked_fill(ended, self._ids.eos_token)
         return sampled
 
+    def end_thinking(self, receipt_id: str, ended_by: EndedBy) -> bool | None:
+        """See `worker_control.Controlled`."""
+        thinking = self._batch.end_thinking(receipt_id, ended_by)
+        if thinking is None:
+            self._told.add(receipt_id, ended_by)
+        return thinking
+
     def _add(self, row: int, params: SamplingParams, prompt: list[int], output: list[int]) -> None:
         arguments = params.extra_args
         if not arguments:
@@ -148,6 +158,8 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
             arguments[_CHOICE] = choice
         choice.output = output
         self._batch.add(row, choice)
+        if (ended_by := self._told.take(choice.receipt_id)) is not None:
+            self._batch.tell(row, ended_by)
 
     def _new_choice(self, params: SamplingParams, prompt: list[int], output: list[int]) -> Choice | None:
         arguments = params.extra_args

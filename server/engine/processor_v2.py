@@ -16,7 +16,9 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor
 
 from server.engine.admission import RECEIPT_ID, budget_of
 from server.engine.plugin import encoder, marker_ids, open_receipts, resolve_budget, validate
+from server.engine.scripts import EndedBy
 from server.engine.selection import require_v2_support
+from server.engine.told import Told
 
 
 class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
@@ -67,6 +69,7 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
         self._max_model_len = max_model_len
         self._outbox = outbox
         self._preempted: dict[str, Snapshot] = {}
+        self._told = Told()
         self._batch = DeviceBatch(
             ids,
             slots=req_states.max_num_reqs,
@@ -141,6 +144,23 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
             if request.sampling_params is not None:
                 self._arrive(slot_of[request.req_id], request)
         self._batch.flush(self._req_states.all_token_ids.gpu, self._req_states.total_len.gpu)
+        for request in requests:
+            choice = self._batch.choices.get(slot_of[request.req_id])
+            told = None if choice is None else self._told.take(choice.receipt_id)
+            if told is not None:
+                self._batch.end_thinking(slot_of[request.req_id], told)
+
+    # -- the worker's ---------------------------------------------------------------------------------
+
+    def end_thinking(self, receipt_id: str, ended_by: EndedBy) -> bool | None:
+        """See `worker_control.Controlled`. Waits for the device: nobody does this at every step."""
+        slot = self._batch.slot_of(receipt_id)
+        if slot is None:
+            self._told.add(receipt_id, ended_by)
+            return None
+        thinking = self._batch.thinking(slot)
+        self._batch.end_thinking(slot, ended_by)
+        return thinking
 
     def _arrive(self, slot: int, request: Any) -> None:
         from server.engine.device_batch import SlotChoice

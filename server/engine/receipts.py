@@ -20,7 +20,7 @@ import zmq.asyncio
 
 from server.budget.markers import MarkerIds
 from server.budget.receipt import EngineReceipt
-from server.budget.spec import BUDGET_FIELDS, minimum_room
+from server.budget.spec import BUDGET_FIELDS, TIME_LIMIT, minimum_room
 
 PROTOCOL = 1
 _INFO_FILE = "engine.json"
@@ -51,8 +51,18 @@ class EngineInfo:
 
     @classmethod
     def of(
-        cls, ids: MarkerIds, *, processor: str, max_model_len: int, tokenizer: dict[str, Any]
+        cls,
+        ids: MarkerIds,
+        *,
+        processor: str,
+        max_model_len: int,
+        tokenizer: dict[str, Any],
+        may_be_told: bool,
     ) -> EngineInfo:
+        """
+        Args:
+            may_be_told: the engine can be told to end a request's thinking (rule 10).
+        """
         return cls(
             protocol=PROTOCOL,
             processor=processor,
@@ -61,7 +71,7 @@ class EngineInfo:
             think_end=ids.family.think_end,
             wait_text=ids.family.wait_text,
             answer_prompt=ids.family.answer_prompt,
-            enforces=BUDGET_FIELDS,
+            enforces=tuple(name for name in BUDGET_FIELDS if may_be_told or name != TIME_LIMIT),
             max_model_len=max_model_len,
             minimum_room=minimum_room(opening_tokens=len(ids.start), exit_tokens=ids.exit_tokens()),
             start_tokens=len(ids.start),

@@ -2,6 +2,9 @@
 
 - `GET /s1/engine`: what this engine enforces (`EngineInfo`).
 - `GET /s1/receipts/{id}?output_tokens=N&wait_ms=M`: the receipt of a choice, once it covers N tokens.
+- `POST /s1/end_thinking/{id}?ended_by=request|time`: leave the thinking of the choice with this receipt id
+  after its next token. The answer's `state` is `thinking`, `answering`, or `absent`: then it is told as soon
+  as it is scheduled, if it ever is.
 
 They live on the engine's own port, so that a gateway needs nothing but its URL, on this machine or not.
 """
@@ -24,6 +27,9 @@ from server.engine.receipts import read_info, receive, subscribe
 _KEPT = 65_536
 """Receipts kept for collection; each is collected once, within milliseconds of its choice's end."""
 _MAX_WAIT_MS = 10_000
+_CONTROL_TIMEOUT_S = 10.0
+_WORDS = ("request", "time")
+_END_THINKING = "/s1/end_thinking/"
 
 
 class ReceiptStore:
@@ -59,6 +65,10 @@ class ReceiptStore:
                 return self._receipts.pop(receipt_id)
         except TimeoutError:
             return None
+
+    def has_ended_thinking(self, receipt_id: str) -> bool:
+        """Whether the choice has left the batch after its thinking."""
+        return self._receipts.get(receipt_id, {}).get("thinking_end") is not None
 
     async def _read(self, socket: Any) -> None:
         while True:
@@ -105,7 +115,26 @@ class EngineRoutes:
                 wait_s=min(_number(query, "wait_ms", 0), _MAX_WAIT_MS) / 1000,
             )
             return _not_found("no such receipt") if receipt is None else JSONResponse(receipt)
+        if path.startswith(_END_THINKING) and scope["method"] == "POST":
+            query = parse_qs(scope["query_string"].decode("latin-1"))
+            ended_by = query.get("ended_by", [""])[0]
+            if ended_by not in _WORDS:
+                return _error(400, f"`ended_by` must be one of {', '.join(_WORDS)}. Given: {ended_by!r}")
+            receipt_id = path.removeprefix(_END_THINKING)
+            if self._store.has_ended_thinking(receipt_id):
+                return JSONResponse({"state": "answering"})
+            return JSONResponse({"state": await _tell_workers(scope, receipt_id, ended_by)})
         return _not_found(f"no route {path}")
+
+
+async def _tell_workers(scope: Scope, receipt_id: str, ended_by: str) -> str:
+    """Every worker of every data-parallel replica; only the one that has the choice knows its state."""
+    core = scope["app"].state.engine_client.engine_core
+    arguments = ("s1_end_thinking", _CONTROL_TIMEOUT_S, (receipt_id, ended_by), None)
+    replicas_said = await core.call_utility_all_async("collective_rpc", *arguments)
+    # The last worker is of the stage that samples.
+    said = {workers[-1] for workers in replicas_said} - {None}
+    return "absent" if not said else "thinking" if True in said else "answering"
 
 
 def _number(query: dict[str, list[str]], name: str, default: int) -> int:

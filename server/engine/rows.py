@@ -48,6 +48,9 @@ ROW = np.dtype(
         ("end", np.int32),
         ("answer_begin", np.int32),
         ("ended_by", np.int8),
+        # Rule 10: from so many committed tokens on, leave; and on whose word.
+        ("told_at", np.int32),
+        ("told_by", np.int8),
         # The tentative part: a sampled end token, not yet known to be committed.
         ("ended_at", np.int32),
     ]
@@ -66,6 +69,10 @@ class Choice:
     output: list[int]
     """vLLM's own running list of output token ids."""
     wait_positions: list[int] = field(default_factory=list)
+    told_at: int = UNSET
+    """From so many output tokens on, the thinking is to be left (rule 10)."""
+    told_by: int = 0
+    """A `scripts.EndedBy`."""
     saved: np.void | None = None
     """The row's state while it is out of the batch (preempted)."""
 

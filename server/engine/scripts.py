@@ -30,6 +30,8 @@ class EndedBy(IntEnum):
     MAX_THINKING_TOKENS = 0
     MODEL = 1
     LOOP = 2
+    REQUEST = 3
+    TIME = 4
 
     @property
     def word(self) -> str:

@@ -22,11 +22,12 @@ from server.gateway.earlier_thinking import EarlierThinking
 from server.gateway.errors import GatewayError
 from server.gateway.guard import Guard
 from server.gateway.ledger import Ledger
+from server.gateway.live import LiveRequests
 from server.gateway.observe.middleware import Observing
 from server.gateway.observe.observatory import Observatory
 from server.gateway.policy_file import PolicyStore
 from server.gateway.quota_stores import quota_stores
-from server.gateway.routes import chat, health, messages, models, passthrough, responses, running
+from server.gateway.routes import chat, control, health, messages, models, passthrough, responses, running
 from server.gateway.routes.playground import add_playground
 from server.gateway.settings import Settings
 from server.gateway.turnstile import Turnstile
@@ -74,9 +75,17 @@ def create_app(
     # A path with a slash too many is no path of ours: nothing is answered before the keys are seen.
     app = FastAPI(title="s1-server", version=__version__, lifespan=lifespan, redirect_slashes=False)
     app.state.context = Context(
-        settings, pool, PolicyStore(settings.policy_file), EarlierThinking(), turnstile, drain, observatory
+        settings,
+        pool,
+        PolicyStore(settings.policy_file),
+        EarlierThinking(),
+        turnstile,
+        drain,
+        observatory,
+        LiveRequests(),
     )
     for router in (
+        control.router,
         chat.router,
         messages.router,
         responses.router,

@@ -130,6 +130,11 @@ class ChatCompletionRequest(_Checked):
         f"{LOOP_REPEATS} times over; 0 is off, else at least {MIN_LOOP_GUARD_TOKENS}.",
         limits=f"0, or {MIN_LOOP_GUARD_TOKENS} to {MAX_LOOP_GUARD_TOKENS:,}",
     )
+    max_thinking_ms: Any = _budget_field(
+        "max_thinking_ms",
+        "So many milliseconds after an engine was asked, the thinking ends at its next token.",
+        default="no limit",
+    )
     wait_text: Any = Field(
         None,
         description="What an injected wait says instead of the model family's text; several are used in "

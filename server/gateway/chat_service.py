@@ -22,6 +22,7 @@ from server.gateway.context import context_of
 from server.gateway.disconnect import unless_disconnected
 from server.gateway.engine import ChatEngine, Engine
 from server.gateway.errors import InvalidRequest
+from server.gateway.live import LiveRequest
 from server.gateway.observe.observer import observer_of
 from server.gateway.parallel.search import ParallelSearch, check_settled
 from server.gateway.rounds import Rounds
@@ -32,8 +33,13 @@ from server.gateway.streaming import EmitChunk, StreamShape, stream_chat
 from server.gateway.turnstile import Grant
 
 
-async def answer_chat(request: Request, call: ChatCall, make_form: MakeForm) -> Response:
+async def answer_chat(
+    request: Request, call: ChatCall, make_form: MakeForm, *, id_prefix: str = "chatcmpl-"
+) -> Response:
     """Answer `call` under the policy, in the form of the API it came by.
+
+    Args:
+        id_prefix: what that API's ids begin with.
 
     Raises:
         GatewayError, BudgetError: before anything was sent.
@@ -47,14 +53,23 @@ async def answer_chat(request: Request, call: ChatCall, make_form: MakeForm) -> 
     check_settled(call)
     request_id = identify(request, call.fields.get("request_id"))
 
-    async def respond(grant: Grant) -> Response:
-        return await _respond(request, grant, make_form, model=model, request_id=request_id)
+    live = LiveRequest(call.budget.is_set)
 
-    return context.turnstile.admit(request, model, call, respond)
+    async def respond(grant: Grant) -> Response:
+        return await _respond(request, grant, make_form, live, model=model, request_id=request_id)
+
+    response = context.turnstile.admit(request, model, call, respond)
+    return context.live.following(caller.account, f"{id_prefix}{request_id}", live, response)
 
 
 async def _respond(
-    request: Request, grant: Grant, make_form: MakeForm, *, model: str, request_id: str
+    request: Request,
+    grant: Grant,
+    make_form: MakeForm,
+    live: LiveRequest,
+    *,
+    model: str,
+    request_id: str,
 ) -> Response:
     """The answer of the engine that the request was let through to."""
     context, engine = context_of(request), grant.engine
@@ -66,6 +81,7 @@ async def _respond(
     )
     _check_room(call, engine)
     calls = engine_calls(call, model=model, request_id=request_id)
+    answering = live.through(answering, engine, choices=len(calls), budgeted=call.budget.is_set)
     id, created = f"chatcmpl-{request_id}", int(time.time())
     form = make_form(request_id, created)
     shape = stream_shape(StreamShape.of(call, id=id, created=created), form)

@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from server.gateway.drain import Drain
 from server.gateway.earlier_thinking import EarlierThinking
+from server.gateway.live import LiveRequests
 from server.gateway.observe.observatory import Observatory
 from server.gateway.policy_file import PolicyStore
 from server.gateway.settings import Settings
@@ -25,6 +26,7 @@ class Context:
     turnstile: Turnstile
     drain: Drain
     observatory: Observatory
+    live: LiveRequests
 
 
 def context_of(request: Request) -> Context:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 PROTOCOL = 1
 """Version of /s1/engine, `vllm_xargs` and /s1/receipts that this gateway speaks."""
 
+_CONTROL_TIMEOUT_S = 15.0
+"""An engine takes a word between two steps, and a step that reads a long prompt lasts."""
+
 EngineState = Literal["starting", "ready", "down"]
 Enforcement = Literal["native", "rounds", "none"]
 
@@ -86,6 +89,16 @@ class ChatEngine(Protocol):
         self, call: EngineCall, on_event: Callable[[dict[str, Any]], Awaitable[None]]
     ) -> None: ...
     async def receipt(self, receipt_id: str, output_tokens: int) -> EngineReceipt: ...
+    async def end_thinking(self, receipt_id: str, ended_by: str) -> str:
+        """Leave a choice's thinking after its next token (rule 10).
+
+        Args:
+            ended_by: "request" or "time".
+
+        Returns:
+            "thinking", "answering" (nothing is changed), or "absent": not scheduled yet, and told when it is.
+        """
+        ...
 
 
 @dataclass(slots=True)
@@ -251,6 +264,19 @@ class Engine:
         if recorded.receipt_id != receipt_id or recorded.output_tokens < output_tokens:
             raise missing
         return recorded
+
+    async def end_thinking(self, receipt_id: str, ended_by: str) -> str:
+        """See `ChatEngine`.
+
+        Raises:
+            EngineRefused, EngineDied, EngineMisbehaved
+        """
+        path = f"/s1/end_thinking/{receipt_id}?ended_by={ended_by}"
+        answer = await self.post(path, b"", timeout_s=_CONTROL_TIMEOUT_S)
+        state = answer.get("state")
+        if state not in ("thinking", "answering", "absent"):
+            raise EngineMisbehaved(f"the engine's /s1/end_thinking can't be read: its state is {state!r}")
+        return str(state)
 
     async def healthy(self) -> bool:
         status, _ = await self._get("/health")

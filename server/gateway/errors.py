@@ -11,6 +11,8 @@ GatewayError
 ├── Overloaded            no engine has room for the request in time
 ├── QuotaStoreUnavailable the counters that gateways share can't be reached
 ├── ModelNotFound
+├── CompletionNotFound    no completion of this id and key is known here
+├── Conflict              the completion isn't in a state for this
 ├── EngineUnavailable     no engine could be asked
 ├── ShuttingDown          the gateway is being stopped, and its time is up
 ├── EngineDied            the connection to the engine was lost
@@ -96,6 +98,14 @@ class ModelNotFound(GatewayError):
     pass
 
 
+class CompletionNotFound(GatewayError):
+    pass
+
+
+class Conflict(GatewayError):
+    pass
+
+
 class EngineUnavailable(GatewayError):
     pass
 
@@ -159,6 +169,8 @@ _TABLE: Mapping[type[Exception], _Row] = {
     Overloaded: _Row(503, "server_error", "overloaded"),
     QuotaStoreUnavailable: _Row(503, "server_error", "quota_store_unavailable"),
     ModelNotFound: _Row(404, "invalid_request_error", "model_not_found"),
+    CompletionNotFound: _Row(404, "invalid_request_error", "completion_not_found"),
+    Conflict: _Row(409, "invalid_request_error", "conflict"),
     EngineUnavailable: _Row(503, "engine_error", "engine_unavailable"),
     ShuttingDown: _Row(503, "server_error", "shutting_down"),
     EngineDied: _Row(503, "engine_error", "engine_died"),

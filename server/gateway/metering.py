@@ -179,6 +179,9 @@ class Metered:
                 tally.account(recorded)
         return recorded
 
+    async def end_thinking(self, receipt_id: str, ended_by: str) -> str:
+        return await self.engine.end_thinking(receipt_id, ended_by)
+
     def _begin(self, call: EngineCall) -> Tally:
         tally = Tally(call)
         self.meter.tallies.append(tally)

@@ -84,6 +84,9 @@ class Rounds:
         self._engine = engine
         self._support = support
         self._receipts: dict[str, EngineReceipt] = {}
+        self._running: dict[str, _Choice] = {}
+        self._told: dict[str, str] = {}
+        """Choices that aren't running yet and are to end their thinking at once."""
 
     def occupied(self, generations: int) -> AbstractContextManager[None]:
         return self._engine.occupied(generations)
@@ -153,15 +156,26 @@ class Rounds:
             raise ReceiptMissing("receipt missing: the rounds of this choice left none")
         return recorded
 
+    async def end_thinking(self, receipt_id: str, ended_by: str) -> str:
+        choice = self._running.get(receipt_id)
+        if choice is None:
+            self._told.setdefault(receipt_id, ended_by)
+            return "absent"
+        return choice.end_thinking(ended_by)
+
     def _head(self, call: EngineCall, kind: str) -> dict[str, Any]:
         model = orjson.loads(call.body)["model"]
         return {"id": call.request_id, "object": kind, "created": 0, "model": model}
 
     async def _run(self, choice: _Choice, on_piece: OnPiece) -> Ending:
         """Generate, and keep the receipt also of what doesn't come to its end."""
+        self._running[choice.receipt_id] = choice
+        if (ended_by := self._told.pop(choice.receipt_id, None)) is not None:
+            choice.end_thinking(ended_by)
         try:
             return await choice.run(on_piece)
         finally:
+            del self._running[choice.receipt_id]
             if choice.begun:
                 self._receipts[choice.receipt_id] = choice.machine.receipt(choice.receipt_id)
 
@@ -198,6 +212,7 @@ class _Choice:
         self.returns_ids = self._fields.get("return_token_ids") is True
         self._context_characters = 0
         self.begun = False
+        self._told: str | None = None
         self.prompt: list[int] = []
         self.output: list[int] = []
 
@@ -218,6 +233,16 @@ class _Choice:
             if ending is not None:
                 await self._hand_out(on_piece, final=True)
                 return ending
+
+    def end_thinking(self, ended_by: str) -> str:
+        """See `ChatEngine`. The machine leaves with the next token that it is given, and so ends the round."""
+        if not self.begun:
+            self._told = self._told or ended_by
+            return "absent"
+        if self.machine.thinking_end is not None:
+            return "answering"
+        self.machine.end_thinking(ended_by)
+        return "thinking"
 
     async def _begin(self) -> None:
         rendered = await self._completions.render(
@@ -247,6 +272,8 @@ class _Choice:
             )
             budget = replace(budget, wait_ids=own)
         self.machine = BudgetMachine(self._ids, budget, opened=opened)
+        if self._told is not None:
+            self.machine.end_thinking(self._told)
         self._ends = EndWatch(self.machine)
         self.begun = True
         stop = self._fields.get("stop") or []

@@ -15,6 +15,7 @@ from server.budget.markers import MarkerIds
 from server.budget.spec import EffectiveBudget
 from server.engine.forcing import ForcingBatch
 from server.engine.rows import Choice, Mask
+from server.engine.scripts import EndedBy
 from tests.support.toy_markers import (
     DOT,
     EOS,
@@ -77,6 +78,7 @@ class Bench:
         self.batch = ForcingBatch(ids, capacity=capacity)
         self.capacity = capacity
         self.repetitive = self.random.choice([0.0, 0.5, 0.9, 1.0])
+        self.told = self.random.choice([0.0, 0.02, 0.1])
         self.runs: list[Run] = []
 
     def add(self, budget: EffectiveBudget, *, opened: bool, answer_prompt: bool) -> None:
@@ -98,6 +100,15 @@ class Bench:
                 run.row = None
                 # A resumed request may come back with another list of the same tokens.
                 run.choice.output = list(run.choice.output)
+
+    def tell(self) -> None:
+        """Somebody wants an answer now."""
+        for run in self.runs:
+            if run.row is not None and self.random.random() < self.told:
+                by = self.random.choice([EndedBy.REQUEST, EndedBy.TIME])
+                thinks = run.machine.thinking_end is None
+                assert self.batch.end_thinking(run.choice.receipt_id, by) is thinks
+                run.machine.end_thinking(by.word)
 
     def shuffle(self) -> None:
         if self.random.random() > 0.2:
@@ -182,12 +193,18 @@ def test_vectorised_rules_equal_the_machine(
         bench.preempt()
         bench.place()
         bench.shuffle()
+        bench.tell()
         bench.step()
     bench.check_receipts()
 
 
+def test_nobody_is_told_who_is_not_there() -> None:
+    assert ForcingBatch(toy_markers(), capacity=2).end_thinking("nobody", EndedBy.REQUEST) is None
+
+
+@pytest.mark.parametrize("told_after", [None, 2, 6])
 @pytest.mark.parametrize("kept", range(1, 12))
-def test_tokens_that_vllm_takes_back_are_replayed(kept: int) -> None:
+def test_tokens_that_vllm_takes_back_are_replayed(kept: int, told_after: int | None) -> None:
     """A shorter output than the one last seen (a failed KV load) rolls the state back."""
     ids = toy_markers(wait=(WAIT, WAIT_TAIL))
     budget = EffectiveBudget(max=12, min=0, num_waits=1, landing=0, clamped_by=())
@@ -199,6 +216,9 @@ def test_tokens_that_vllm_takes_back_are_replayed(kept: int) -> None:
     sampled: list[int] = []
     for token in [25, 26, TURN, 0, 27, 25, TURN, 0, 0, 27, 25, 26]:
         bench.batch.advance()
+        if len(sampled) == told_after:
+            bench.batch.end_thinking("0", EndedBy.TIME)
+            run.machine.end_thinking("time")
         plan = bench.batch.plan()
         if plan.thinking_rows.size and token in ids.end_attempt:
             bench.batch.sampled_ends(plan.thinking_rows)
@@ -208,7 +228,9 @@ def test_tokens_that_vllm_takes_back_are_replayed(kept: int) -> None:
     del run.choice.output[kept:]
     bench.batch.advance()
     again = BudgetMachine(ids, budget, opened=True)
-    for token in sampled[:kept]:
+    for position, token in enumerate(sampled[:kept]):
+        if position == told_after:
+            again.end_thinking("time")
         again.commit(token)
     assert bench.batch.remove(0) is run.choice
     assert bench.batch.receipt(run.choice) == again.receipt("0")

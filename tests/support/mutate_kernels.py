@@ -19,8 +19,8 @@ MUTATIONS: tuple[tuple[str, str, str], ...] = (
     ("the newline at the maximum", "(full & (maximum > 0))", "(full & (maximum > 9))"),
     (
         "no newline after a line end",
-        "((near | loops) & ((token_class & _C_LINE_END) == 0))",
-        "(near | loops)",
+        "((near | loops | told) & ((token_class & _C_LINE_END) == 0))",
+        "(near | loops | told)",
     ),
     ("waits left", "(waits < num_waits) |", "(waits <= num_waits) |"),
     ("the minimum", "| (thinking < minimum)", "| (thinking <= minimum)"),
@@ -53,6 +53,8 @@ MUTATIONS: tuple[tuple[str, str, str], ...] = (
     ),
     ("ends by the model", "ended_by = tl.where(ending, _BY_MODEL, ended_by)", ""),
     ("ends by a loop", "tl.where(loops, _BY_LOOP,", "tl.where(loops, _BY_MAXIMUM,"),
+    ("left after the next token", "(seen >= told_at)", "(seen > told_at)"),
+    ("on whose word", "tl.where(told, told_by, _BY_MAXIMUM)", "_BY_MAXIMUM"),
     ("the loop's window", "(runs >= window - periods)", "(runs > window - periods)"),
     ("the loop's repetitions", "(periods <= window // _REPEATS)", "(periods <= window // 3)"),
     (

@@ -18,7 +18,9 @@ router = APIRouter(prefix="/v1/messages", tags=["messages"])
 
 @router.post("", summary="Create a message, in Anthropic's form", openapi_extra=reference("MessagesRequest"))
 async def create_message(request: Request) -> Response:
-    return await answer_chat(request, await _call(request), lambda id, _created: MessagesForm(id))
+    return await answer_chat(
+        request, await _call(request), lambda id, _created: MessagesForm(id), id_prefix="msg_"
+    )
 
 
 @router.post(

@@ -24,4 +24,6 @@ router = APIRouter(tags=["responses"])
 async def create_response(request: Request) -> Response:
     body = await read_body(request, context_of(request).settings)
     call = parse_chat(chat_fields_of_responses(body))
-    return await answer_chat(request, call, lambda id, created: ResponsesForm(id, created, body))
+    return await answer_chat(
+        request, call, lambda id, created: ResponsesForm(id, created, body), id_prefix="resp_"
+    )
