@@ -128,6 +128,51 @@ def test_wait_texts_of_the_request_are_used_in_turn() -> None:
     assert machine.wait_positions == [1, 4, 6]
 
 
+def told(machine: BudgetMachine, sampled: list[int], by: str = "request") -> list[int]:
+    machine.end_thinking(by)
+    return run(machine, sampled)
+
+
+def test_told_thinking_is_left_after_the_next_token() -> None:
+    machine = BudgetMachine(toy_markers(), effective(num_waits=5), opened=True)
+    run(machine, [A, B])
+    assert told(machine, [C]) == [C]
+    assert forced_rest(machine) == [NEWLINE, TURN, ANSWER, NEWLINE, 20, 21]
+    assert (machine.thinking_tokens, machine.thinking_end, machine.ended_by) == (4, 4, "request")
+
+
+def test_told_thinking_needs_no_newline_after_a_line_end() -> None:
+    machine = BudgetMachine(toy_markers(), effective(), opened=True)
+    told(machine, [NEWLINE], by="time")
+    assert forced_rest(machine)[:2] == [TURN, ANSWER]
+    assert (machine.thinking_tokens, machine.ended_by) == (1, "time")
+
+
+def test_told_thinking_is_not_left_in_a_wait() -> None:
+    machine = BudgetMachine(toy_markers(wait=(WAIT, WAIT_TAIL)), effective(num_waits=1), opened=True)
+    run(machine, [A])
+    assert told(machine, [EOS, 0, B]) == [WAIT, WAIT_TAIL, B]
+    assert machine.forced == NEWLINE
+
+
+def test_told_before_thinking_is_opened() -> None:
+    machine = BudgetMachine(toy_markers(), effective(), opened=False)
+    machine.end_thinking("request")
+    assert forced_rest(machine)[:4] == [TURN, THINK, NEWLINE, TURN]
+    assert machine.thinking_tokens == 1
+
+
+def test_the_first_word_counts_and_none_after_the_thinking() -> None:
+    machine = BudgetMachine(toy_markers(), effective(max=10), opened=True)
+    machine.end_thinking("time")
+    told(machine, [A])
+    assert machine.ended_by == "time"
+    machine = BudgetMachine(toy_markers(), effective(), opened=True)
+    run(machine, [A, TURN])
+    assert told(machine, [0, A, B]) == [ANSWER, A, B]
+    assert machine.ended_by == "model"
+
+
 def guarded(window: int, **budget: int) -> BudgetMachine:
     fields = {"max": 100, "min": 0, "num_waits": 0, "landing": 0} | budget
     return BudgetMachine(

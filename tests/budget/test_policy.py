@@ -90,6 +90,11 @@ def test_every_field_has_a_cap(field: str) -> None:
     assert applied(asked(**{field: 10}), cap(**{field: 10})).clamps == ()
 
 
+def test_a_cap_on_the_time_holds_for_requests_that_name_none() -> None:
+    got = applied(asked(num_waits=1), cap(max_thinking_ms=86_400_000))
+    assert got == Applied(asked(num_waits=1, max_thinking_ms=86_400_000))
+
+
 def test_the_lowest_cap_holds_and_names_its_rung() -> None:
     budget = asked(max_thinking_tokens=1000)
     for limits, rung_name, left in (

@@ -77,6 +77,8 @@ class Toy:
     ignores: frozenset[str] = frozenset()
     """Fields of completions that it takes and doesn't honour, or honours in its own way."""
     stall_after: int | None = None
+    gate: asyncio.Semaphore | None = None
+    """Lets so many streamed tokens out; None: all."""
     refuse: tuple[int, Any] | None = None
     bodies: list[dict[str, Any]] = field(default_factory=list)
     """Of the streamed completions."""
@@ -129,8 +131,7 @@ def encode(text: str) -> list[int]:
     return found
 
 
-@asynccontextmanager
-async def running(toy: Toy) -> AsyncIterator[Toy]:
+def toy_app(toy: Toy) -> web.Application:
     app = web.Application()
     routes: dict[str, Callable[[Toy, web.Request], Any]] = {
         "/tokenize": _tokenize,
@@ -143,13 +144,24 @@ async def running(toy: Toy) -> AsyncIterator[Toy]:
             app.router.add_post(path, bound(handler, toy))
     app.router.add_get("/health", bound(_health, toy))
     app.router.add_get("/v1/models", bound(_models, toy))
+    return app
+
+
+@asynccontextmanager
+async def running(toy: Toy) -> AsyncIterator[Toy]:
+    async with serving_toy(toy, toy_app(toy)):
+        yield toy
+
+
+@asynccontextmanager
+async def serving_toy(toy: Toy, app: web.Application) -> AsyncIterator[None]:
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     toy.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     try:
-        yield toy
+        yield
     finally:
         await runner.cleanup()
 
@@ -272,6 +284,8 @@ async def _stream(
     response = web.StreamResponse(headers={"content-type": "text/event-stream"})
     await response.prepare(request)
     for count, token in enumerate(output, start=1):
+        if toy.gate is not None:
+            await toy.gate.acquire()
         last = count == len(output)
         hidden = last and ends["finish_reason"] == "stop"
         choice = {
