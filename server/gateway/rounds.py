@@ -235,7 +235,7 @@ class _Choice:
                 return ending
 
     def end_thinking(self, ended_by: str) -> str:
-        """See `ChatEngine`. The machine leaves with the next token that it is given, and so ends the round."""
+        """See `ChatEngine`. The machine leaves with the next token it is given, and so ends the round."""
         if not self.begun:
             self._told = self._told or ended_by
             return "absent"

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from server.budget.machine import BudgetMachine
 from server.budget.markers import MarkerIds
 from server.budget.spec import EffectiveBudget
-from server.engine.scripts import EndedBy
 from tests.support.toy_markers import (
     DOT,
     EOS,
@@ -34,7 +33,6 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from server.engine.device_batch import DeviceBatch, SlotChoice, Snapshot, receipts_of  # noqa: E402
-from server.engine.kernels import Column  # noqa: E402
 
 SLOTS = 5
 MAX_MODEL_LEN = 130
@@ -70,8 +68,6 @@ class Run:
     output: list[int] = field(default_factory=list)
     sampled: list[int] = field(default_factory=list)
     """What the model said at each output position, before any replacement."""
-    told: tuple[int, EndedBy] | None = None
-    """From so many output tokens on, somebody wants an answer."""
     slot: int | None = None
     parked: Snapshot | None = None
 
@@ -136,19 +132,6 @@ class Bench:
                 if run.machine is not None:
                     self.batch.occupy(run.slot, run.choice, run.parked)
         self.batch.flush(self.tokens, self.total_len)
-
-    def tell(self, chance: float) -> None:
-        """Somebody wants answers now. The batch knows what was committed up to its last step."""
-        for run in self._placed():
-            if run.machine is None or self.random.random() >= chance:
-                continue
-            assert self.batch.slot_of(run.choice.receipt_id) == run.slot
-            seen = int(self.batch._state[run.slot, Column.SEEN])
-            by = self.random.choice([EndedBy.REQUEST, EndedBy.TIME])
-            self.batch.end_thinking(run.slot, by)
-            if run.told is None:
-                run.told = (seen, by)
-                run.machine = self._replayed(run)
 
     # -- one step -------------------------------------------------------------------------------------
 
@@ -277,19 +260,9 @@ class Bench:
         kept = max(0, len(run.output) - count)
         del run.output[kept:], run.sampled[kept:]
         if run.machine is not None:
-            run.machine = self._replayed(run)
-
-    def _replayed(self, run: Run) -> BudgetMachine:
-        machine = self._machine(run.choice)
-        if run.told is not None:
-            run.told = (min(run.told[0], len(run.sampled)), run.told[1])
-        for position, token in enumerate(run.sampled):
-            if run.told is not None and run.told[0] == position:
-                machine.end_thinking(run.told[1].word)
-            machine.commit(token)
-        if run.told is not None and run.told[0] == len(run.sampled):
-            machine.end_thinking(run.told[1].word)
-        return machine
+            run.machine = self._machine(run.choice)
+            for token in run.sampled:
+                run.machine.commit(token)
 
 
 def _demanded(machine: BudgetMachine | None, spoken: list[int]) -> tuple[BudgetMachine | None, list[int]]:
@@ -309,7 +282,6 @@ def _run(bench: Bench, *, steps: int, drafts: int) -> None:
     for _ in range(steps):
         bench.leave(0.06)
         bench.place()
-        bench.tell(0.02)
         bench.step(drafts)
     bench.leave(1.0)
 

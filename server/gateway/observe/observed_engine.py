@@ -56,6 +56,9 @@ class ObservedEngine:
         finally:
             watch.ended = clock()
 
+    async def end_thinking(self, receipt_id: str, ended_by: str) -> str:
+        return await self.engine.end_thinking(receipt_id, ended_by)
+
     async def receipt(self, receipt_id: str, output_tokens: int) -> EngineReceipt:
         watch = next((w for w in reversed(self.seen.watches) if w.call.receipt_id == receipt_id), None)
         try:
