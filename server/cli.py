@@ -38,7 +38,7 @@ from server.serve import ServeError, serve_until_stopped
 from server.size_cli import size
 from server.top import top
 from training.curate.cli import app as curate
-from training.evaluate.cli import evaluate
+from training.evaluate.cli import app as evaluate
 from training.sft.cli import sft
 from training.traces import traces
 from training.train import train
@@ -52,7 +52,6 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(sft)
-app.command()(evaluate)
 app.command()(conformance)
 app.command()(chat)
 app.command()(top)
@@ -61,6 +60,7 @@ app.command()(size)
 app.command()(traces)
 app.add_typer(policy_commands)
 app.add_typer(curate)
+app.add_typer(evaluate)
 app.add_typer(keys)
 
 _ENGINE_COMMANDS = ("serve", "engine")

@@ -87,9 +87,9 @@ def test_perturbed(reference: str, changed: str) -> None:
 
 
 def test_a_reference_that_no_rule_can_tell_from_another_is_named() -> None:
-    good = check_references(["25", "1/2", "all of them", "$(45,2),(-10,-9)$"])
+    good = check_references((text, "math") for text in ("25", "1/2", "all of them", "$(45,2),(-10,-9)$"))
     assert (good.num_references, good.num_by_words) == (4, 1)
     assert good.refused == () and good.accepted == ()
     # sin(0·x) is nothing whatever x is called.
-    bad = check_references(["0 \\cdot x", "\\boxed{"])
+    bad = check_references([("0 \\cdot x", "math"), ("\\boxed{", "math")])
     assert bad.accepted == (("0 \\cdot x", "1 \\cdot x"),) or bad.refused == ("\\boxed{",)

@@ -29,13 +29,14 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A model's answer. Token counts are None where the API reports none."""
+    """A model's answer. Token counts and `thinking_budget`, our receipt, are None where the API has none."""
 
     answer: str
     thinking: str = ""
     thinking_tokens: int | None = None
     completion_tokens: int | None = None
     finish_reason: str | None = None
+    thinking_budget: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ def _openai_reply(payload: Any) -> Reply:
             thinking_tokens=details.get("reasoning_tokens"),
             completion_tokens=usage.get("completion_tokens"),
             finish_reason=choice.get("finish_reason"),
+            thinking_budget=choice.get("thinking_budget"),
         )
     except (LookupError, TypeError, AttributeError) as error:
         raise MalformedReply(f"no choices[0].message: {error!r}") from error

@@ -9,7 +9,15 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-app = typer.Typer(add_completion=False)
+from training.evaluate.sweep_cli import check, run
+
+app = typer.Typer(
+    name="evaluate",
+    help="Accuracy against thinking tokens: benchmarks, sweeps, reports, recommendations.",
+    add_completion=False,
+)
+app.command()(run)
+app.command()(check)
 
 Url = Annotated[str | None, typer.Option(help="An OpenAI-compatible API, such as http://127.0.0.1:8000/v1.")]
 ModelName = Annotated[str | None, typer.Option(help="Model to ask; the first the server lists if absent.")]
@@ -30,8 +38,9 @@ FigureFile = Annotated[
 CheckBars = Annotated[bool, typer.Option("--check-bars", help="Exit 1 and name every bar that is missed.")]
 
 
-@app.command()
+@app.callback(invoke_without_command=True)
 def evaluate(
+    context: typer.Context,
     url: Url = None,
     model: ModelName = None,
     api_key: ApiKey = None,
@@ -43,7 +52,9 @@ def evaluate(
     figure: FigureFile = None,
     check_bars: CheckBars = False,
 ) -> None:
-    """Measure accuracy against thinking tokens on held-out questions, greedily."""
+    """Without a command: measure the demo checkpoint's curve on its held-out questions, greedily."""
+    if context.invoked_subcommand is not None:
+        return
     from training.evaluate import report
     from training.evaluate.bars import failed_bars
     from training.evaluate.client import ServerError

