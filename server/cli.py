@@ -18,6 +18,7 @@ from server import __version__
 from server.budget.families import FamilyError, FamilyOptions
 from server.chat.cli import chat
 from server.cli_family import AnswerPrompt, Family, ThinkEnd, ThinkStart, WaitText
+from server.cli_reward import reward
 from server.engine.launch import (
     EngineOptions,
     LaunchError,
@@ -58,12 +59,13 @@ app.command()(top)
 app.command()(loadtest)
 app.command()(size)
 app.command()(traces)
+app.command()(reward)
 app.add_typer(policy_commands)
 app.add_typer(curate)
 app.add_typer(evaluate)
 app.add_typer(keys)
 
-_ENGINE_COMMANDS = ("serve", "engine")
+_ENGINE_COMMANDS = ("serve", "engine", "reward")
 
 Model = Annotated[
     str | None, typer.Argument(help="Hub id or directory of a checkpoint. Default: the demo checkpoint.")
@@ -100,6 +102,12 @@ def serve(
     think_end: ThinkEnd = None,
     wait_text: WaitText = None,
     answer_prompt: AnswerPrompt = None,
+    reward_url: Annotated[
+        str | None, typer.Option(help="A process-reward model (`s1 reward`), for parallel requests.")
+    ] = None,
+    step_boundary: Annotated[
+        str | None, typer.Option(help="Between steps of thinking; \\n is a newline. Default: two of them.")
+    ] = None,
     served_model_name: ServedName = None,
     tensor_parallel_size: TensorParallel = 1,
     pipeline_parallel_size: PipelineParallel = 1,
@@ -136,6 +144,8 @@ def serve(
             wait_text=wait_text,
             answer_prompt=answer_prompt,
             keys_file=keys_file,
+            reward_url=reward_url,
+            step_boundary=step_boundary,
             insecure_no_auth=insecure_no_auth or None,
             playground=playground,
         )

@@ -25,6 +25,7 @@ from server.gateway.ledger import Ledger
 from server.gateway.live import LiveRequests
 from server.gateway.observe.middleware import Observing
 from server.gateway.observe.observatory import Observatory
+from server.gateway.parallel.reward import RewardModel
 from server.gateway.policy_file import PolicyStore
 from server.gateway.quota_stores import quota_stores
 from server.gateway.routes import chat, control, health, messages, models, passthrough, responses, running
@@ -62,6 +63,8 @@ def create_app(
     observatory = Observatory(settings, pool)
     observatory.watch_queue(turnstile.admission.waiting_by_model)
 
+    reward = None if settings.reward_url is None else RewardModel(settings, settings.reward_url)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
@@ -70,6 +73,8 @@ def create_app(
             stack.push_async_callback(observatory.close)
             await stack.enter_async_context(pool)
             await stack.enter_async_context(turnstile)
+            if reward is not None:
+                await stack.enter_async_context(reward)
             yield
 
     # A path with a slash too many is no path of ours: nothing is answered before the keys are seen.
@@ -83,6 +88,7 @@ def create_app(
         drain,
         observatory,
         LiveRequests(),
+        reward,
     )
     for router in (
         control.router,

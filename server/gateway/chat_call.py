@@ -137,7 +137,8 @@ def parse_chat(fields: Mapping[str, Any]) -> ChatCall:
 
 def engine_calls(call: ChatCall, *, model: str, request_id: str) -> list[EngineCall]:
     """One engine request per choice or branch: each has its own budget and its own receipt."""
-    count = 1 if call.beam_search else call.num_generations
+    searches = call.parallel is not None and call.parallel.method == "rebase"
+    count = 1 if call.beam_search or searches else call.num_generations
     return [_engine_call(call, index, count, model, request_id) for index in range(count)]
 
 

@@ -18,13 +18,13 @@ from server.gateway.boundary import identify
 from server.gateway.chat_call import ChatCall, engine_calls
 from server.gateway.completion import complete_chat
 from server.gateway.completions_vllm import VllmCompletions
-from server.gateway.context import context_of
+from server.gateway.context import Context, context_of
 from server.gateway.disconnect import unless_disconnected
 from server.gateway.engine import ChatEngine, Engine
 from server.gateway.errors import InvalidRequest
 from server.gateway.live import LiveRequest
 from server.gateway.observe.observer import observer_of
-from server.gateway.parallel.search import ParallelSearch, check_settled
+from server.gateway.parallel.search import ParallelSearch, check_settled, rebase_before
 from server.gateway.rounds import Rounds
 from server.gateway.rounds_fields import check_chat_fields, check_rounds_fields, prompt_fields
 from server.gateway.settle import Rungs, budget_headers, settle
@@ -50,7 +50,7 @@ async def answer_chat(
     engine = context.engines.choose(model, settle(call, rungs, None).budget, call.asked.requested_as)
     call = settle(call, rungs, engine.described)
     observer_of(request.scope).asked(call, model=model)
-    check_settled(call)
+    check_settled(call, context.reward)
     request_id = identify(request, call.fields.get("request_id"))
 
     live = LiveRequest(call.budget.is_set)
@@ -76,19 +76,26 @@ async def _respond(
     headers = budget_headers(grant.call)
     mode = context.policy.current.preserve_thinking(model)
     call = await context.earlier_thinking.settle(grant.call, mode, engine=engine, model=model)
-    answering = observer_of(request.scope).watched(
-        grant.watched(_answering(call, engine)), engine=engine.url, call=call
-    )
+    inner = _answering(call, engine, context)
+    answering = observer_of(request.scope).watched(grant.watched(inner), engine=engine.url, call=call)
     _check_room(call, engine)
     calls = engine_calls(call, model=model, request_id=request_id)
     answering = live.through(answering, engine, choices=len(calls), budgeted=call.budget.is_set)
     id, created = f"chatcmpl-{request_id}", int(time.time())
     form = make_form(request_id, created)
     shape = stream_shape(StreamShape.of(call, id=id, created=created), form)
-    search = None
+    search = ParallelSearch.of(
+        call,
+        answering,
+        calls,
+        shape,
+        model=model,
+        inner=inner,
+        reward=context.reward,
+        settings=context.settings,
+    )
     if call.parallel is not None:
         observer_of(request.scope).branched(call.parallel.method, call.parallel.width)
-        search = ParallelSearch(call.parallel, answering, calls, shape, model)
     if call.stream:
         chunks = search.stream if search else partial(stream_chat, answering, calls, shape)
         return _stream(request, grant, chunks, form, headers=headers)
@@ -156,13 +163,15 @@ def _stream(
     )
 
 
-def _answering(call: ChatCall, engine: Engine) -> ChatEngine:
-    """The engine itself, or the gateway's rounds before it.
+def _answering(call: ChatCall, engine: Engine, context: Context) -> ChatEngine:
+    """The engine itself, or the gateway's rounds or search before it.
 
     Raises:
         InvalidRequest: the request has a field that rounds, or the engine's chat route, can't honour.
     """
     support = engine.status.rounds
+    if call.parallel is not None and call.parallel.method == "rebase" and context.reward is not None:
+        return rebase_before(engine, call.parallel, context.reward, context.settings)
     if support is None:
         return engine
     if not call.budget.is_set:

@@ -11,6 +11,7 @@ from server.gateway.drain import Drain
 from server.gateway.earlier_thinking import EarlierThinking
 from server.gateway.live import LiveRequests
 from server.gateway.observe.observatory import Observatory
+from server.gateway.parallel.reward import RewardModel
 from server.gateway.policy_file import PolicyStore
 from server.gateway.settings import Settings
 from server.gateway.turnstile import Turnstile
@@ -27,6 +28,7 @@ class Context:
     drain: Drain
     observatory: Observatory
     live: LiveRequests
+    reward: RewardModel | None
 
 
 def context_of(request: Request) -> Context:

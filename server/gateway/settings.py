@@ -36,6 +36,12 @@ class Settings(BaseModel):
     answer_prompt: str | None = None
     policy_file: Path | None = None
     """Defaults and caps of thinking budgets (docs/policy.md); read again on SIGHUP."""
+    reward_url: str | None = None
+    """Base URL of a process-reward model that vLLM's pooling runner serves (docs/parallel.md)."""
+    reward_step_tag: Annotated[str, Field(min_length=1)] = "<extra_0>"
+    """The token after each step at which the reward model rates; the default is Qwen2.5-Math-PRM's."""
+    step_boundary: Annotated[str, Field(min_length=1)] = "\n\n"
+    """Between the steps of a line of thought; `\\n` is a newline. The demo checkpoint's is one newline."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024
     connect_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     """A dead engine refuses at once; a crowded one may take seconds to accept."""
@@ -118,6 +124,20 @@ class Settings(BaseModel):
         """
         texts = {name: getattr(self, name) for name in FAMILY_TEXTS}
         return FamilyOptions.read(family=self.family, **texts)
+
+    @field_validator("step_boundary")
+    @classmethod
+    def _read_newlines(cls, boundary: str) -> str:
+        return boundary.replace("\\n", "\n")
+
+    @field_validator("reward_url")
+    @classmethod
+    def _check_reward(cls, url: str | None) -> str | None:
+        if url is not None and (
+            not url.startswith(("http://", "https://")) or url.rstrip("/").endswith("/v1")
+        ):
+            raise ValueError("the reward model's URL is http(s)://HOST:PORT without /v1")
+        return None if url is None else url.rstrip("/")
 
     @field_validator("redis_url")
     @classmethod

@@ -67,6 +67,8 @@ class Toy:
     """Two tokens that only together are a character; of `toy_llamacpp` alone, like the next three."""
     prefers: float = 0.0
     """How often a half is the likeliest token."""
+    heeds_seeds: bool = False
+    """A request's seed changes what the model says."""
     spells_halves: bool = True
     """The tokenizer makes the two halves of their character."""
     tells_apart: bool = True
@@ -93,9 +95,9 @@ class Toy:
     def prompt(self) -> list[int]:
         return [*PROMPT, *self.opening] if self.opens_thinking else PROMPT
 
-    def ranked(self, sequence: list[int]) -> list[int]:
+    def ranked(self, sequence: list[int], seed: int = 0) -> list[int]:
         """All tokens, the likeliest first."""
-        rng = random.Random(f"{self.seed} {len(sequence)} {sequence[-2:]}")
+        rng = random.Random(f"{self.seed + seed} {len(sequence)} {sequence[-2:]}")
         tokens = list(range(VOCABULARY))
         rng.shuffle(tokens)
         if self.period and rng.random() < 0.97:
@@ -108,8 +110,8 @@ class Toy:
             tokens = ends + [t for t in tokens if t not in ends]
         return tokens
 
-    def next(self, sequence: list[int], *, masked: frozenset[int] = frozenset()) -> int:
-        return next(token for token in self.ranked(sequence) if token not in masked)
+    def next(self, sequence: list[int], *, masked: frozenset[int] = frozenset(), seed: int = 0) -> int:
+        return next(token for token in self.ranked(sequence, seed) if token not in masked)
 
 
 def text_of(token_ids: list[int]) -> str:
@@ -257,11 +259,15 @@ async def _generate(toy: Toy, request: web.Request, body: dict[str, Any]) -> web
     banned |= {int(token) for token, bias in body.get("logit_bias", {}).items() if bias == -100}
     output: list[int] = []
     finish = "length"
+    stop_texts = body.get("stop", [])
+    seed = body.get("seed", 0) if toy.heeds_seeds else 0
     while len(output) < body["max_tokens"]:
         early = len(output) < body.get("min_tokens", 0)
-        output.append(
-            toy.next([*body["prompt"], *output], masked=banned | (stop | {EOS} if early else frozenset()))
-        )
+        masked = banned | (stop | {EOS} if early else frozenset())
+        output.append(toy.next([*body["prompt"], *output], masked=masked, seed=seed))
+        if TEXTS[output[-1]] in stop_texts:
+            ends = {"finish_reason": "stop", "stop_reason": TEXTS[output[-1]]}
+            return await _stream(toy, request, output, ends)
         if output[-1] in stop | {EOS}:
             finish = "stop"
             break
@@ -287,7 +293,8 @@ async def _stream(
         if toy.gate is not None:
             await toy.gate.acquire()
         last = count == len(output)
-        hidden = last and ends["finish_reason"] == "stop"
+        # A stop string's text is only shown if that is asked for, which all who use it here do.
+        hidden = last and ends["finish_reason"] == "stop" and not isinstance(ends["stop_reason"], str)
         choice = {
             "text": "" if hidden else TEXTS[token],
             "token_ids": [token],

@@ -67,23 +67,26 @@ class Branch:
         return told | {"thinking_budget": self.budget_receipt}
 
 
+Judge = Callable[[Branch], Awaitable[None]]
+"""Called for each branch as it ends, at the same time as others; sets its score."""
 OnFinished = Callable[[Branch], Awaitable[bool]]
 """Called for one finished branch after another; True means that no further one is needed."""
 
 
 async def run_branches(
-    engine: ChatEngine, calls: Sequence[EngineCall], on_finished: OnFinished
+    engine: ChatEngine, calls: Sequence[EngineCall], on_finished: OnFinished, judge: Judge | None = None
 ) -> list[Branch]:
     """All branches, those that weren't needed any more cancelled and accounted for.
 
     The first failure of a branch cancels the others, and so does cancelling this.
 
     Raises:
-        EngineRefused, EngineDied, EngineMisbehaved, ReceiptMissing; and what `on_finished` raises.
+        EngineRefused, EngineDied, EngineMisbehaved, ReceiptMissing; and what `on_finished` and
+            `judge` raise.
     """
     branches = [Branch(index, call) for index, call in enumerate(calls)]
     with engine.occupied(len(calls)):
-        tasks = {asyncio.create_task(answer_call(engine, branch.call)): branch for branch in branches}
+        tasks = {asyncio.create_task(_answer(engine, branch, judge)): branch for branch in branches}
         try:
             await _until_decided(tasks, on_finished)
         finally:
@@ -92,24 +95,30 @@ async def run_branches(
     return branches
 
 
-async def _until_decided(tasks: dict[asyncio.Task[dict[str, Any]], Branch], on_finished: OnFinished) -> None:
+async def _answer(engine: ChatEngine, branch: Branch, judge: Judge | None) -> None:
+    branch.finish(await answer_call(engine, branch.call))
+    if judge is not None:
+        await judge(branch)
+
+
+async def _until_decided(tasks: dict[asyncio.Task[None], Branch], on_finished: OnFinished) -> None:
     waiting = set(tasks)
     while waiting:
         done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         # Those that end in the same moment in their own order, so that it doesn't hang on a set's.
         for task in sorted(done, key=lambda task: tasks[task].index):
-            tasks[task].finish(task.result())
+            task.result()
         for task in sorted(done, key=lambda task: tasks[task].index):
             if await on_finished(tasks[task]):
                 return
 
 
-async def _cancelled(tasks: dict[asyncio.Task[dict[str, Any]], Branch]) -> None:
+async def _cancelled(tasks: dict[asyncio.Task[None], Branch]) -> None:
     """Cancel what still runs; return when the engine's connections are closed."""
     for task, branch in tasks.items():
+        task.cancel()
         if branch.status == "running":
             branch.status = "cancelled"
-            task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 

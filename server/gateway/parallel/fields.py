@@ -180,6 +180,11 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 """Values that ask for nothing."""
 
 
+def is_neutral(name: str, value: object) -> bool:
+    """Whether this value of the field asks for nothing."""
+    return value in _NEUTRAL.get(name, ())
+
+
 def check_combination(spec: ParallelSpec, given: Mapping[str, Any]) -> None:
     """Refuse what branches and a vote can't honour; `given` has no null fields.
 
@@ -188,11 +193,15 @@ def check_combination(spec: ParallelSpec, given: Mapping[str, Any]) -> None:
     """
     where = f"can't be combined with `{PARALLEL}` ({spec.method}, width {spec.width})"
     for name, value in given.items():
-        if name not in _HONOURED and value not in _NEUTRAL.get(name, ()):
+        if name not in _HONOURED and not is_neutral(name, value):
             raise InvalidRequest(f"`{name}` {where}. Given: {show(value)}", param=name)
     if given.get("stream_options", {}).get("continuous_usage_stats"):
         name = "stream_options.continuous_usage_stats"
         raise InvalidRequest(f"`{name}` {where}. Given: True", param=name)
+    for name in ("continue_final_message", "add_generation_prompt") if spec.needs_reward else ():
+        # The reward model is shown the messages, with the branch's steps as the next one.
+        if name in given and given[name] is not (name == "add_generation_prompt"):
+            raise InvalidRequest(f"`{name}` {where}. Given: {given[name]}", param=name)
     if given.get("temperature") == 0 and spec.width > 1:
         raise InvalidRequest(
             f"`temperature` must be > 0 with `{PARALLEL}`: at 0 all {spec.width} branches are the same. "

@@ -1,0 +1,67 @@
+"""The command line of a process-reward model: vLLM's pooling runner, read at the step tag."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from server.engine.flags import flag_among
+from server.engine.launch import LaunchError, on_gpu
+
+DEFAULT_STEP_TAG = "<extra_0>"
+"""Qwen2.5-Math-PRM's, and the demo's."""
+_OURS = ("--host", "--port", "--model", "--runner", "--pooler-config")
+
+
+def step_tag_id(model: str, tag: str) -> int:
+    """The tag's id in the model's tokenizer.
+
+    Raises:
+        LaunchError: it is not one token there.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        ids = AutoTokenizer.from_pretrained(model).encode(tag, add_special_tokens=False)
+    except (OSError, ValueError) as error:
+        raise LaunchError(f"the tokenizer of {model} can't be loaded: {error}") from error
+    if len(ids) != 1:
+        raise LaunchError(
+            f"--step-tag must be one token of {model}'s tokenizer, not {len(ids)}. Given: {tag!r}"
+        )
+    return int(ids[0])
+
+
+def reward_command(
+    model: str, *, host: str, port: int, tag_id: int, extra_args: Sequence[str] = ()
+) -> list[str]:
+    """The engine's argv.
+
+    Raises:
+        LaunchError: `extra_args` has a flag that is set here.
+    """
+    for argument in extra_args:
+        if flag_among(argument, dict.fromkeys(_OURS, "")) is not None:
+            raise LaunchError(f"{argument} can't be given to a reward model's engine: `s1 reward` sets it")
+    pooler = {"task": "token_classify", "tok_pooling_type": "STEP", "step_tag_id": tag_id}
+    arguments = [
+        sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry",
+        "--model", model,
+        "--host", host,
+        "--port", str(port),
+        "--runner", "pooling",
+        "--pooler-config", json.dumps(pooler),
+    ]  # fmt: skip
+    if not on_gpu():
+        arguments += ["--enforce-eager"]
+    return [*arguments, *extra_args]
+
+
+def reward_environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """`base` with what vLLM needs on this machine; the caller's own settings win."""
+    defaults = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
+    if not on_gpu():
+        defaults |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_TARGET_DEVICE": "cpu"}
+    return {**defaults, **base}
