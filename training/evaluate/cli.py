@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from training.evaluate.results_cli import recommend, report
 from training.evaluate.sweep_cli import check, run
 
 app = typer.Typer(
@@ -17,6 +18,8 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command()(run)
+app.command()(report)
+app.command()(recommend)
 app.command()(check)
 
 Url = Annotated[str | None, typer.Option(help="An OpenAI-compatible API, such as http://127.0.0.1:8000/v1.")]
@@ -55,7 +58,7 @@ def evaluate(
     """Without a command: measure the demo checkpoint's curve on its held-out questions, greedily."""
     if context.invoked_subcommand is not None:
         return
-    from training.evaluate import report
+    from training.evaluate import report as reports
     from training.evaluate.bars import failed_bars
     from training.evaluate.client import ServerError
     from training.evaluate.measure import measure_local, measure_served
@@ -79,14 +82,14 @@ def evaluate(
     except ServerError as error:
         errors.print(f"{escape(str(error))}\nStart a server with `make serve`, or pass its --url.")
         raise typer.Exit(2) from error
-    report.print_tables(console, measurement.curves)
+    reports.print_tables(console, measurement.curves)
     for message in measurement.errors[:5]:
         errors.print(f"error: {escape(message)}")
     if json_file is not None:
-        results = report.as_json(measurement.curves, measurement.provenance)
+        results = reports.as_json(measurement.curves, measurement.provenance)
         json_file.write_text(json.dumps(results, indent=2) + "\n")
     if update_card is not None:
-        report.update_card(update_card, measurement.curves, measurement.provenance)
+        reports.update_card(update_card, measurement.curves, measurement.provenance)
     if figure is not None:
         from training.evaluate.figure import draw
 

@@ -1,0 +1,225 @@
+"""One HTML file with every figure and number inside: no script, nothing to load, readable on paper."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from training.curate.files import replacing, write_json
+from training.evaluate import charts
+from training.evaluate.summary import Measured, Results, SeriesSummary, as_json
+
+REPORT_FILE = "report.html"
+SUMMARY_FILE = "summary.json"
+FIGURES = "figures"
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+h1, h2, h3 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
+table { border-collapse: collapse; margin: 1rem 0; font-size: .88rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+figure { margin: 1.2rem 0; } figcaption { color: #555; font-size: .9rem; }
+svg { max-width: 100%; height: auto; }
+.warning { background: #fdf0d8; padding: .5rem .8rem; border-left: 4px solid #d99a1c; }
+code, pre { background: #f3f3f5; padding: .1rem .3rem; white-space: pre-wrap; overflow-wrap: anywhere; }
+"""
+_HOW_TO_READ = """
+<p>A <em>run</em> is one setting over all questions of a benchmark; a <em>series</em> is one method over
+several settings. Thinking tokens are counted by the server and are means per question, of everything that
+was generated for it. Bars and brackets are 95 % intervals: questions are drawn anew 2,000 times, the same
+draw for every run.</p>
+<ul>
+<li><b>Control</b>: of the runs with a minimum or maximum, the share whose mean thinking tokens keep it.</li>
+<li><b>Scaling</b>: percentage points of accuracy per doubling of thinking tokens, the mean slope over all
+pairs of runs. Runs close together in tokens make single slopes steep, so look at the curve, too. The slope
+per 1,000 tokens is the same over raw tokens. Runs without thinking have no logarithm and are left out.</li>
+<li><b>Performance</b>: the best run's accuracy. The best of many runs is partly luck.</li>
+</ul>
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A figure with the name of its files and what it shows."""
+
+    name: str
+    figure: Any
+    caption: str
+
+
+def write_report(results: Results, folder: Path) -> Path:
+    """Writes report.html, summary.json and figures/*.svg, *.png; returns the report's path."""
+    sections, names = [], dict.fromkeys(series.benchmark for series in results.series)
+    for benchmark in names:
+        series = [one for one in results.series if one.benchmark == benchmark]
+        figures = list(draw(series))
+        for drawn in figures:
+            _save(drawn, folder / FIGURES)
+        sections.append(_section(benchmark, series, figures))
+    path = folder / REPORT_FILE
+    with replacing(path) as partial:
+        partial.write_text(_page(results, sections), encoding="utf-8")
+    write_json(folder / SUMMARY_FILE, as_json(results))
+    return path
+
+
+def draw(series: Sequence[SeriesSummary]) -> Iterator[Drawn]:
+    """All figures of one benchmark."""
+    name = _slug(series[0].benchmark)
+    yield Drawn(
+        f"{name}-accuracy",
+        charts.accuracy_over_tokens(series),
+        "Accuracy against mean thinking tokens. A dashed level is a run that didn't think.",
+    )
+    yield Drawn(
+        f"{name}-methods", charts.methods_side_by_side(series), "The three metrics, series by series."
+    )
+    compared = charts.parallel_against_sequential(series)
+    if compared is not None:
+        yield Drawn(f"{name}-parallel", compared, "Parallel against sequential, at all tokens they thought.")
+    for one in series:
+        slug = f"{name}-{_slug(one.name)}"
+        yield Drawn(f"{slug}-tokens", charts.token_histograms(one), f"{one.name}: tokens of single samples.")
+        if len(one.runs) > 1:
+            caption = (
+                f"{one.name}: which questions are right, run by run, and how many each run gains and loses "
+                "against the one above it."
+            )
+            yield Drawn(f"{slug}-flips", charts.flips(one), caption)
+
+
+def _save(drawn: Drawn, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{drawn.name}.svg").write_text(_svg(drawn.figure), encoding="utf-8")
+    drawn.figure.savefig(folder / f"{drawn.name}.png", dpi=130)
+
+
+def _svg(figure: Any) -> str:
+    import matplotlib
+
+    buffer = io.StringIO()
+    # Text stays text: a fifth of the size, and readers can search it.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "s1"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _page(results: Results, sections: Sequence[str]) -> str:
+    title = f"{escape(str(results.facts['model']))}: accuracy against thinking tokens"
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width"><title>{title}</title>'
+        f"<style>{_STYLE}</style></head><body>\n<h1>{title}</h1>\n"
+        f"{_warnings(results)}{''.join(sections)}<h2>How to read this</h2>{_HOW_TO_READ}"
+        f"<h2>Conditions</h2>{_conditions(results)}</body></html>\n"
+    )
+
+
+def _warnings(results: Results) -> str:
+    facts, said = results.facts, []
+    if facts["errors"]:
+        said.append(f"{facts['errors']} samples have no answer; they count as wrong.")
+    if facts["undecided"]:
+        said.append(
+            f"{facts['undecided']} answers could not be compared by a program and count as wrong; "
+            "a grader model (--grader) can compare them."
+        )
+    if not results.tokens_are_thinking:
+        said.append("Some answers came without a count of thinking tokens: completion tokens stand for them.")
+    return "".join(f'<p class="warning">{escape(text)}</p>' for text in said)
+
+
+def _section(benchmark: str, series: Sequence[SeriesSummary], figures: Sequence[Drawn]) -> str:
+    drawn = "".join(
+        f"<figure>{_svg(figure.figure)}<figcaption>{escape(figure.caption)}</figcaption></figure>"
+        for figure in figures
+    )
+    tables = "".join(f"<h3>{escape(one.name)}</h3>{_runs_table(one)}" for one in series)
+    return f"<h2>{escape(benchmark)}</h2>{_metrics_table(series)}{drawn}{tables}"
+
+
+def _metrics_table(series: Sequence[SeriesSummary]) -> str:
+    head = (
+        "series",
+        "Control (%)",
+        "Scaling (points per doubling)",
+        "points per 1,000 tokens",
+        "Performance (%)",
+        "runs",
+    )
+    rows = [
+        (
+            one.name,
+            _text(one.control, 0),
+            _text(one.points_per_doubling, 1),
+            _text(one.points_per_thousand_tokens, 1),
+            f"{_text(one.performance, 1)} at {one.best.label}",
+            str(len(one.runs)),
+        )
+        for one in series
+    ]
+    return _table(head, rows)
+
+
+def _runs_table(series: SeriesSummary) -> str:
+    head = ["setting", "accuracy (%)", "thinking tokens", "completion tokens"]
+    head += ["gained", "lost", "errors", "undecided"]
+    rows = []
+    for at, run in enumerate(series.runs):
+        gained, lost = charts.flips_between(series.runs[at - 1], run) if at else ("", "")
+        completion = "" if run.completion_tokens is None else f"{run.completion_tokens:,.0f}"
+        rows.append(
+            (
+                run.label,
+                _text(run.accuracy, 1),
+                f"{run.thinking_tokens:,.0f}",
+                completion,
+                str(gained),
+                str(lost),
+                str(run.num_errors),
+                str(run.num_undecided),
+            )
+        )
+    return _table(head, rows)
+
+
+def _conditions(results: Results) -> str:
+    facts = results.facts
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    rows = [
+        ("started", str(facts["started_at"])),
+        ("seconds of the last run", f"{facts['seconds']:,}"),
+        ("samples per question and setting", str(facts["samples"])),
+        ("graded by", ", ".join(f"{rule} {count}" for rule, count in facts["graded_by"].items())),
+        ("grader model", str(facts["grader"] or "none")),
+        ("versions", versions),
+    ]
+    for benchmark in facts["benchmarks"]:
+        said = f"{benchmark['num_questions']} questions, {benchmark['source']}"
+        said += f", fingerprint {benchmark['fingerprint']}, at most {benchmark['max_tokens']:,} tokens"
+        rows.append((benchmark["name"], said))
+    return f"<pre>{escape(str(facts['command']))}</pre>{_table(('', ''), rows)}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _text(measured: Measured, digits: int) -> str:
+    if measured.value is None:
+        return "none"
+    value = f"{measured.value:.{digits}f}"
+    interval = measured.interval
+    return value if interval is None else f"{value} ({interval.low:.{digits}f} – {interval.high:.{digits}f})"
+
+
+def _slug(text: str) -> str:
+    return "-".join("".join(c if c.isalnum() else " " for c in text.lower()).split())

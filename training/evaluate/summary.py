@@ -1,0 +1,198 @@
+"""From the samples of a finished run to its runs, series and metrics."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.curate.errors import CurationError
+from training.evaluate import bootstrap, metrics
+from training.evaluate.bootstrap import Interval, PerQuestion
+from training.evaluate.metrics import Array
+from training.evaluate.run import RUN_FILE
+from training.evaluate.samples import SAMPLES_FILE, Sample, read_samples
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A metric and its 95 % interval, both None where it isn't defined."""
+
+    value: float | None
+    interval: Interval | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """One point of a series on one benchmark. Tokens are means per question, of all its requests."""
+
+    label: str
+    parameters: Mapping[str, Any]
+    questions: PerQuestion
+    accuracy: Measured
+    tokens_of_samples: Array
+    """Thinking tokens of every sample."""
+    completion_tokens: float | None
+    num_samples: int
+    num_errors: int
+    num_undecided: int
+
+    @property
+    def thinking_tokens(self) -> float:
+        return float(self.questions.thinking_tokens.mean())
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesSummary:
+    """One method over its runs on one benchmark, the runs in the order of the sweep."""
+
+    benchmark: str
+    name: str
+    method: str
+    is_parallel: bool
+    runs: tuple[RunSummary, ...]
+    control: Measured
+    points_per_doubling: Measured
+    points_per_thousand_tokens: Measured
+    performance: Measured
+
+    @property
+    def best(self) -> RunSummary:
+        return max(self.runs, key=lambda run: run.accuracy.value or 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """A finished run's folder: `facts` is its run.json."""
+
+    facts: Mapping[str, Any]
+    series: tuple[SeriesSummary, ...]
+    tokens_are_thinking: bool
+    """Else some reply counted no reasoning tokens, and its completion tokens stand for them."""
+
+
+def read_results(folder: Path) -> Results:
+    """Raises CurationError: the folder holds no finished run."""
+    file = folder / RUN_FILE
+    if not file.is_file():
+        raise CurationError(f"{folder} has no {RUN_FILE}: is its `s1 evaluate run` finished?")
+    facts = json.loads(file.read_text(encoding="utf-8"))
+    samples = read_samples(folder / SAMPLES_FILE)
+    by_point: dict[tuple[str, str], list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_point[sample.benchmark, sample.point].append(sample)
+    series = tuple(
+        _series(benchmark["name"], described, by_point)
+        for benchmark in facts["benchmarks"]
+        for described in facts["series"]
+    )
+    return Results(facts, series, all(s.tokens_are == "thinking" for s in samples if s.error is None))
+
+
+def _series(
+    benchmark: str, described: Mapping[str, Any], by_point: Mapping[tuple[str, str], Sequence[Sample]]
+) -> SeriesSummary:
+    found = [(point, by_point.get((benchmark, point["key"]), ())) for point in described["points"]]
+    missing = [point["label"] for point, samples in found if not samples]
+    if missing:
+        raise CurationError(f"{SAMPLES_FILE} lacks {described['name']}, {missing[0]} ({benchmark})")
+    questions = [_per_question(samples, point["bounds"]) for point, samples in found]
+    drawn = bootstrap.resample(questions)
+    runs = tuple(
+        _run(point, samples, per_question, interval)
+        for (point, samples), per_question, interval in zip(
+            found, questions, bootstrap.accuracy_intervals(drawn), strict=True
+        )
+    )
+    plain = [per_question.run for per_question in questions]
+    return SeriesSummary(
+        benchmark,
+        described["name"],
+        described["method"],
+        bool(described["is_parallel"]),
+        runs,
+        Measured(metrics.control(plain), bootstrap.control_interval(questions, drawn)),
+        Measured(metrics.points_per_doubling(plain), bootstrap.scaling_interval(drawn)),
+        Measured(metrics.points_per_thousand_tokens(plain), bootstrap.raw_scaling_interval(drawn)),
+        Measured(metrics.performance(plain), bootstrap.performance_interval(drawn)),
+    )
+
+
+def _per_question(samples: Sequence[Sample], bounds: Sequence[float | None]) -> PerQuestion:
+    """Errors count as wrong, with the tokens that are known."""
+    right: dict[str, list[float]] = defaultdict(list)
+    tokens: dict[str, list[int]] = defaultdict(list)
+    for sample in samples:
+        right[sample.question].append(100.0 * sample.correct)
+        tokens[sample.question].append(sample.thinking_tokens)
+    # In one order for every run: resampling and flips compare the same question with itself.
+    names = sorted(right)
+    return PerQuestion(
+        np.array([np.mean(right[name]) for name in names]),
+        np.array([np.mean(tokens[name]) for name in names]),
+        bounds[0],
+        bounds[1],
+    )
+
+
+def _run(
+    point: Mapping[str, Any], samples: Sequence[Sample], questions: PerQuestion, interval: Interval | None
+) -> RunSummary:
+    completion = [s.completion_tokens for s in samples if s.completion_tokens is not None]
+    return RunSummary(
+        point["label"],
+        point["parameters"],
+        questions,
+        Measured(questions.run.accuracy_points, interval),
+        np.array([s.thinking_tokens for s in samples if s.error is None], dtype=np.float64),
+        float(np.mean(completion)) if completion else None,
+        len(samples),
+        sum(sample.error is not None for sample in samples),
+        sum(not sample.decided for sample in samples if sample.error is None),
+    )
+
+
+def as_json(results: Results) -> dict[str, Any]:
+    """`summary.json`: the run's conditions, and every number of the report."""
+    return {
+        **results.facts,
+        "series": [
+            {
+                "benchmark": series.benchmark,
+                "name": series.name,
+                "method": series.method,
+                "control_percent": _measured(series.control),
+                "scaling_points_per_doubling": _measured(series.points_per_doubling),
+                "scaling_points_per_thousand_tokens": _measured(series.points_per_thousand_tokens),
+                "performance_percent": _measured(series.performance),
+                "runs": [_run_as_json(run) for run in series.runs],
+            }
+            for series in results.series
+        ],
+    }
+
+
+def _run_as_json(run: RunSummary) -> dict[str, Any]:
+    return {
+        "label": run.label,
+        "parameters": dict(run.parameters),
+        "accuracy_percent": _measured(run.accuracy),
+        "mean_thinking_tokens": round(run.thinking_tokens, 2),
+        "mean_completion_tokens": None if run.completion_tokens is None else round(run.completion_tokens, 2),
+        "num_samples": run.num_samples,
+        "num_errors": run.num_errors,
+        "num_undecided": run.num_undecided,
+    }
+
+
+def _measured(measured: Measured) -> dict[str, Any]:
+    interval = measured.interval
+    return {
+        "value": None if measured.value is None else round(measured.value, 3),
+        "interval_95": None if interval is None else [round(interval.low, 3), round(interval.high, 3)],
+    }
