@@ -174,6 +174,10 @@ EXPRESSIONS: _Cases = {
     "$10-4 n$": (["10-4n", "-4n+10", "2(5-2n)", "$10 - 4n$"], ["10+4n", "4n-10", "10-4m", "6n", "10"]),
     "(x+1)^2": (["x^2+2x+1", "(x+1)^2", "(1+x)(1+x)"], ["x^2+1", "(x-1)^2", "x+1", "(x+1)^3", "(y+1)^2"]),
     "y=2x+1": (["y=2x+1", "y = 1+2x", "\\boxed{y=2x+1}"], ["y=2x-1", "y=x+1", "y=2", "x=2y+1"]),
+    "x^2+121=0": (["x^2+121=0", "x^2=-121"], ["x^2+121=1", "x^2+122=0"]),
+    "$\\cos (-2.01) \\approx-0.425$": (["-0.425", "\\cos(-2.01)\\approx -0.425"], ["-0.426", "0.425", "\\cos(-2.01)\\approx -0.426"]),
+    "x^2+50=0": (["x^2+50=0", "2x^2+100=0", "x^2=-50"], ["x^2+50=1", "x^2-50=0", "x^2+51=0", "0"]),
+    "\\ln(e^5)=5": (["\\ln(e^5)=5"], ["\\ln(e^5)=6", "1=1", "5"]),
     "\\sin^2 x": (["\\sin^2 x", "1-\\cos^2 x", "\\sin^2(x)"], ["\\sin x", "\\cos^2 x", "\\sin^2 y"]),
     "\\frac{x+2}{7}": (["(x+2)/7", "\\frac{x}{7}+\\frac{2}{7}"], ["x+2/7", "\\frac{x+2}{5}", "\\frac{7}{x+2}"]),
     "\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}": (
@@ -189,8 +193,17 @@ UNITS: _Cases = {
     ),
     "3.6 hours": (["3.6 hours", "3.6", "3.6 h", "\\boxed{3.6\\text{ hours}}"], ["3.6 minutes", "36 hours", "3 hours"]),
     "$6.5 \\mathrm{~cm}$": (["6.5 cm", "6.5", "6.5\\text{ cm}", "$6.5\\,\\text{cm}$"], ["6.5 m", "65 cm", "6 cm"]),
+    "$10 \\mathrm{ft} x 18 \\mathrm{ft}$": (["$10 \\mathrm{ft} x 18 \\mathrm{ft}$", "10 ft x 18 ft"], ["10 ft x 19 ft", "10"]),
+    "$13 \\mathrm{n}, 5 \\mathrm{~d}$": (["$13 \\mathrm{n}, 5 \\mathrm{~d}$"], ["$13 \\mathrm{n}, 6 \\mathrm{~d}$", "13"]),
+    "$11.6 \\mathrm{lb} / \\mathrm{in}^{2}$": (
+        ["11.6", "11.6 lb/in^2", "11.60 \\text{ lb}/\\text{in}^2"],
+        ["11.6 lb/in^3", "11.7 lb/in^2", "11.6 lb"],
+    ),
+    "$0.5 \\mathrm{yd}^{2}$": (["0.5", "0.5 yd^2", "\\frac12"], ["0.5 yd^3", "0.5 yd", "5"]),
     "50\\%": (["50\\%", "50%", "\\boxed{50\\%}", "50 \\%"], ["5%", "500%", "0.05", "\\frac{1}{4}"]),
     "\\$12.50": (["\\$12.50", "12.50", "12.5", "$\\$12.50$", "12.50 dollars"], ["\\$12.05", "\\$125", "12", "12.50 cents"]),
+    "$\\$ 3040$": (["Final Answer: $\\$ 3040$", "3040", "\\$3,040", "3040 dollars"], ["\\$ 3041", "304", "3040 cents"]),
+    "$0.0072 \\mathrm{yd}^{3}$": (["0.0072"], ["$0.0072 \\mathrm{yd}^{4}$", "0.0072 yd", "0.0071"]),
     "90^\\circ": (["90^\\circ", "90", "90^{\\circ}", "90 degrees"], ["9^\\circ", "90 radians", "180^\\circ", "0"]),
 }  # fmt: skip
 
@@ -203,6 +216,11 @@ WORDS: _Cases = {
     "all real numbers": (["all real numbers", "All real numbers."], ["real", "all integers", "no real numbers"]),
     "\\text{even}": (["even", "\\text{even}", "Even."], ["odd", "neither", "\\text{odd}"]),
     "(\\text{even})": (["(even)"], ["odd"]),
+    "The bulb goes 0.6 cm above, since that is its focus. (As said before.)": (
+        ["Answer: The bulb goes 0.6 cm above, since that is its focus. (As said before.)"],
+        ["Answer: The bulb goes 0.7 cm above, since that is its focus. (As said before.)", "0.6 cm"],
+    ),
+    "$2,365,200,000$ beats/lifetime": (["Answer: $2,365,200,000$ beats/lifetime"], ["Answer: $2,365,200,001$ beats/lifetime"]),
     "Monday": (["Monday", "\\boxed{\\text{Monday}}", "The answer is Monday."], ["Tuesday", "Mon", "Sunday"]),
 }  # fmt: skip
 

@@ -18,11 +18,15 @@ _INTEGER = re.compile(r"[+-]?\d+|[+-]?\d{1,3}(?:,\d{3})+")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _THOUSANDS = re.compile(r"(?<=\d)(?:\\,|\\;|\\ |\{,\}|\{\\,\}|\u202f|\u2009)(?=\d{3}(?!\d))")
 _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|°")
+_ABOUT = re.compile(r"\\approx(?![a-zA-Z])|≈")
 _SPACED_I = re.compile(r"(?<=\d) (?=i\b)")
 _MIXED_NUMBER = re.compile(r"(?<![\w.\\}])(\d+)\s*\\frac\s*\{(\d+)\}\s*\{(\d+)\}")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _NUMBER = r"[-+]?(?:\d[\d.,{}]*|\.\d+|\\frac\{?\d+\}?\{?\d+\}?)(?:\\(?:times|cdot)\s?10\^\{?-?\d+\}?)?"
-_UNIT = re.compile(rf"(?P<number>{_NUMBER})\s*(?P<unit>[^\W\d_]{{1,14}})\.?")
+_UNIT_PART = r"[^\W\d_]{1,14}(?:\^\{?\d\}?)?"
+_UNIT = re.compile(rf"(?P<number>{_NUMBER})\s*(?P<unit>{_UNIT_PART}(?:/{_UNIT_PART})?)\.?")
+_QUOTED = re.compile(r"\\(?:text|mathrm|mbox)\s*\{([^{}]*)\}")
+_NO_UNITS = frozenset({"", "and", "or", "e", "i", "if", "for"})
 
 _UNITS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
@@ -99,8 +103,12 @@ def readable(text: str) -> str:
     """What math-verify would misread, in another form.
 
     `4.5e33` is a number, not 4.5 times Euler's number times 33; `4 \\frac{4}{9}` four and four ninths, not
-    their product; `1\\,234` one number; `4 i` imaginary; and `\\$` no delimiter.
+    their product; `1\\,234` one number; `4 i` imaginary; `\\$` no delimiter; of
+    `\\cos 2 \\approx -0.42` the
+    value is the answer.
     """
+    if len(about := _ABOUT.split(text)) == 2:
+        text = about[1]
     text = _SPACED_I.sub("", without_thousands(text.replace("\\$", "")))
     text = _E_NOTATION.sub(r"\1 \\times 10^{\2}", text)
     return _MIXED_NUMBER.sub(r"(\1+\\frac{\2}{\3})", _FRACTION.sub(r"\\frac", text))
@@ -121,10 +129,20 @@ def measured(text: str, *, letters: bool = False) -> Measured:
     found = _UNIT.fullmatch(bare)
     if found is None:
         return Measured(bare, "dollar" if "\\$" in text else "")
-    name = found["unit"].casefold()
+    if len(found["unit"]) == 1 and not letters and not _QUOTED.search(text):
+        return Measured(bare, "")
+    parts = [_unit_name(part) for part in found["unit"].split("/")]
+    return Measured(found["number"], "/".join(parts)) if all(parts) else Measured(bare, "")
+
+
+def _unit_name(part: str) -> str:
+    """One name for `mi`, `mile` and `miles`, its power after it; empty for what is no unit."""
+    name, _, power = part.casefold().partition("^")
     singular = name[:-1] if len(name) > 2 and name.endswith("s") else name
-    if len(name) > 1 or letters or _TEXT_COMMAND.search(text):
-        for names in _UNITS:
-            if singular in names:
-                return Measured(found["number"], sorted(names)[0])
-    return Measured(bare, "")
+    known = next((sorted(names)[0] for names in _UNITS if singular in names), "")
+    return known + ("^" + power.strip("{}") if known and power else "")
+
+
+def has_quoted_units(text: str) -> bool:
+    """Whether words or units stand in text commands, which math-verify drops, with what follows them."""
+    return any(quoted.strip("~ .").casefold() not in _NO_UNITS for quoted in _QUOTED.findall(text))

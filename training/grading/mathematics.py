@@ -13,9 +13,11 @@ from training.grading import forms
 
 _SMALL = 1e-3
 _RELATIVE = 1e-3
+_SAME_RATIO = 1e-9
 _EXACT = 1e-12
 _ROUNDING_OF_EVALF = 1e-60
 _EVALUATE_S = 3
+_PLACES = (0.7310, 1.9173, 3.1127)
 
 
 def parsed(text: str, *, boxed: bool = True) -> tuple[Any, ...]:
@@ -40,14 +42,17 @@ def parsed(text: str, *, boxed: bool = True) -> tuple[Any, ...]:
 def readable_reference(reference: str) -> tuple[Any, ...]:
     """The readings of a reference; none where it isn't understood: what isn't equal to itself was not."""
     readings = parsed(reference) or parsed(reference if "$" in reference else f"${reference}$", boxed=False)
-    return readings if readings and equal(readings, parsed(reference)) else ()
+    if not readings or any(_is_truth(reading) for reading in readings):
+        # `ln(e^5) = 5` is true, and so would any other truth be.
+        return ()
+    return readings if equal(readings, parsed(reference)) else ()
 
 
 def equal(reference: tuple[Any, ...], answer: tuple[Any, ...]) -> bool:
     """Not symmetric: `x=5` answers the reference `5`, and a set of numbers an interval never."""
     from math_verify import verify
 
-    same = bool(verify(list(reference), list(answer)))
+    same = bool(verify(list(reference), list(answer))) and _same_equation(reference, answer)
     wanted, given = _number(reference), _number(answer)
     if wanted is None or given is None:
         return same
@@ -60,20 +65,61 @@ def equal(reference: tuple[Any, ...], answer: tuple[Any, ...]) -> bool:
     return a_is_exact and b_is_exact and abs(a - b) <= max(_EXACT * abs(a), _ROUNDING_OF_EVALF)
 
 
+def _is_truth(reading: Any) -> bool:
+    from sympy.logic.boolalg import BooleanAtom
+
+    return isinstance(reading, bool | BooleanAtom)
+
+
+def _same_equation(reference: tuple[Any, ...], answer: tuple[Any, ...]) -> bool:
+    """math-verify compares solutions: two equations that have none would be one. True for no equations."""
+    import sympy
+
+    for wanted in reference:
+        for given in answer:
+            if isinstance(wanted, sympy.Eq) and isinstance(given, sympy.Eq):
+                sides = (wanted.lhs, wanted.rhs, given.lhs, given.rhs)
+                are_numbers = all(isinstance(side, sympy.Expr) and not side.is_Matrix for side in sides)
+                return not are_numbers or _proportional(*sides)
+    return True
+
+
+def _proportional(left: Any, right: Any, given_left: Any, given_right: Any) -> bool:
+    """Whether one equation is a number times the other, told at three places."""
+    wanted, given = left - right, given_left - given_right
+    symbols = sorted(wanted.free_symbols | given.free_symbols, key=str)
+    ratios = []
+    for place in _PLACES:
+        at = {symbol: place + 0.37 * number for number, symbol in enumerate(symbols)}
+        value, given_value = _value(wanted.subs(at)), _value(given.subs(at))
+        if value is None or not given_value:
+            return False
+        ratios.append(value / given_value)
+    return 1e-9 < abs(ratios[0]) < 1e9 and all(abs(r / ratios[0] - 1) < _SAME_RATIO for r in ratios)
+
+
 def _number(readings: tuple[Any, ...]) -> tuple[complex, bool] | None:
     """The value of the first reading that is a number, and whether it is exact, not a decimal."""
     import sympy
+
+    for reading in readings:
+        if isinstance(reading, sympy.Expr) and reading.is_number:
+            value = _value(reading)
+            return None if value is None else (value, not reading.has(sympy.Float))
+    return None
+
+
+def _value(number: Any) -> complex | None:
+    """None where it is no number, or takes too long."""
     from math_verify.errors import TimeoutException
     from math_verify.utils import timeout
 
     @timeout(timeout_seconds=_EVALUATE_S)  # type: ignore[untyped-decorator, unused-ignore]
-    def value(number: Any) -> complex:
+    def value() -> complex:
         return complex(number.evalf())
 
-    for reading in readings:
-        if isinstance(reading, sympy.Expr) and reading.is_number:
-            try:
-                return value(reading), not reading.has(sympy.Float)
-            except (TypeError, ValueError, OverflowError, TimeoutException):
-                return None
-    return None
+    try:
+        result: complex = value()
+    except (TypeError, ValueError, OverflowError, TimeoutException):
+        return None
+    return result

@@ -67,7 +67,7 @@ def is_checkable(reference: str) -> bool:
     measure = forms.measured(reference)
     if measure.unit:
         reference = measure.number
-    if not looks_checkable(reference):
+    if not looks_checkable(reference) or forms.has_quoted_units(reference):
         return False
     return forms.integer(reference) is not None or bool(readable_reference(reference))
 
@@ -85,7 +85,7 @@ def _grade_mathematics(reference: str, said: Stated) -> Verdict:
     def verdict(correct: bool, graded_by: str, *, decided: bool = True) -> Verdict:
         return Verdict(correct, graded_by, said.text, said.how, decided)
 
-    if forms.plain(said.text) == forms.plain(reference):
+    if forms.plain(reference) in (forms.plain(said.text), forms.plain(said.rest)):
         return verdict(True, "identical")
     if len(reference) == 1 and reference in LETTERS:
         letter = chosen_letter(said.text)
@@ -97,7 +97,7 @@ def _grade_mathematics(reference: str, said: Stated) -> Verdict:
     given_measure = forms.measured(said.text, letters=bool(wanted_measure.unit))
     bare_reference = wanted_measure.number if wanted_measure.unit else reference
     if not is_checkable(bare_reference):
-        same = forms.words(said.text) == forms.words(reference)
+        same = forms.words(reference) in (forms.words(said.text), forms.words(said.rest))
         return verdict(same, "words", decided=same)
     units = {measure.unit for measure in (wanted_measure, given_measure) if measure.unit}
     if len(units) > 1:

@@ -21,8 +21,11 @@ _ANSWER = re.compile(
     r"(?:(?:is|are)\b\s*(?:simply|therefore|thus|then|just)?\s*:?|[:=])\s*(?:\*\*|\*|_)?",
     re.IGNORECASE,
 )
-_MATH_FIRST = re.compile(r"\s*(\$\$.+?\$\$|\$[^$\n]+\$|\\\(.+?\\\)|\\\[.+?\\\])", re.DOTALL)
-_JOINED_MATH = re.compile(r"\s*(?:,|;|and|or|, and|, or)\s*(\$[^$\n]+\$|\\\(.+?\\\))")
+_INLINE = r"\$(?:\\.|[^$\\\n])*?\w(?:\\.|[^$\\\n])*\$|\\\(.+?\\\)"
+"""`\\$` is a dollar, and a formula without a letter or digit is half of one."""
+_MATH_FIRST = re.compile(rf"\s*(\$\$.+?\$\$|{_INLINE}|\\\[.+?\\\])", re.DOTALL)
+_JOINED_MATH = re.compile(rf"\s*(?:,|;|and|or|, and|, or)\s*({_INLINE})")
+_UNIT_AFTER = re.compile(r"[ \t]*[^\W\d_]+(?:/[^\W\d_]+)?\b")
 _SENTENCE_END = re.compile(r"[.!?](?:\*\*)?(?=\s|\Z)")
 _REASON = re.compile(
     r"\s*(?:,\s*)?\b(?:because|since|as|which|that is|i\.e\.|so|where|when|but|not|hence|given|giving)\b",
@@ -33,10 +36,12 @@ _EDGES = " \t\r\n*_`\"'"
 
 @dataclass(frozen=True, slots=True)
 class Stated:
-    """`text` is empty where nothing is stated; `how` says where it was found."""
+    """`text` is empty where nothing is stated; `how` says where it was found. `rest` is all that follows an
+    "Answer:", reasons and further sentences included."""
 
     text: str
     how: How
+    rest: str = ""
 
 
 def stated(attempt: str | None) -> Stated:
@@ -49,9 +54,9 @@ def stated(attempt: str | None) -> Stated:
         return Stated(boxed, "boxed")
     found = list(_ANSWER.finditer(text))
     for match in reversed(found):
-        rest = _first_statement(text[match.end() :])
-        if rest:
-            return Stated(rest, "answer line")
+        rest = text[match.end() :]
+        if statement := _first_statement(rest):
+            return Stated(statement, "answer line", rest)
     bare = text.strip(_EDGES)
     if is_bare_formula(bare) or ("\n" not in bare and len(bare) <= _SHORT_TEXT_CHARS):
         return Stated(_without_full_stop(bare), "whole")
@@ -78,7 +83,7 @@ def _first_statement(rest: str) -> str:
         while joined := _JOINED_MATH.match(rest, at):
             said.append(joined[1])
             at = joined.end()
-        unit = re.match(r"[ \t]*[^\W\d_]+\b", rest[at:])
+        unit = _UNIT_AFTER.match(rest, at)
         return ", ".join(said) + (unit[0] if unit and len(said) == 1 and not _REASON.match(unit[0]) else "")
     line = next((line for line in rest.splitlines() if line.strip(_EDGES)), "").strip(_EDGES)
     if end := _SENTENCE_END.search(line):
