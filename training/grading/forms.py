@@ -103,9 +103,8 @@ def readable(text: str) -> str:
     """What math-verify would misread, in another form.
 
     `4.5e33` is a number, not 4.5 times Euler's number times 33; `4 \\frac{4}{9}` four and four ninths, not
-    their product; `1\\,234` one number; `4 i` imaginary; `\\$` no delimiter; of
-    `\\cos 2 \\approx -0.42` the
-    value is the answer.
+    their product; `1\\,234` one number; `4 i` imaginary; `\\$` no delimiter;
+    of `\\cos 2 \\approx -0.42` the value is the answer.
     """
     if len(about := _ABOUT.split(text)) == 2:
         text = about[1]
