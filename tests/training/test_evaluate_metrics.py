@@ -150,6 +150,8 @@ def test_control_is_uncertain_only_near_its_bound() -> None:
     far = per_question([0.0] * 50, [10.0, 20.0] * 25, at_most=100)
     near = per_question([0.0] * 50, [90.0, 110.0] * 25, at_most=100)
     assert control_interval([far], resample([far])) == Interval(100, 100)
+    exact = per_question([0.0] * 49, [64.0] * 49, at_most=64)
+    assert control_interval([exact], resample([exact])) == Interval(100, 100)
     assert control_interval([near], resample([near])) == Interval(0, 100)
     free = per_question([0.0], [1.0])
     assert control_interval([free], resample([free])) is None

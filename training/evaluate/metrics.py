@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+_ROUNDING = 1e-6
+"""Of a mean over resampled questions, each exactly at its bound."""
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -35,8 +37,8 @@ def control(runs: Sequence[Run]) -> float | None:
     if not bounded:
         return None
     held = sum(
-        (run.at_least is None or run.thinking_tokens >= run.at_least)
-        and (run.at_most is None or run.thinking_tokens <= run.at_most)
+        (run.at_least is None or run.thinking_tokens >= run.at_least - _ROUNDING)
+        and (run.at_most is None or run.thinking_tokens <= run.at_most + _ROUNDING)
         for run in bounded
     )
     return 100 * held / len(bounded)
