@@ -65,7 +65,7 @@ def token_histograms(series: SeriesSummary) -> Any:
     """How many tokens single samples thought, run by run, on one scale."""
     shown = series.runs[-_MAX_PANELS:]
     longest = max((float(run.tokens_of_samples.max(initial=0)) for run in shown), default=0.0)
-    bins = np.linspace(0, max(longest, 1.0), 31)
+    bins = np.linspace(-0.5, max(longest, 1.0) + 0.5, 31)
     figure, panels = _figure(height=0.5 + 0.75 * len(shown), rows=len(shown), sharex=True)
     for axes, run in zip(np.atleast_1d(panels), shown, strict=True):
         axes.hist(run.tokens_of_samples, bins=bins, color="C0", alpha=0.8)
