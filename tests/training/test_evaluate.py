@@ -252,6 +252,11 @@ def test_the_command_says_what_to_do_without_a_server() -> None:
     assert result.exit_code == 2 and "does not answer" in result.output
 
 
+def test_an_option_before_a_command_is_not_ignored() -> None:
+    result = CliRunner().invoke(app, ["--limit", "3", "check", "demo"])
+    assert result.exit_code == 2 and "--limit must follow `check`" in result.output
+
+
 @pytest.mark.parametrize("ending", ["svg", "png"])
 def test_the_figure_is_drawn(tmp_path: Path, ending: str) -> None:
     from training.evaluate.figure import draw

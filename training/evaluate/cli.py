@@ -57,6 +57,7 @@ def evaluate(
 ) -> None:
     """Without a command: measure the demo checkpoint's curve on its held-out questions, greedily."""
     if context.invoked_subcommand is not None:
+        _refuse_options_before(context, context.invoked_subcommand)
         return
     from training.evaluate import report as reports
     from training.evaluate.bars import failed_bars
@@ -96,6 +97,16 @@ def evaluate(
         draw(measurement.curves, figure)
     if check_bars:
         _report_bars(failed_bars(measurement.curves), console, errors)
+
+
+def _refuse_options_before(context: typer.Context, command: str) -> None:
+    """Options before a command's name would be taken and ignored."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = "--" + name.replace("_", "-")
+            Console(stderr=True).print(f"s1: {option} must follow `{command}`, if {command} has it")
+            raise typer.Exit(2)
 
 
 def _report_bars(failed: list[str], console: Console, errors: Console) -> None:
