@@ -142,6 +142,11 @@ def _unit_name(part: str) -> str:
     return known + ("^" + power.strip("{}") if known and power else "")
 
 
+def has_several_values(text: str) -> bool:
+    """Whether it gives more than one rounded value: only the last would be compared."""
+    return len(_ABOUT.split(text)) > 2
+
+
 def has_quoted_units(text: str) -> bool:
     """Whether words or units stand in text commands, which math-verify drops, with what follows them."""
     return any(quoted.strip("~ .").casefold() not in _NO_UNITS for quoted in _QUOTED.findall(text))

@@ -66,9 +66,17 @@ def equal(reference: tuple[Any, ...], answer: tuple[Any, ...]) -> bool:
 
 
 def _is_truth(reading: Any) -> bool:
+    """Whether it says something of numbers alone, such as `cos(pi) = -1`, and not what something is."""
+    import sympy
     from sympy.logic.boolalg import BooleanAtom
 
-    return isinstance(reading, bool | BooleanAtom)
+    if isinstance(reading, bool):
+        return True
+    if not isinstance(reading, sympy.Basic):
+        return False
+    parts = reading.args if isinstance(reading, sympy.FiniteSet | sympy.Tuple) else (reading,)
+    truths = any(isinstance(part, BooleanAtom) for part in parts)
+    return truths or any(not equation.free_symbols for equation in reading.atoms(sympy.Eq))
 
 
 def _same_equation(reference: tuple[Any, ...], answer: tuple[Any, ...]) -> bool:

@@ -67,7 +67,9 @@ def is_checkable(reference: str) -> bool:
     measure = forms.measured(reference)
     if measure.unit:
         reference = measure.number
-    if not looks_checkable(reference) or forms.has_quoted_units(reference):
+    if not looks_checkable(reference):
+        return False
+    if forms.has_quoted_units(reference) or forms.has_several_values(reference):
         return False
     return forms.integer(reference) is not None or bool(readable_reference(reference))
 
