@@ -78,6 +78,7 @@ def test_what_can_be_compared() -> None:
         ("$10-4 n$", "$10-5 n$"),
         ("x+y", "x+z"),
         ("\\pi", "\\pi+1"),
+        ("$\\infty$", "-$\\infty$"),
         ("no solution", "not no solution"),
         ("$x=1$", "$x=2$"),
     ],

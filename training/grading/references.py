@@ -58,7 +58,8 @@ def perturbed(reference: str) -> str:
             if not any(begin <= match.start() < end for begin, end in commands):
                 at = match.start()
                 return reference[:at] + _next_letter(reference[at]) + reference[at + 1 :]
-        return f"{reference}+1"
+        # Infinity and one is infinity.
+        return f"-{reference}" if "\\infty" in reference else f"{reference}+1"
     return f"not {reference}"
 
 
