@@ -31,6 +31,8 @@ from server.gateway.parallel.rebase import Tree, allocate
         ([0.9, 0.9], 1, 0.2, [1, 0]),
         # ln 2 apart: weights 2 to 1. 3 * 2/3 = 2; 1.
         ([0.2 * math.log(2), 0.0], 3, 0.2, [2, 1]),
+        # Weights 3, 1, 1: 5 * 3/5 = 3 and not a little more, then 2 * 1/2 = 1, then 1.
+        ([0.2 * math.log(3), 0.0, 0.0], 5, 0.2, [3, 1, 1]),
         ([1.0, 0.0, 0.0], 16, 0.01, [16, 0, 0]),
         ([0.7], 8, 0.2, [8]),
     ],

@@ -22,6 +22,8 @@ class ThinkingMarkers:
     answer_prompt: str
     answer_stops: frozenset[int]
     """Turn tokens that end an answer, beside the model's own end tokens."""
+    banned: frozenset[int] = frozenset()
+    """Ids beyond the tokenizer's vocabulary, where they are known."""
 
     @classmethod
     async def learn(cls, completions: VllmCompletions, engine: Engine) -> ThinkingMarkers:
@@ -63,6 +65,7 @@ class ThinkingMarkers:
             newline=[ids.newline],
             answer_prompt=ids.family.answer_prompt,
             answer_stops=frozenset(turns),
+            banned=ids.unknown,
         )
 
     def opened(self, prompt_ids: Sequence[int]) -> bool:

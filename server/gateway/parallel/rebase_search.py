@@ -195,7 +195,7 @@ class RebaseSearch:
         if node.depth > self.spec.max_depth or limit < 1 or self.ended_by is not None:
             return await self._answer(node, forced=True)
         end = self._learnt.end[0]
-        ask = Ask(limit, frozenset({end}), masked=False)
+        ask = Ask(limit, frozenset({end}), masked=False, banned=self._learnt.banned)
         stop = {"stop": [self.boundary], "include_stop_str_in_output": True}
         finish, stop_reason = None, None
         async with aclosing(self._generate(node, so_far, ask, stop)) as parts:
@@ -224,7 +224,7 @@ class RebaseSearch:
         so_far = node.path_ids + ending
         room = max(1, self.limits.room - len(so_far) - len(self._opening))
         text, tokens, finish = "", 0, None
-        ask = Ask(room, markers.answer_stops, masked=True)
+        ask = Ask(room, markers.answer_stops, masked=True, banned=markers.banned)
         async with aclosing(self._generate(node, so_far, ask, {}, answering=True)) as parts:
             async for part in parts:
                 text += part.text
