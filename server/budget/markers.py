@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from dataclasses import fields as dataclass_fields
 from typing import Any, Protocol
 
 from server.budget.families import FAMILIES, Family, FamilyError, as_options
@@ -62,6 +63,26 @@ class MarkerIds:
     """The end marker begins with an ordinary token: it ends nothing before its text is complete."""
     texts: tuple[str, ...] = ()
     """The text of every token by itself; only if `end_is_text`."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For the engine's `/s1/markers`."""
+        fields = {each.name: getattr(self, each.name) for each in dataclass_fields(self)}
+        sets = {name: sorted(value) for name, value in fields.items() if isinstance(value, frozenset)}
+        return {**fields, **sets, "family": asdict(self.family)}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> MarkerIds:
+        """
+        Raises:
+            KeyError, TypeError: `fields` are not what `to_json` gives.
+        """
+        texts = {**fields["family"], "turn_ends": tuple(fields["family"]["turn_ends"])}
+        read = {**fields, "family": Family(**texts)}
+        for name in ("start", "end", "wait", "answer_prompt", "texts"):
+            read[name] = tuple(fields[name])
+        for name in ("eos", "special", "blank", "line_end", "sentence_end", "unknown"):
+            read[name] = frozenset(fields[name])
+        return cls(**read)
 
     @property
     def reserved(self) -> frozenset[int]:

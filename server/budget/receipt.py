@@ -54,13 +54,19 @@ class Origin:
     """The client's own name of a field, where it is another."""
     clamped_by: tuple[str, ...] = ()
     """What changed the budget that was asked for, before the engine's room did: rungs of the policy."""
+    continues: Mapping[str, Any] | None = None
+    """The completion whose thinking goes on here: its id, its thinking tokens and waits up to there."""
 
     def told(self, receipt: dict[str, Any]) -> dict[str, Any]:
         """An enforced budget's receipt, with what the client asked for and what the policy made of it."""
         # What the client didn't ask for was not taken from it.
         by_room = receipt["clamped_by"] if self.requested.keys() & _FITTED_FIELDS else []
-        told = {"requested": dict(self.requested), "clamped_by": [*self.clamped_by, *by_room]}
-        return receipt | told | ({"requested_as": dict(self.requested_as)} if self.requested_as else {})
+        told: dict[str, Any] = {"requested": dict(self.requested), "clamped_by": [*self.clamped_by, *by_room]}
+        if self.requested_as:
+            told["requested_as"] = dict(self.requested_as)
+        if self.continues is not None:
+            told["continues"] = dict(self.continues)
+        return receipt | told
 
 
 _FITTED_FIELDS = frozenset({"max_thinking_tokens", "min_thinking_tokens"})

@@ -24,6 +24,8 @@ from server.budget.spec import BUDGET_FIELDS, TIME_LIMIT, minimum_room
 
 PROTOCOL = 1
 _INFO_FILE = "engine.json"
+MARKERS = "markers"
+"""The field of `EngineInfo` that `/s1/markers` answers. `/s1/engine`, which is asked often, leaves it out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class EngineInfo:
     """The arguments with which vLLM made the model's tokenizer: an API server process makes it alike."""
     reserved_tokens: tuple[int, ...]
     """Tokens that no wait text may contain."""
+    markers: dict[str, Any]
+    """`MarkerIds.to_json`."""
 
     @classmethod
     def of(
@@ -79,6 +83,7 @@ class EngineInfo:
             answer_prompt_tokens=len(ids.answer_prompt),
             tokenizer=tokenizer,
             reserved_tokens=tuple(sorted(ids.reserved)),
+            markers=ids.to_json(),
         )
 
     def write(self, directory: Path) -> None:

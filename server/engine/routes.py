@@ -1,6 +1,7 @@
 """Routes that our plugin adds to vLLM's API server, as ASGI middleware (`--middleware`).
 
 - `GET /s1/engine`: what this engine enforces (`EngineInfo`).
+- `GET /s1/markers`: its model's markers as token ids (`MarkerIds.to_json`).
 - `GET /s1/receipts/{id}?output_tokens=N&wait_ms=M`: the receipt of a choice, once it covers N tokens.
 - `POST /s1/end_thinking/{id}?ended_by=request|time`: leave the thinking of the choice with this receipt id
   after its next token. The answer's `state` is `thinking`, `answering`, or `absent`: then it is told as soon
@@ -22,7 +23,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.engine.config import receipts_address, replicas, run_dir
-from server.engine.receipts import read_info, receive, subscribe
+from server.engine.receipts import MARKERS, read_info, receive, subscribe
 
 _KEPT = 65_536
 """Receipts kept for collection; each is collected once, within milliseconds of its choice's end."""
@@ -106,7 +107,10 @@ class EngineRoutes:
         path = scope["path"]
         if path == "/s1/engine":
             info = read_info(self._directory)
-            return _error(503, "the worker has not started") if info is None else JSONResponse(info)
+            return _not_started() if info is None else JSONResponse(_without_markers(info))
+        if path == "/s1/markers":
+            info = read_info(self._directory)
+            return _not_started() if info is None else JSONResponse(info[MARKERS])
         if path.startswith("/s1/receipts/"):
             query = parse_qs(scope["query_string"].decode("latin-1"))
             receipt = await self._store.take(
@@ -137,9 +141,17 @@ async def _tell_workers(scope: Scope, receipt_id: str, ended_by: str) -> str:
     return "absent" if not said else "thinking" if True in said else "answering"
 
 
+def _without_markers(info: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in info.items() if name != MARKERS}
+
+
 def _number(query: dict[str, list[str]], name: str, default: int) -> int:
     value = query.get(name, [""])[0]
     return int(value) if value.isdecimal() else default
+
+
+def _not_started() -> JSONResponse:
+    return _error(503, "the worker has not started")
 
 
 def _not_found(message: str) -> JSONResponse:

@@ -21,6 +21,7 @@ from server.gateway.drain import Drain
 from server.gateway.earlier_thinking import EarlierThinking
 from server.gateway.errors import GatewayError
 from server.gateway.guard import Guard
+from server.gateway.kept_thinking import KeptThinking
 from server.gateway.ledger import Ledger
 from server.gateway.live import LiveRequests
 from server.gateway.observe.middleware import Observing
@@ -89,6 +90,7 @@ def create_app(
         observatory,
         LiveRequests(),
         reward,
+        KeptThinking(settings),
     )
     for router in (
         control.router,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import orjson
 from pydantic import ValidationError
@@ -26,6 +26,19 @@ _SWITCHES = ("enable_thinking", "thinking")
 """What chat templates that can be told whether to think call it."""
 
 
+class Continued(Protocol):
+    """A choice of an earlier completion: token ids of its prompt and its output."""
+
+    @property
+    def prompt(self) -> Sequence[int]: ...
+    @property
+    def output(self) -> Sequence[int]: ...
+    @property
+    def thinking_end(self) -> int | None:
+        """Output position one past the last thinking token, where it is known."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ChatCall:
     """A client's request, valid as far as it can be known without an engine."""
@@ -40,6 +53,8 @@ class ChatCall:
     roots: frozenset[str] = frozenset()
     """The fields of the client's own JSON, in its own dialect."""
     parallel: ParallelSpec | None = None
+    continues: Continued | None = None
+    """Set: there are no messages; the thinking of another completion goes on."""
 
     def limited(self, budget: ThinkingBudget, *, by: tuple[str, ...]) -> Self:
         """The same request with what limits outside of it leave of its budget; `by` is for the receipt."""

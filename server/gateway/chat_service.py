@@ -22,6 +22,7 @@ from server.gateway.context import Context, context_of
 from server.gateway.disconnect import unless_disconnected
 from server.gateway.engine import ChatEngine, Engine
 from server.gateway.errors import InvalidRequest
+from server.gateway.kept_thinking import KeepingEngine, Kept
 from server.gateway.live import LiveRequest
 from server.gateway.observe.observer import observer_of
 from server.gateway.parallel.search import ParallelSearch, check_settled, rebase_before
@@ -30,6 +31,7 @@ from server.gateway.rounds_fields import check_chat_fields, check_rounds_fields,
 from server.gateway.settle import Rungs, budget_headers, settle
 from server.gateway.sse import Emit, EventStream
 from server.gateway.streaming import EmitChunk, StreamShape, stream_chat
+from server.gateway.think_more import support_of, thought_so_far
 from server.gateway.turnstile import Grant
 
 
@@ -53,13 +55,13 @@ async def answer_chat(
     check_settled(call, context.reward)
     request_id = identify(request, call.fields.get("request_id"))
 
-    live = LiveRequest(call.budget.is_set)
+    live = LiveRequest(f"{id_prefix}{request_id}", call.budget.is_set)
 
     async def respond(grant: Grant) -> Response:
         return await _respond(request, grant, make_form, live, model=model, request_id=request_id)
 
     response = context.turnstile.admit(request, model, call, respond)
-    return context.live.following(caller.account, f"{id_prefix}{request_id}", live, response)
+    return context.live.following(caller.account, live, response)
 
 
 async def _respond(
@@ -76,11 +78,15 @@ async def _respond(
     headers = budget_headers(grant.call)
     mode = context.policy.current.preserve_thinking(model)
     call = await context.earlier_thinking.settle(grant.call, mode, engine=engine, model=model)
-    inner = _answering(call, engine, context)
+    inner = await _answering(call, engine, context)
     answering = observer_of(request.scope).watched(grant.watched(inner), engine=engine.url, call=call)
     _check_room(call, engine)
     calls = engine_calls(call, model=model, request_id=request_id)
     answering = live.through(answering, engine, choices=len(calls), budgeted=call.budget.is_set)
+    if context.kept.is_on and not call.beam_search:
+        gives_ids = engine.status.description is not None or call.budget.is_set
+        kept = Kept.of(call, model=model, gives_ids=gives_ids)
+        answering = KeepingEngine.of(answering, context.kept, (caller_of(request).account, live.id), kept)
     id, created = f"chatcmpl-{request_id}", int(time.time())
     form = make_form(request_id, created)
     shape = stream_shape(StreamShape.of(call, id=id, created=created), form)
@@ -163,12 +169,16 @@ def _stream(
     )
 
 
-def _answering(call: ChatCall, engine: Engine, context: Context) -> ChatEngine:
+async def _answering(call: ChatCall, engine: Engine, context: Context) -> ChatEngine:
     """The engine itself, or the gateway's rounds or search before it.
 
     Raises:
+        Conflict, EngineDied, EngineMisbehaved: a thinking that is to go on can't.
         InvalidRequest: the request has a field that rounds, or the engine's chat route, can't honour.
     """
+    if call.continues is not None:
+        able = await support_of(engine)
+        return Rounds(engine, able, continued=thought_so_far(call.continues, able.ids))
     support = engine.status.rounds
     if call.parallel is not None and call.parallel.method == "rebase" and context.reward is not None:
         return rebase_before(engine, call.parallel, context.reward, context.settings)

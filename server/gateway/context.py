@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from server.gateway.drain import Drain
 from server.gateway.earlier_thinking import EarlierThinking
+from server.gateway.kept_thinking import KeptThinking
 from server.gateway.live import LiveRequests
 from server.gateway.observe.observatory import Observatory
 from server.gateway.parallel.reward import RewardModel
@@ -29,6 +30,7 @@ class Context:
     observatory: Observatory
     live: LiveRequests
     reward: RewardModel | None
+    kept: KeptThinking
 
 
 def context_of(request: Request) -> Context:

@@ -35,7 +35,8 @@ class Demand:
 
     @classmethod
     def of_chat(cls, call: ChatCall, *, context: int | None) -> Demand:
-        prompt = sum(estimate_tokens(call.fields.get(name)) for name in _PROMPT_FIELDS)
+        prompt = 0 if call.continues is None else len(call.continues.prompt) + len(call.continues.output)
+        prompt += sum(estimate_tokens(call.fields.get(name)) for name in _PROMPT_FIELDS)
         return cls(prompt, call.room[1] if call.room is not None else None, context, call.num_generations)
 
     @property

@@ -34,6 +34,8 @@ Word = Literal["request", "time"]
 class LiveRequest:
     """One request, from its arrival to its end; it may be asked of another engine if the first one dies."""
 
+    id: str
+    """As its client knows it."""
     budgeted: bool
     told: Word | None = None
     _engine: ChatEngine | None = None
@@ -150,9 +152,9 @@ class LiveRequests:
     def __init__(self) -> None:
         self._requests: dict[tuple[str, str], list[LiveRequest]] = {}
 
-    def following(self, account: str, id: str, request: LiveRequest, response: Response) -> Response:
+    def following(self, account: str, request: LiveRequest, response: Response) -> Response:
         """`response`, while whose sending the request can be found."""
-        return _Followed(response, self._listed((account, id), request))
+        return _Followed(response, self._listed((account, request.id), request))
 
     def find(self, account: str, id: str) -> list[LiveRequest]:
         """All requests under this id: clients may name their own.
@@ -168,6 +170,9 @@ class LiveRequests:
                 param="id",
             )
         return list(found)
+
+    def is_running(self, account: str, id: str) -> bool:
+        return (account, id) in self._requests
 
     @contextlib.contextmanager
     def _listed(self, name: tuple[str, str], request: LiveRequest) -> Iterator[None]:

@@ -13,7 +13,7 @@ and not the whole.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,9 +26,9 @@ from server.budget.markers import wait_ids
 from server.budget.receipt import EngineReceipt, count_tokens
 from server.budget.spec import RoomLimit, resolve
 from server.gateway.chat_call import EngineCall
-from server.gateway.completions import Ask
+from server.gateway.completions import Ask, Rendered
 from server.gateway.engine import Engine, RoundsSupport
-from server.gateway.errors import EngineMisbehaved, ReceiptMissing
+from server.gateway.errors import Conflict, EngineMisbehaved, ReceiptMissing
 from server.gateway.rounds_fields import prompt_fields
 from server.gateway.transcript import StopMatch, Transcript
 
@@ -80,7 +80,15 @@ def next_ask(machine: BudgetMachine, room: int) -> Ask:
 class Rounds:
     """A `ChatEngine`: answers like an engine with the plugin, out of completions of one without."""
 
-    def __init__(self, engine: Engine, support: RoundsSupport) -> None:
+    def __init__(
+        self, engine: Engine, support: RoundsSupport, *, continued: Sequence[int] | None = None
+    ) -> None:
+        """
+        Args:
+            continued: token ids of a prompt and its thinking so far, instead of messages: the thinking goes
+                on as if the model had just tried to end it.
+        """
+        self._continued = continued
         self._engine = engine
         self._support = support
         self._receipts: dict[str, EngineReceipt] = {}
@@ -92,7 +100,7 @@ class Rounds:
         return self._engine.occupied(generations)
 
     async def complete(self, call: EngineCall) -> dict[str, Any]:
-        choice = _Choice(self._engine, self._support, call)
+        choice = _Choice(self._engine, self._support, call, self._continued)
         pieces: list[Piece] = []
 
         async def keep(piece: Piece) -> None:
@@ -117,7 +125,7 @@ class Rounds:
         return answer | ({"prompt_token_ids": choice.prompt} if choice.returns_ids else {})
 
     async def stream(self, call: EngineCall, on_event: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
-        choice = _Choice(self._engine, self._support, call)
+        choice = _Choice(self._engine, self._support, call, self._continued)
         head = self._head(call, "chat.completion.chunk")
         begun = False
 
@@ -201,7 +209,11 @@ class _Choice:
     _transcript: Transcript
     _room: int
 
-    def __init__(self, engine: Engine, support: RoundsSupport, call: EngineCall) -> None:
+    def __init__(
+        self, engine: Engine, support: RoundsSupport, call: EngineCall, continued: Sequence[int] | None
+    ) -> None:
+        self._continued = continued
+        self._engine = engine
         self._ids = support.ids
         self._call = call
         self._fields: dict[str, Any] = orjson.loads(call.body)
@@ -245,9 +257,7 @@ class _Choice:
         return "thinking"
 
     async def _begin(self) -> None:
-        rendered = await self._completions.render(
-            prompt_fields(self._fields, self._completions.prompt_fields), self._call.request_id
-        )
+        rendered = await self._render()
         self.prompt = rendered.token_ids
         context_room = rendered.max_model_len - len(self.prompt)
         asked = self._fields.get("max_completion_tokens", self._fields.get("max_tokens", context_room))
@@ -280,6 +290,22 @@ class _Choice:
         self._transcript = Transcript(
             self._ids.family, opened=opened, stops=[stop] if isinstance(stop, str) else stop
         )
+
+        if self._continued is not None and self.machine.forced is None:
+            self.output.append(self.machine.commit(self._ids.eos_token))
+
+    async def _render(self) -> Rendered:
+        if self._continued is None:
+            fields = prompt_fields(self._fields, self._completions.prompt_fields)
+            return await self._completions.render(fields, self._call.request_id)
+        context = self._engine.context(self._fields["model"])
+        if context is None:
+            raise EngineMisbehaved("the engine doesn't tell the length of its context")
+        if len(self._continued) >= context:
+            raise Conflict(
+                f"the thinking so far fills the context ({context} tokens)", code="cannot_think_more"
+            )
+        return Rendered(list(self._continued), context)
 
     async def _force(self, on_piece: OnPiece) -> Ending | None:
         """Append what the machine forces; then the text is what the engine's tokenizer makes of all ids."""

@@ -75,21 +75,29 @@ def check_rounds_fields(given: Mapping[str, Any], *, dialect: type[Completions])
     Raises:
         InvalidRequest: `param` names the field.
     """
-    honoured = dialect.prompt_fields | dialect.sampling_fields | _BY_THE_GATEWAY
     where = (
         f"can't be combined with a thinking budget on this engine: it runs without the s1 plugin, "
         f"and the gateway enforces budgets in rounds (enforcement: rounds) over {dialect.make}'s API"
     )
+    unhonoured = first_unhonoured(given, dialect)
+    if unhonoured is not None:
+        raise _refusal(*unhonoured, where)
+
+
+def first_unhonoured(given: Mapping[str, Any], dialect: type[Completions]) -> tuple[str, Any] | None:
+    """Name and value of what rounds can't honour; None if there is nothing."""
+    honoured = dialect.prompt_fields | dialect.sampling_fields | _BY_THE_GATEWAY
     for name, value in given.items():
         if name not in honoured and value not in _NEUTRAL.get(name, ()):
-            raise _refusal(name, value, where)
+            return name, value
     if given.get("stream_options", {}).get("continuous_usage_stats"):
-        raise _refusal("stream_options.continuous_usage_stats", True, where)
+        return "stream_options.continuous_usage_stats", True
     for index, message in enumerate(given["messages"]):
         content = message.get("content")
         for part in content if isinstance(content, list) else ():
             if part.get("type", "text") != "text":
-                raise _refusal(f"messages[{index}].content", part["type"], where)
+                return f"messages[{index}].content", part["type"]
+    return None
 
 
 def check_chat_fields(given: Mapping[str, Any], *, dialect: type[Completions]) -> None:

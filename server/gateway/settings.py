@@ -109,6 +109,11 @@ class Settings(BaseModel):
     shrink_floor_tokens: Annotated[int, Field(ge=0)] = 1024
     """Budgets don't shrink below this."""
 
+    think_more_keep_s: Annotated[float, Field(ge=0, le=86_400)] = 600.0
+    """How long a completion that has ended can think on: its token ids are kept in memory. 0: none can."""
+    think_more_keep_tokens: Annotated[int, Field(ge=0)] = 1_000_000
+    """Tokens kept for that in all, at 4 bytes each; the oldest completions go first. 0: none can think on."""
+
     @field_validator("engine_urls", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:

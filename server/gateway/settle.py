@@ -86,7 +86,8 @@ def settle(call: ChatCall, rungs: Rungs, description: EngineDescription | None) 
         return call
     if applied.budget.is_set:
         check_beam_search(call.fields, applied.budget)
-    settled = replace(call, origin=Origin(budget.requested(), asked.requested_as))
+    origin = Origin(budget.requested(), asked.requested_as, continues=call.origin.continues)
+    settled = replace(call, origin=origin)
     return settled.limited(_with_fitting_reserve(call, applied.budget, engine), by=applied.clamped_by)
 
 

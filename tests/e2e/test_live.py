@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,10 +35,12 @@ def http(running: Running) -> Iterator[httpx.Client]:
 class Told:
     """A streamed completion that is told to answer after some tokens."""
 
-    def __init__(self, http: httpx.Client, body: dict[str, Any], *, after_tokens: int, form: str) -> None:
+    def __init__(
+        self, http: httpx.Client, body: dict[str, Any], *, after_tokens: int, form: str, path: str = CHAT
+    ) -> None:
         self.chunks: list[dict[str, Any]] = []
         self.status = 0
-        with http.stream("POST", CHAT, json={**body, "stream": True}) as response:
+        with http.stream("POST", path, json={**body, "stream": True}) as response:
             assert response.status_code == 200, response.read()
             for event in sse_events(response.iter_lines()):
                 self.chunks.append(event)
@@ -113,9 +114,56 @@ def test_a_time_limit_is_a_budget_of_its_own(http: httpx.Client, running: Runnin
     receipt = answer["choices"][0]["thinking_budget"]
     assert receipt["requested"] == {"max_thinking_ms": 60_000}
     assert receipt["ended_by"] == "model"
-    assert json.dumps(answer)
 
 
 def test_nobody_of_this_name(http: httpx.Client) -> None:
     response = http.post(f"{CHAT}/chatcmpl-nobody/answer_now")
     assert (response.status_code, response.json()["error"]["code"]) == (404, "completion_not_found")
+
+
+def test_thinking_more(http: httpx.Client, running: Running, ids: MarkerIds) -> None:
+    first = whole(http, running.model, max_thinking_tokens=300, temperature=0, return_token_ids=True)
+    earlier = first["choices"][0]["thinking_budget"]
+    asked = {"num_waits": 2, "max_thinking_tokens": 200, "return_token_ids": True}
+    response = http.post(f"{CHAT}/{first['id']}/think_more", json=asked)
+    assert response.status_code == 200, response.text
+    second = response.json()
+    (choice,) = second["choices"]
+    thought = first["choices"][0]["token_ids"][: earlier["thinking_tokens"]]
+    assert second["prompt_token_ids"] == [*first["prompt_token_ids"], *thought]
+    receipt = choice["thinking_budget"]
+    assert receipt["waits"] == 2
+    assert receipt["continues"] == {
+        "id": first["id"],
+        "thinking_tokens": earlier["thinking_tokens"],
+        "waits": 0,
+    }
+    assert tuple(choice["token_ids"][: len(ids.wait)]) == ids.wait
+    assert choice["message"]["reasoning"].startswith("Wait")
+    assert choice["message"]["content"].strip()
+    counted = count(choice["token_ids"], ids)
+    assert counted.thinking == receipt["thinking_tokens"] <= 200
+    assert second["usage"]["completion_tokens"] == counted.thinking + counted.markers + counted.answer
+    # The same as one request with two waits more: the model ended its thinking where the first one did.
+    if earlier["ended_by"] == "model":
+        at_once = whole(
+            http,
+            running.model,
+            max_thinking_tokens=earlier["thinking_tokens"] + 200,
+            num_waits=2,
+            temperature=0,
+            return_token_ids=True,
+        )
+        assert at_once["choices"][0]["token_ids"] == [*thought, *choice["token_ids"]]
+
+
+def test_thinking_more_and_answering_now(http: httpx.Client, running: Running) -> None:
+    """A continuation is a completion like others: it streams, and can be told to end."""
+    first = whole(http, running.model, max_thinking_tokens=100, temperature=0)
+    body = {"num_waits": 1000, "max_thinking_tokens": 1200, "return_token_ids": True}
+    told = Told(http, body, after_tokens=20, form="answer_now", path=f"{CHAT}/{first['id']}/think_more")
+    assert told.status == 200
+    assert told.receipt["ended_by"] == "request"
+    assert told.receipt["thinking_tokens"] < 1000
+    assert told.receipt["waits"] >= 1
+    assert told.content.strip()

@@ -76,5 +76,6 @@ async def gateway(
         if wait_ready:
             await eventually(lambda: len(pool.ready) == len(engine_urls))
         client.pool = pool  # type: ignore[attr-defined]
+        client.kept = app.state.context.kept  # type: ignore[attr-defined]
         client.turnstile = app.state.context.turnstile  # type: ignore[attr-defined]
         yield client

@@ -29,6 +29,7 @@ class ToyNative(Toy):
     name: str = "toy-native"
     enforces: tuple[str, ...] = BUDGET_FIELDS
     dies_when_told: bool = False
+    tells_markers: bool = True
     told: list[tuple[str, str]] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)
     """Bodies of chat requests that aren't probes."""
@@ -45,6 +46,8 @@ async def running_native(toy: ToyNative) -> AsyncIterator[ToyNative]:
     app.router.add_post("/v1/chat/completions", bound(_chat, toy))
     app.router.add_get("/s1/engine", bound(_description, toy))
     app.router.add_get("/s1/receipts/{id}", bound(_receipt, toy))
+    if toy.tells_markers:
+        app.router.add_get("/s1/markers", bound(_markers, toy))
     app.router.add_post("/s1/end_thinking/{id}", bound(_end_thinking, toy))
     async with serving_toy(toy, app):
         yield toy
@@ -66,6 +69,10 @@ async def _description(toy: ToyNative, _: web.Request) -> web.Response:
             "minimum_room": minimum_room(opening_tokens=len(IDS.start), exit_tokens=IDS.exit_tokens()),
         }
     )
+
+
+async def _markers(_: ToyNative, __: web.Request) -> web.Response:
+    return web.json_response(IDS.to_json())
 
 
 async def _receipt(toy: ToyNative, request: web.Request) -> web.Response:

@@ -6,11 +6,15 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.responses import Response
 
 from server.gateway.access import caller_of
+from server.gateway.answer_forms import ChatForm
 from server.gateway.body import read_body
+from server.gateway.chat_service import answer_chat
 from server.gateway.context import context_of
-from server.gateway.errors import Conflict
+from server.gateway.errors import CompletionNotFound, Conflict, InvalidRequest
+from server.gateway.think_more import ThinkMoreRequest, continuation
 from server.gateway.validation import invalid_request
 
 router = APIRouter(tags=["chat"])
@@ -32,18 +36,16 @@ class ControlResult(BaseModel):
     applied: Literal[True] = True
 
 
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": ControlRequest.model_json_schema()}},
-    }
-}
+def _body(model: type[BaseModel]) -> dict[str, Any]:
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 @router.post(
     "/v1/chat/completions/control",
     summary="End a running completion's thinking, in llama.cpp's form",
-    openapi_extra=_BODY,
+    openapi_extra=_body(ControlRequest),
 )
 async def control(request: Request) -> ControlResult:
     body = await read_body(request, context_of(request).settings)
@@ -62,6 +64,32 @@ async def control(request: Request) -> ControlResult:
 async def answer_now(request: Request, id: str) -> ControlResult:
     await _answer_now(request, id)
     return ControlResult(id=id, action="answer_now")
+
+
+@router.post(
+    "/v1/chat/completions/{id}/think_more",
+    summary="Think on from a completion that has ended, with more waits, and answer anew",
+    openapi_extra=_body(ThinkMoreRequest),
+)
+async def think_more(request: Request, id: str) -> Response:
+    context, account = context_of(request), caller_of(request).account
+    body = await read_body(request, context.settings)
+    if not context.kept.is_on:
+        raise InvalidRequest(
+            "no completion can think on here: `think_more_keep_s` or `think_more_keep_tokens` is 0",
+            code="think_more_off",
+        )
+    kept = context.kept.find(account, id)
+    if context.live.is_running(account, id):
+        raise Conflict(f"`{id}` has not ended yet", code="still_running")
+    if kept is None:
+        raise CompletionNotFound(
+            f"no completion `{id}` of this key is kept in this gateway process: it is too old, others have "
+            "taken its place, or another process has answered it",
+            param="id",
+        )
+    call = continuation(body, kept, id=id)
+    return await answer_chat(request, call, lambda _id, _created: ChatForm())
 
 
 async def _answer_now(request: Request, id: str) -> None:
