@@ -7,6 +7,8 @@ from typing import Literal
 
 from server.budget.spec import BudgetError
 from server.gateway.errors import (
+    CompletionNotFound,
+    Conflict,
     EngineDied,
     EngineMisbehaved,
     EngineRefused,
@@ -36,6 +38,8 @@ _BY_ERROR: Mapping[type[Exception], Outcome] = {
     BudgetError: "invalid",
     InvalidRequest: "invalid",
     ModelNotFound: "invalid",
+    CompletionNotFound: "invalid",
+    Conflict: "invalid",
     InvalidKey: "unauthorized",
     Forbidden: "unauthorized",
     QuotaExceeded: "quota",
