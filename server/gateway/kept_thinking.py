@@ -26,6 +26,8 @@ from server.gateway.settings import Settings
 _INHERITED = VllmCompletions.sampling_fields | {"include_reasoning", "seed", "stop"}
 """Fields of a request that hold for its continuation, too, beside its limit of completion tokens."""
 _INT32 = "i"
+_ENTRY_TOKENS = 64
+"""What an entry weighs beside its tokens: one that holds none must not be free."""
 
 
 @dataclass(slots=True)
@@ -78,8 +80,8 @@ class Kept:
 
     @property
     def size(self) -> int:
-        """Tokens."""
-        return sum(choice.size for choice in self.choices.values())
+        """Tokens, and as many more as the entry itself weighs."""
+        return _ENTRY_TOKENS + sum(choice.size for choice in self.choices.values())
 
 
 def _refusal(call: ChatCall, *, gives_ids: bool) -> str | None:
@@ -114,17 +116,24 @@ class KeptThinking:
     def put(self, name: tuple[str, str], kept: Kept, index: int, choice: KeptChoice) -> None:
         """Add a choice of the completion with this account and id."""
         self.note(name, kept)
+        if self._kept.get(name) is not kept:
+            return
         kept.choices[index] = choice
         self._tokens += choice.size
-        while self._tokens > self._most_tokens:
-            self._drop(next(iter(self._kept)))
+        self._make_room()
 
     def note(self, name: tuple[str, str], kept: Kept) -> None:
         """Keep what is known of a completion. Another one under the same id goes."""
         if self._kept.get(name) is not kept:
             self._drop(name)
             self._kept[name] = kept
+            self._tokens += kept.size
             asyncio.get_running_loop().call_later(self._keep_s, self._expire, name, kept)
+            self._make_room()
+
+    def _make_room(self) -> None:
+        while self._tokens > self._most_tokens:
+            self._drop(next(iter(self._kept)))
 
     def _expire(self, name: tuple[str, str], kept: Kept) -> None:
         if self._kept.get(name) is kept:
@@ -134,6 +143,7 @@ class KeptThinking:
         dropped = self._kept.pop(name, None)
         if dropped is not None:
             self._tokens -= dropped.size
+            dropped.choices.clear()
 
 
 @dataclass(slots=True)

@@ -13,7 +13,8 @@ import pytest
 
 from server.budget.machine import BudgetMachine
 from server.budget.spec import EffectiveBudget
-from server.gateway.settings import SettingsError, read_settings
+from server.gateway.kept_thinking import Kept, KeptChoice, KeptThinking
+from server.gateway.settings import Settings, SettingsError, read_settings
 from tests.gateway.serving import eventually, gateway
 from tests.gateway.toy_engine import MAX_MODEL_LEN, Toy, running
 from tests.gateway.toy_native import ToyNative, running_native
@@ -238,7 +239,7 @@ async def test_keys_do_not_see_each_others(tmp_path: Path) -> None:
 async def test_the_oldest_make_room() -> None:
     async with (
         running_native(ToyNative()) as toy,
-        gateway(toy.url, refresh_interval_s=5, think_more_keep_tokens=150) as client,
+        gateway(toy.url, refresh_interval_s=5, think_more_keep_tokens=400) as client,
     ):
         ids = [(await ask(client, toy))["id"] for _ in range(8)]
         statuses = [
@@ -246,6 +247,33 @@ async def test_the_oldest_make_room() -> None:
             for id in (ids[0], ids[-1])
         ]
         assert statuses == [404, 200]
+
+
+def test_what_is_kept_is_counted() -> None:
+    """Also entries that hold no tokens, and choices of an entry that is gone already."""
+    store = KeptThinking(Settings(think_more_keep_tokens=300))
+    kept = [Kept("toy", {}, False, None) for _ in range(3)]
+
+    async def fill() -> None:
+        store.note(("a", "0"), Kept("toy", {}, False, "no"))
+        assert store.tokens == 64
+        for i, one in enumerate(kept):
+            store.put(("a", str(i + 1)), one, 0, KeptChoice([1] * 10, [2] * 20))
+        assert store.tokens == 3 * (64 + 30)
+        assert store.find("a", "0") is None
+        store.put(("a", "3"), kept[2], 1, KeptChoice([1] * 400, []))
+        assert store.tokens == 0
+        store.put(("a", "3"), kept[2], 2, KeptChoice([1] * 5, []))
+        assert store.tokens == 64 + 5
+
+    asyncio.run(fill())
+    tiny = KeptThinking(Settings(think_more_keep_tokens=1))
+
+    async def overfill() -> None:
+        tiny.put(("a", "1"), kept[0], 0, KeptChoice([1], [2]))
+        assert tiny.tokens == 0
+
+    asyncio.run(overfill())
 
 
 async def test_time_is_up() -> None:
