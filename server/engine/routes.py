@@ -28,7 +28,6 @@ from server.engine.receipts import MARKERS, read_info, receive, subscribe
 _KEPT = 65_536
 """Receipts kept for collection; each is collected once, within milliseconds of its choice's end."""
 _MAX_WAIT_MS = 10_000
-_CONTROL_TIMEOUT_S = 10.0
 _WORDS = ("request", "time")
 _END_THINKING = "/s1/end_thinking/"
 
@@ -134,7 +133,8 @@ class EngineRoutes:
 async def _tell_workers(scope: Scope, receipt_id: str, ended_by: str) -> str:
     """Every worker of every data-parallel replica; only the one that has the choice knows its state."""
     core = scope["app"].state.engine_client.engine_core
-    arguments = ("s1_end_thinking", _CONTROL_TIMEOUT_S, (receipt_id, ended_by), None)
+    # Without a time limit: vLLM would take a reply that came too late for that of the next step.
+    arguments = ("s1_end_thinking", None, (receipt_id, ended_by), None)
     replicas_said = await core.call_utility_all_async("collective_rpc", *arguments)
     # The last worker is of the stage that samples.
     said = {workers[-1] for workers in replicas_said} - {None}
