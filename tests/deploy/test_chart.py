@@ -354,3 +354,18 @@ def test_two_nodes_share_their_gpus_and_meet() -> None:
         syntax = subprocess.run(["sh", "-n", "-c", container["args"][0]], capture_output=True, text=True)
         assert syntax.returncode == 0, syntax.stderr
         assert "VLLM_HOST_IP" in {variable["name"] for variable in container["env"]}
+
+
+def test_no_service_takes_the_name_that_a_group_needs_for_its_own() -> None:
+    """LeaderWorkerSet makes a headless Service named as the set, unless there is one."""
+    manifests = rendered("two-nodes-tp8-pp2-values.yaml")
+    name = one(manifests, "LeaderWorkerSet")["metadata"]["name"]
+    assert name not in {m["metadata"]["name"] for m in manifests if m["kind"] == "Service"}
+
+
+def test_names_stay_within_what_dns_takes() -> None:
+    engine = {**DEMO_ENGINE, "name": "n" * 20}
+    manifests, _ = render({**KEYS, "engines": [engine]}, name="r" * 53)
+    # A pod of a group has two numbers after its set's name.
+    assert all(len(m["metadata"]["name"]) <= 63 for m in manifests)
+    assert len(one(manifests, "StatefulSet")["metadata"]["name"]) + len("-00-00") <= 63

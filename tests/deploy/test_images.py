@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -27,9 +28,10 @@ def test_hadolint_has_nothing_to_say() -> None:
 def test_every_target_runs_as_an_ordinary_user_and_says_what_it_is() -> None:
     stages = re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)[1:]
     targets = {stage.split()[2]: stage for stage in stages}
+    for name in ("gateway", "engine", "cpu", "training"):
+        assert re.findall(r"^USER (\S+)$", targets[name], re.MULTILINE)[-1] == "10001:10001"
     for name in ("gateway", "engine", "cpu"):
         stage = targets[name]
-        assert re.findall(r"^USER (\S+)$", stage, re.MULTILINE)[-1] == "10001:10001"
         assert "HEALTHCHECK" in stage and "org.opencontainers.image.revision" in stage
         assert f"ARG VERSION={__version__}" in stage
 
@@ -74,3 +76,10 @@ def test_the_command_starts_without_what_the_gateway_image_lacks() -> None:
 
 def test_only_what_is_missing_is_pinned() -> None:
     assert missing("# a comment\npytest==1.0\nno-such-package==2.0\n") == ["no-such-package==2.0"]
+
+
+def test_the_sizing_table_is_computed() -> None:
+    script = ROOT / "scripts" / "sizing_table.py"
+    argv = [sys.executable, str(script), "--check", str(ROOT / "docs" / "deploy.md")]
+    done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import kubernetes_validate
 import yaml
 
 LAUNCH = Path(__file__).parents[2] / "training" / "launch"
@@ -37,7 +38,7 @@ def test_slurm_starts_torchrun_on_every_node_and_resumes(tmp_path: Path) -> None
 
 
 def test_the_kubernetes_job_agrees_with_itself() -> None:
-    service, job = yaml.safe_load_all((LAUNCH / "kubernetes-job.yaml").read_text())
+    claim, service, job = yaml.safe_load_all((LAUNCH / "kubernetes-job.yaml").read_text())
     spec = job["spec"]
     (container,) = spec["template"]["spec"]["containers"]
     arguments = dict(
@@ -51,6 +52,15 @@ def test_the_kubernetes_job_agrees_with_itself() -> None:
     assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
     assert arguments["rdzv-endpoint"] == f"{job['metadata']['name']}-0.{name}:{port['port']}"
     assert container["args"][-1] == "--resume"
+    (work,) = [v for v in spec["template"]["spec"]["volumes"] if v["name"] == "work"]
+    assert work["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
     assert {mount["name"] for mount in container["volumeMounts"]} == {
         volume["name"] for volume in spec["template"]["spec"]["volumes"]
     }
+
+
+def test_kubernetes_takes_the_job() -> None:
+    for manifest in yaml.safe_load_all((LAUNCH / "kubernetes-job.yaml").read_text()):
+        for version in ("1.31.0", "1.37.0"):
+            kubernetes_validate.validate(manifest, version, strict=True)
