@@ -356,7 +356,7 @@ async def test_answer_now_and_think_more_ask_for_what_the_contract_says(
             re.fullmatch(r"chat/completions/chatcmpl-\w+/(answer_now|think_more)", path) for path in paths
         )
         assert [path.rpartition("/")[2] for path in paths] == ["answer_now", "answer_now", "think_more"]
-        assert bodies[-1] == {"num_waits": 3, "stream": True}
+        assert bodies[-1] == {"num_waits": 3, "stream": True, "return_token_ids": True}
 
 
 def _paths(*paths: str) -> Any:

@@ -123,7 +123,7 @@ export class Talk {
     const title = `thought further, ${waits === 1 ? '1 more wait' : `${count(waits)} more waits`}`;
     const further = new Run(turn.question, { max: null, min: null, waits }, { title });
     const path = `${CHAT}/${encodeURIComponent(run.id)}/think_more`;
-    this._start(turn, index, further, { path, body: { num_waits: waits, stream: true } });
+    this._start(turn, index, further, { path, body: { num_waits: waits, stream: true, return_token_ids: true } });
     this.showing(index, further);
   }
 }
