@@ -180,6 +180,7 @@ function receiptWords(run) {
   if (receipt.marker_tokens !== undefined) words.push(`${count(receipt.marker_tokens)} marker`);
   if (receipt.answer_tokens !== undefined) words.push(`${count(receipt.answer_tokens)} answer`);
   const sentences = [`${words.join(' + ')} tokens`];
+  if (receipt.continues) sentences.push(`going on from ${count(receipt.continues.thinking_tokens)} thinking tokens`);
   if (receipt.waits) sentences.push(plural(receipt.waits, 'wait'));
   if (receipt.clamped_by.length) sentences.push(`budget changed by ${clampWords(receipt.clamped_by)}`);
   sentences.push(`${((run.endedAt - run.startedAt) / 1000).toFixed(1)} s`);
