@@ -116,13 +116,20 @@ async def test_an_error_then_offline_then_back(visit: Visit) -> None:
     await expect(runs(visit, "done")).to_have_count(1)
 
 
-async def test_answer_now(visit: Visit) -> None:
+async def test_answer_now_and_think_more(visit: Visit) -> None:
     page = visit.page
     # It would think until its maximum.
     await page.fill("#budget-A-max", "1200")
     await page.fill("#budget-A-waits", "1000")
     cut = await answered_early(visit)
     await expect(cut.locator(".pane-answer .pane-text")).not_to_be_empty()
+    await cut.get_by_label("Waits to add").fill("2")
+    await cut.get_by_role("button", name="Think more").click()
+    further = page.locator(".run").last
+    await expect(further.locator("h3")).to_have_text("thought further, 2 more waits")
+    await expect(further).to_have_attribute("data-state", "done")
+    await expect(further.locator("mark.injected").first).to_have_text("Wait")
+    await expect(further.locator(".pane-answer .pane-text")).not_to_be_empty()
 
 
 async def answered_early(visit: Visit) -> Locator:
