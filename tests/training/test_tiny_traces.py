@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from training.tiny.documents import chat_document, question_prompt
+from training.tiny.documents import plain_document
 from training.tiny.tasks import FAMILIES, Family, letters_question, make_training_question
 from training.tiny.tokenizer import build_tokenizer, encode, token_id
 from training.tiny.traces import TraceWriter, write_trace, wrong_state
@@ -58,16 +58,16 @@ def test_wrong_states_are_wrong() -> None:
 
 def test_a_finished_document_counts_everything_after_the_prompt() -> None:
     trace = write_trace(letters_question("r", ["arrow"]), random.Random(0), 0.0, 0)
-    document = chat_document(trace, cut_at=None)
-    prompt = question_prompt("How many r in arrow?")
-    completion = f"{trace.thinking}<|im_start|>answer\n2<|im_end|>"
+    document = plain_document(trace, cut_at=None)
+    prompt = "Question: How many r in arrow?\n"
+    completion = f"{trace.thinking}answer\n2<|endoftext|>"
     assert document.ids == encode(prompt + completion)
     assert document.counts == [False] * len(encode(prompt)) + [True] * len(encode(completion))
 
 
 def test_the_model_is_not_taught_to_go_on_by_itself_once_all_is_checked() -> None:
     trace = write_trace(letters_question("r", ["arrow"]), random.Random(0), 0.0, 3)
-    document = chat_document(trace, cut_at=None)
+    document = plain_document(trace, cut_at=None)
     waits = [i for i, token in enumerate(document.ids) if token == token_id("Wait")]
     assert [document.counts[i] for i in waits] == [True, False, False]
     begin = document.counts.index(True)
@@ -79,12 +79,12 @@ def test_the_model_is_not_taught_to_go_on_by_itself_once_all_is_checked() -> Non
     ("cut_at", "thinking"),
     [(0, ""), (3, "a 0 \n"), (len(encode("a 0 arrow = 2\n")), "a 0 arrow = 2\n\n")],
 )
-def test_a_cut_document_is_what_the_server_forces(cut_at: int, thinking: str) -> None:
+def test_a_cut_document_is_what_a_server_forces_in_plain_text(cut_at: int, thinking: str) -> None:
     trace = write_trace(letters_question("r", ["arrow"]), random.Random(0), 0.0, 0)
-    document = chat_document(trace, cut_at)
-    prompt = question_prompt("How many r in arrow?")
-    expected = f"{prompt}{thinking}<|im_start|>answer\nFinal Answer: 2<|im_end|>"
+    document = plain_document(trace, cut_at)
+    prompt = "Question: How many r in arrow?\n"
+    expected = f"{prompt}{thinking}answer\nFinal Answer: 2<|endoftext|>"
     assert build_tokenizer().decode(document.ids, skip_special_tokens=False) == expected
     assert document.ids == encode(expected)
     counted = [token for token, counts in zip(document.ids, document.counts, strict=True) if counts]
-    assert counted == encode(trace.thinking)[:cut_at] + encode(" 2<|im_end|>")
+    assert counted == encode(trace.thinking)[:cut_at] + encode(" 2<|endoftext|>")

@@ -175,6 +175,9 @@ def quality(
     require_solution: Annotated[
         bool, typer.Option(help="Drop questions with neither solution nor answer, as s1 does.")
     ] = False,
+    require_correct: Annotated[
+        bool, typer.Option(help="Drop traces whose answer is not known to be right.")
+    ] = False,
     format: FileFormat = "parquet",
     overwrite: Overwrite = False,
 ) -> None:
@@ -188,12 +191,13 @@ def quality(
     progress = Progress()
     with one_line_errors(progress, out):
         loaded = checking.load_rules(rules or checking.DEFAULT_RULES)
-        options = checking.QualityOptions(english_only, require_trace, require_solution)
+        options = checking.QualityOptions(english_only, require_trace, require_solution, require_correct)
         settings = {
             "rules": loaded.model_dump(mode="json"),
             "english_only": english_only,
             "require_trace": require_trace,
             "require_solution": require_solution,
+            "require_correct": require_correct,
         }
         stage = Stage("quality", out, settings, (questions_file(input),), format, overwrite)
         start = read_input(input)

@@ -9,8 +9,10 @@ from typing import Any, Literal
 from training.conditional import class_conditional, step_conditional, token_conditional
 from training.sft.recipe import ColumnNames, DataRecipe
 from training.sft.rendering import (
+    IGNORED,
     TRACE_FORMATS,
     ChatTokenizer,
+    Example,
     Rendered,
     RenderingError,
     render_messages,
@@ -33,11 +35,13 @@ class Dropped:
 
 @dataclass(slots=True)
 class Examples:
-    """Tokenized samples: row ``i`` is learned from token ``first_learned[i]`` on."""
+    """Tokenized samples: row ``i`` is learned from token ``first_learned[i]`` on, but for ``forced[i]``."""
 
     form: Form
     input_ids: list["array[int]"] = field(default_factory=list)
     first_learned: list[int] = field(default_factory=list)
+    forced: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """By row, where a server ended the thinking: from and to which token it wrote itself."""
     places: list[str] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
     first_rendered: list[Rendered] = field(default_factory=list)
@@ -49,7 +53,8 @@ class Examples:
 
     @property
     def num_learned(self) -> int:
-        return self.num_tokens - sum(self.first_learned)
+        num_forced = sum(end - begin for begin, end in self.forced.values())
+        return self.num_tokens - sum(self.first_learned) - num_forced
 
     @property
     def longest(self) -> int:
@@ -83,14 +88,25 @@ def build_examples(recipe: DataRecipe, tokenizer: ChatTokenizer, rows: Iterable[
             reason = f"has {len(example.input_ids)} tokens, more than data.max_length {recipe.max_length}"
             _refuse(examples, row, reason, recipe.on_too_long)
             continue
-        examples.input_ids.append(array("i", example.input_ids))
-        examples.first_learned.append(len(example.input_ids) - example.num_learned)
+        _add(examples, example)
         examples.places.append(row.place)
         if len(examples.first_rendered) < _KEPT_TEXTS:
             examples.first_rendered.append(rendered)
     if not examples.input_ids:
         raise DataError(f"all {len(rows)} rows were dropped; the first: {_describe(examples.dropped[0])}")
     return examples
+
+
+def _add(examples: Examples, example: Example) -> None:
+    """The mask as borders: context, learned, and for a cut trace forced and learned again."""
+    labels = example.labels
+    first = next(at for at, label in enumerate(labels) if label != IGNORED)
+    if IGNORED in labels[first:]:
+        begin = labels.index(IGNORED, first)
+        end = next(at for at in range(begin, len(labels)) if labels[at] != IGNORED)
+        examples.forced[len(examples.input_ids)] = (begin, end)
+    examples.input_ids.append(array("i", example.input_ids))
+    examples.first_learned.append(first)
 
 
 def _refuse(examples: Examples, row: Row, reason: str, policy: str) -> None:

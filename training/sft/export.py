@@ -88,7 +88,8 @@ def check_export(setup: Setup, folder: Path) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     for rendered, trained in zip(setup.examples.first_rendered, setup.examples.input_ids, strict=False):
-        if tokenizer(rendered.text, add_special_tokens=False)["input_ids"] != trained.tolist():
+        read = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in rendered.parts]
+        if [token for ids in read for token in ids] != trained.tolist():
             raise ExportError(
                 f"the exported tokenizer in {folder} reads a sample differently from the training"
             )

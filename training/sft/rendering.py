@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from server.budget.families import FAMILIES
+
 IGNORED = -100
 """The label of a token that carries no loss, as ``torch.nn.functional.cross_entropy`` has it."""
 
@@ -106,14 +108,26 @@ class ChatTokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """One sample as text: ``prompt`` is context, ``completion`` is learned."""
+    """One sample as text: ``prompt`` is context, ``completion`` is learned.
+
+    ``forced`` is the part of ``completion`` that a server wrote and the model must not learn, from and to.
+    """
 
     prompt: str
     completion: str
+    forced: tuple[int, int] | None = None
 
     @property
     def text(self) -> str:
         return self.prompt + self.completion
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What is tokenized apart: a server joins what it forces by ids, whatever the text would give."""
+        if self.forced is None:
+            return (self.text,)
+        begin, end = self.forced
+        return (self.prompt + self.completion[:begin], self.completion[begin:end], self.completion[end:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +184,8 @@ def render_messages(
     """A conversation that ends with an assistant message; only that last message is learned.
 
     Its trace stands in ``reasoning``, ``reasoning_content`` or ``thinking``, or in the content between
-    the format's markers.
+    the format's markers. With ``ended_by: max_thinking_tokens``, as a server's receipt says it, the trace was
+    cut, and what the server then wrote is not learned.
     """
     if not messages or messages[-1].get("role") != "assistant":
         raise RenderingError("messages", "must end with a message of role assistant")
@@ -181,6 +196,8 @@ def render_messages(
         if message.get("role") != "assistant":
             _checked(f"messages[{at}].content", message.get("content"), trace_format)
     thinking, answer = _split_message(last, trace_format)
+    if _was_cut(last):
+        return _cut_turn(prompt_text(tokenizer, trace_format, context), trace_format, thinking, answer)
     return Rendered(
         prompt_text(tokenizer, trace_format, context),
         completion_text(trace_format, thinking, answer, answer_prefix=answer_prefix),
@@ -243,17 +260,52 @@ def completion_text(trace_format: TraceFormat, thinking: str, answer: str, *, an
     )
 
 
+def _was_cut(message: Message) -> bool:
+    ended_by = message.get("ended_by", "model")
+    if ended_by not in ("model", "max_thinking_tokens"):
+        problem = f"must be model or max_thinking_tokens, is {ended_by!r}"
+        raise RenderingError("messages[-1].ended_by", problem)
+    return bool(ended_by == "max_thinking_tokens")
+
+
+def _cut_turn(prompt: str, trace_format: TraceFormat, thinking: str, answer: str) -> Rendered:
+    """As the engine forces an early exit (docs/budget.md, rule 1). The trace may be empty or end anywhere."""
+    if trace_format.step_header is not None:
+        raise RenderingError("messages[-1].ended_by", f"can't be used with format {trace_format.name}")
+    for reserved in trace_format.reserved:
+        if reserved in thinking:
+            raise RenderingError("thinking", f"contains {reserved!r}, which means something else")
+    learned = trace_format.opening + thinking
+    newline = "" if learned.endswith("\n") else "\n"
+    answer_prompt = FAMILIES[trace_format.name].answer_prompt
+    forced = f"{newline}{trace_format.think_end}{answer_prompt}"
+    space = "" if answer_prompt.endswith("\n") else " "
+    said = _checked("answer", answer, trace_format).strip()
+    completion = learned + forced + space + said + trace_format.turn_end + trace_format.after_turn
+    return Rendered(prompt, completion, (len(learned), len(learned) + len(forced)))
+
+
 def tokenize(tokenizer: ChatTokenizer, rendered: Rendered) -> Example:
     """Ids of the whole text at once, as the server tokenizes it; labels from the completion's first token on.
 
     Raises:
         RenderingError: a token spans the border, so that no mask can be right.
     """
+    before, *rest = rendered.parts
+    example = _tokenize_before(tokenizer, before, len(rendered.prompt))
+    for number, part in enumerate(rest):
+        ids = list(tokenizer(part, add_special_tokens=False)["input_ids"])
+        example.input_ids.extend(ids)
+        example.labels.extend([IGNORED] * len(ids) if number == 0 else ids)
+    return example
+
+
+def _tokenize_before(tokenizer: ChatTokenizer, text: str, border: int) -> Example:
+    """Labels from the token that begins at ``border`` on."""
     encoding = tokenizer(
-        rendered.text, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False
+        text, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False
     )
     ids: list[int] = list(encoding["input_ids"])
-    border = len(rendered.prompt)
     first = len(ids)
     for at, (begin, end) in enumerate(encoding["offset_mapping"]):
         if begin < border < end:

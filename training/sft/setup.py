@@ -39,9 +39,11 @@ class Setup:
     @property
     def data_sha256(self) -> str:
         """Of the token ids and where learning begins, in order: what is trained on, wherever it lay."""
-        digest = hashlib.sha256()
-        for ids, first in zip(self.examples.input_ids, self.examples.first_learned, strict=True):
-            digest.update(f"{len(ids)} {first} ".encode())
+        digest, forced = hashlib.sha256(), self.examples.forced
+        firsts = zip(self.examples.input_ids, self.examples.first_learned, strict=True)
+        for row, (ids, first) in enumerate(firsts):
+            borders = (len(ids), first, *forced.get(row, ()))
+            digest.update(f"{' '.join(map(str, borders))} ".encode())
             digest.update(ids.tobytes())
         return digest.hexdigest()
 
@@ -60,7 +62,7 @@ def prepare(recipe: SftRunRecipe, num_processes: int, *, with_weights: bool = Tr
     paths = [Path(file) for file in recipe.data.files]
     counts: Counter[str] = Counter()
     examples = build_examples(recipe.data, tokenizer, _counted(read_rows(paths), counts))
-    check_same_as_file(tokenizer, base, [rendered.text for rendered in examples.first_rendered])
+    check_same_as_file(tokenizer, base, [part for first in examples.first_rendered for part in first.parts])
     check_pad_unused(tokenizer, examples.input_ids)
     dataset = make_dataset(examples, pack_to=recipe.data.max_length if recipe.data.packing else None)
     return Setup(
@@ -108,6 +110,8 @@ def make_dataset(examples: Examples, *, pack_to: int | None) -> Any:
     labels = ids.copy()
     for begin, first in zip(offsets, examples.first_learned, strict=False):
         labels[begin : begin + first] = IGNORED
+    for row, (begin, end) in examples.forced.items():
+        labels[offsets[row] + begin : offsets[row] + end] = IGNORED
     columns = {
         name: pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))
         for name, values in (("input_ids", ids), ("labels", labels))

@@ -60,7 +60,9 @@ def show_plan(console: Console, setup: Setup, obstacle: str | None) -> None:
 
 def show_sample(console: Console, setup: Setup) -> None:
     ids, first = setup.examples.input_ids[0].tolist(), setup.examples.first_learned[0]
-    tokens = explain(setup.tokenizer, Example(ids, [IGNORED] * first + ids[first:]))
+    begin, end = setup.examples.forced.get(0, (len(ids), len(ids)))
+    labels = [IGNORED if at < first or begin <= at < end else token for at, token in enumerate(ids)]
+    tokens = explain(setup.tokenizer, Example(ids, labels))
     console.print(f"\n[bold]{escape(setup.examples.places[0])}[/bold]: {len(tokens)} tokens")
     context = [token for token in tokens if not token.learned]
     learned = [token for token in tokens if token.learned]

@@ -60,24 +60,6 @@ def question_prompt(
     return f"{text}{MESSAGE_START}assistant\n{MESSAGE_START}think\n"
 
 
-def chat_document(trace: Trace, cut_at: int | None, prompt: str | None = None) -> Document:
-    """A finished trace and its answer; or, cut after ``cut_at`` thinking tokens, the best guess.
-
-    The cut-off form is the token sequence the server forces when thinking reaches its maximum: a newline,
-    the end marker and ``Final Answer:``. None of these count: only the server writes them there.
-    """
-    document = Document()
-    document.add(prompt or question_prompt(trace.question.text), counts=False)
-    if cut_at is None:
-        _add_thinking(document, trace.thinking)
-        document.add(f"{MESSAGE_START}answer\n{trace.answer}{MESSAGE_END}", counts=True)
-        return document
-    _add_cut_thinking(document, trace, cut_at)
-    document.add(f"{MESSAGE_START}answer{FORCED_ANSWER_PROMPT}", counts=False)
-    document.add(f" {trace.question.truth}{MESSAGE_END}", counts=True)
-    return document
-
-
 def cut_position(rng: random.Random, num_tokens: int, empty_share: float) -> int:
     """Anywhere from no thinking to all of it."""
     return 0 if rng.random() < empty_share else rng.randint(0, num_tokens)
@@ -120,6 +102,11 @@ def reviewed_trace(rng: random.Random, question: Question, mixture: BaseMixture)
 
 
 def plain_document(trace: Trace, cut_at: int | None) -> Document:
+    """A finished trace and its answer; or, cut after ``cut_at`` thinking tokens, the best guess.
+
+    The cut-off form is what a server forces when thinking reaches its maximum, in plain text. What it would
+    write does not count.
+    """
     document = Document()
     document.add(f"Question: {trace.question.text}\n", counts=False)
     if cut_at is None:

@@ -1,4 +1,4 @@
-"""The training loop of both stages: documents in, mean losses out."""
+"""The training loop of the base model: documents in, mean losses out."""
 
 import math
 import random
@@ -53,16 +53,6 @@ def muon_and_adamw(model: Any, muon_rate: float, adamw_rate: float, weight_decay
             matrices, lr=muon_rate, momentum=0.95, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
         ),
         torch.optim.AdamW(others, lr=adamw_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
-    ]
-
-
-def adamw(model: Any, rate: float, weight_decay: float) -> list[Any]:
-    import torch
-
-    return [
-        torch.optim.AdamW(
-            model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True
-        )
     ]
 
 

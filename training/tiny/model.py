@@ -50,16 +50,15 @@ def new_model(recipe: "ModelRecipe", seed: int) -> Any:
     )
 
 
-def save_checkpoint(model: Any, folder: Path) -> None:
-    """Weights in bfloat16, configuration, generation defaults and tokenizer."""
-    import torch
+def save_checkpoint(model: Any, folder: Path, dtype: Any) -> None:
+    """Weights as ``dtype`` of torch, configuration, generation defaults and tokenizer."""
     from transformers import GenerationConfig
 
     folder.mkdir(parents=True, exist_ok=True)
     model.generation_config = GenerationConfig(
         eos_token_id=[token_id(MESSAGE_END), token_id(END_OF_TEXT)], pad_token_id=token_id(END_OF_TEXT)
     )
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.to(dtype).save_pretrained(folder)
     (folder / "model.safetensors").chmod(
         0o644
     )  # written for its owner only, but a server may be another user

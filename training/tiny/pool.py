@@ -1,28 +1,14 @@
-"""The fine-tuning pool, and its selection by quality, difficulty and diversity, as in s1 (section 2.2)."""
+"""The fine-tuning pool: what `s1 curate` has to choose from."""
 
 import random
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from training.tiny.tasks import FAMILIES, Family, Question, make_training_question
+from training.tiny.tasks import FAMILIES, Question, make_training_question
 from training.tiny.traces import Trace, write_trace, wrong_state
 
 if TYPE_CHECKING:
     from training.tiny.recipe import PoolRecipe
-
-_FINISHED = re.compile(r"a .*\nSo (?P<answer>\S+)\.\n", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """What each filter left."""
-
-    pool: int
-    after_quality: int
-    after_difficulty: int
-    examples: list[Trace]
 
 
 def make_pool(rng: random.Random, recipe: "PoolRecipe") -> list[Trace]:
@@ -35,41 +21,6 @@ def make_pool(rng: random.Random, recipe: "PoolRecipe") -> list[Trace]:
         if question.text not in pool:
             pool[question.text] = _with_fault(rng, _pool_trace(rng, question, recipe), recipe)
     return list(pool.values())
-
-
-def select(rng: random.Random, pool: Sequence[Trace], num_examples: int) -> Selection:
-    good = [trace for trace in pool if is_good(trace)]
-    hard = [trace for trace in good if is_hard(trace)]
-    return Selection(len(pool), len(good), len(hard), diverse(rng, hard, num_examples))
-
-
-def is_good(trace: Trace) -> bool:
-    """Quality: the thinking is finished, and what it concludes is the answer given and the truth."""
-    finished = _FINISHED.fullmatch(trace.thinking)
-    return finished is not None and finished["answer"] == trace.answer == trace.question.truth
-
-
-def is_hard(trace: Trace) -> bool:
-    """Difficulty: one line of thinking was not enough."""
-    return len(trace.question.chunks) > 1 or trace.num_waits > 0
-
-
-def diverse(rng: random.Random, traces: Sequence[Trace], num_examples: int) -> list[Trace]:
-    """Diversity: the families take turns; inside a family questions with more chunks are preferred."""
-    left: dict[Family, list[Trace]] = {
-        family: [trace for trace in traces if trace.question.family == family] for family in FAMILIES
-    }
-    chosen: list[Trace] = []
-    while len(chosen) < num_examples and any(left.values()):
-        for family in FAMILIES:
-            if left[family] and len(chosen) < num_examples:
-                chosen.append(_draw(rng, left[family]))
-    return chosen
-
-
-def _draw(rng: random.Random, traces: list[Trace]) -> Trace:
-    weights = [len(trace.question.chunks) for trace in traces]
-    return traces.pop(rng.choices(range(len(traces)), weights)[0])
 
 
 def _pool_trace(rng: random.Random, question: Question, recipe: "PoolRecipe") -> Trace:

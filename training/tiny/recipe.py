@@ -1,10 +1,21 @@
 """What ``s1 train`` does for ``kind: tiny``: every hyperparameter, from the base model to the evaluation."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
 
+from training.curate.lengths import LengthOf
+from training.curate.selection import Selector
 from training.recipe import Count, Rate, RecipeError, RecipeFile, Section, Share, readable
+from training.sft.recipe import (
+    Attention,
+    BaseModelRecipe,
+    DataRecipe,
+    OptimizationRecipe,
+    OutputRecipe,
+    SftRunRecipe,
+)
 
 
 class ModelRecipe(Section):
@@ -49,17 +60,42 @@ class PoolRecipe(Section):
     wrong_answer_share: Share
 
 
-class SftRecipe(Section):
+class SolverRecipe(Section):
+    """The model whose right answers make a question too easy: the base, fine-tuned on a few traces."""
+
     num_examples: Count
-    epochs: Count
-    tokens_per_step: Count
-    learning_rate: Rate
-    weight_decay: Share
-    warmup_steps: Count
+    draws: Count
+    max_tokens: Count
+
+
+class CurateRecipe(Section):
+    ngram_words: Count
+    solver: SolverRecipe | None = None
+    select: Selector
+    length: LengthOf
+    size: Count
+
+
+class SamplesRecipe(Section):
+    """How traces become samples: each is drawn ``draws`` times, in the place of that many epochs."""
+
+    draws: Count
     cut_share: Share
     empty_cut_share: Share
     system_prompt_share: Share
     earlier_turn_share: Share
+
+
+class SftSection(Section):
+    attention: Attention
+    max_length: Count
+    packing: bool
+    optimization: OptimizationRecipe
+
+
+class EvaluateRecipe(Section):
+    num_questions: Count
+    concurrency: Count
 
 
 class Recipe(Section):
@@ -70,7 +106,29 @@ class Recipe(Section):
     model: ModelRecipe
     base: BaseRecipe
     pool: PoolRecipe
-    sft: SftRecipe
+    curate: CurateRecipe
+    samples: SamplesRecipe
+    sft: SftSection
+    evaluate: EvaluateRecipe
+
+    def sft_recipe(self, base: Path, rows: Path) -> SftRunRecipe:
+        """What ``s1 sft`` is told."""
+        return SftRunRecipe(
+            kind="sft",
+            name=self.name,
+            seed=self.seed,
+            threads=self.threads,
+            precision="fp32",
+            model=BaseModelRecipe(path=str(base), attention=self.sft.attention),
+            data=DataRecipe(
+                files=[str(rows)],
+                format="s1",
+                max_length=self.sft.max_length,
+                packing=self.sft.packing,
+            ),
+            optimization=self.sft.optimization,
+            output=OutputRecipe(weights="bfloat16"),
+        )
 
 
 def parse_recipe(file: RecipeFile) -> Recipe:

@@ -70,6 +70,11 @@ def encode(text: str) -> list[int]:
     return ids
 
 
+def decode(ids: list[int]) -> str:
+    text: str = build_tokenizer().decode(ids, skip_special_tokens=False)
+    return text
+
+
 def save_tokenizer(folder: Path) -> None:
     """Writes ``tokenizer.json``, ``tokenizer_config.json`` and ``chat_template.jinja``.
 
