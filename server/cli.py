@@ -38,6 +38,7 @@ from server.policy_cli import policy as policy_commands
 from server.serve import ServeError, serve_until_stopped
 from server.size_cli import size
 from server.top import top
+from training.ablate import ablate
 from training.curate.cli import app as curate
 from training.evaluate.cli import app as evaluate
 from training.sft.cli import sft
@@ -52,6 +53,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(train)
+app.command()(ablate)
 app.command()(sft)
 app.command()(conformance)
 app.command()(chat)

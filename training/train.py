@@ -1,5 +1,7 @@
 """``s1 train``: builds a checkpoint from a recipe and one seed."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -58,14 +60,22 @@ def train(
     overwrite: Overwrite = False,
 ) -> None:
     """Train a checkpoint: base model, data selection, fine-tuning, and its curve."""
-    from training.recipe import TRAIN_KINDS, RecipeError, read_recipe_file
+    from training.recipe import TRAIN_KINDS, read_recipe_file
 
     terminal = Terminal()
-    try:
+    options = TrainOptions(seed, out, evaluate, overwrite)
+    with one_line_errors(terminal):
         file = read_recipe_file(recipe, kinds=TRAIN_KINDS)
-        import_module(TRAIN_KINDS[file.kind]).run(
-            file, TrainOptions(seed, out, evaluate, overwrite), terminal
-        )
+        import_module(TRAIN_KINDS[file.kind]).run(file, options, terminal)
+
+
+@contextmanager
+def one_line_errors(terminal: Terminal) -> Iterator[None]:
+    """Exit status 2: something of the user's must change. 1, or 130: the same command goes on."""
+    from training.recipe import RecipeError
+
+    try:
+        yield
     except (RecipeError, TrainError) as error:
         _fail(terminal, str(error), 2)
     except TrainStopped as error:

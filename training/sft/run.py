@@ -44,9 +44,9 @@ def run_sft(
     """
     check_machine(recipe, machine)
     setup = prepare(recipe, machine.num_processes)
-    resumed_from = _claim(setup, machine, out, resume=resume) if machine.is_main else []
-    checkpoint = latest_complete(out / "checkpoints")
     with _threads(recipe.threads), _one_line_errors():
+        resumed_from = _claim(setup, machine, out, resume=resume) if machine.is_main else []
+        checkpoint = latest_complete(out / "checkpoints")
         return _train(setup, machine, out, checkpoint, resumed_from, console, callbacks)
 
 
