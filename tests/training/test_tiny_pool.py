@@ -59,3 +59,9 @@ def test_the_pool_of_the_committed_recipe_has_faults_and_no_held_out_question() 
     rows = [pool_row(trace) for trace in pool]
     assert {row.domain for row in rows} >= {"chain 5", "cups 1", "letters 3"}
     assert all(row.thinking_tokens == len(encode(row.thinking or "")) for row in rows[:50])
+
+
+def test_quality_drops_a_trace_that_repeats_that_all_is_checked() -> None:
+    question = letters_question("r", ["arrow"])
+    traces = [write_trace(question, random.Random(0), 0.0, waits) for waits in range(5)]
+    assert [reason_of(trace) for trace in traces] == [None] * 3 + ["goes_on_for_nothing"] * 2

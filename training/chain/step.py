@@ -9,7 +9,7 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,8 @@ class Run:
     out: Path
     overwrite: bool
     terminal: Terminal
+    done: list[str] = field(default_factory=list)
+    """Names of the steps that this run made or found, in order."""
 
     def folder(self, name: str) -> Path:
         return self.out / name
@@ -64,6 +66,7 @@ class Run:
             TrainError: the folder holds the result of other inputs or settings, or was changed since.
             TrainStopped: it can't be written; the same run goes on with this step.
         """
+        self.done.append(step.name)
         folder, identity = self.folder(step.name), step.identity()
         manifest = self._finished(folder, identity)
         if manifest is not None:

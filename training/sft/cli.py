@@ -105,7 +105,7 @@ def _dry_run(recipe: "SftRunRecipe", num_gpus: int | None) -> None:
 def _run(recipe: "SftRunRecipe", out: Path, *, resume: bool) -> None:
     from training.sft.export import ExportError
     from training.sft.machine import MachineError, this_machine
-    from training.sft.run import RunError, run_sft
+    from training.sft.run import RunError, RunStopped, run_sft
     from training.sft.setup import SETUP_ERRORS
 
     machine = this_machine()
@@ -114,6 +114,8 @@ def _run(recipe: "SftRunRecipe", out: Path, *, resume: bool) -> None:
         folder = run_sft(recipe, out, machine, resume=resume, console=console)
     except (MachineError, *SETUP_ERRORS) as error:
         _fail(str(error))
+    except RunStopped as error:
+        _fail(f"{error}. --resume goes on from the last checkpoint", code=1)
     except (RunError, ExportError) as error:
         _fail(str(error), code=1)
     except KeyboardInterrupt:

@@ -24,7 +24,11 @@ _TORCH_WRITERS = ("PytorchStreamWriter", "inline_container")
 
 
 class RunError(RuntimeError):
-    """The run can't start, or stopped; what it had saved is kept."""
+    """The run can't start; what it had saved is kept."""
+
+
+class RunStopped(RunError):
+    """Something outside failed while it ran; the same run, resumed, goes on from its last checkpoint."""
 
 
 def run_sft(
@@ -40,7 +44,8 @@ def run_sft(
 
     Raises:
         MachineError, DataError, TokenizerError, PlanError, BaseModelError: before any training.
-        RunError: the folder is taken, the run differs from the one to resume, or training stopped.
+        RunError: the folder is taken, or the run differs from the one to resume.
+        RunStopped: training stopped.
     """
     check_machine(recipe, machine)
     setup = prepare(recipe, machine.num_processes)
@@ -87,6 +92,8 @@ def _train(
 def _claim(setup: Setup, machine: Machine, out: Path, *, resume: bool) -> list[int]:
     """Takes ``out`` for this run, or checks that the run in it is the same; returns where it was resumed."""
     now, path = identity(setup, machine), out / _RUN
+    partial = out / f"{_RUN}.partial"
+    partial.unlink(missing_ok=True)
     if (out / "model").exists():
         raise RunError(f"{out} holds a finished model already; choose another --out")
     if path.is_file():
@@ -103,7 +110,6 @@ def _claim(setup: Setup, machine: Machine, out: Path, *, resume: bool) -> list[i
     discard_incomplete(out / "checkpoints")
     checkpoint = latest_complete(out / "checkpoints")
     resumed = [*before["resumed_from_steps"], *([step_of(checkpoint)] if checkpoint else [])]
-    partial = out / f"{_RUN}.partial"
     partial.write_text(json.dumps({"identity": now, "resumed_from_steps": resumed}, indent=2) + "\n")
     partial.replace(path)
     dropped = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in setup.examples.dropped]
@@ -127,15 +133,11 @@ def _one_line_errors() -> Iterator[None]:
             f"sharding: fsdp2 over more GPUs, or lora. ({str(error).splitlines()[0]})"
         ) from error
     except (OSError, SafetensorError) as error:
-        raise RunError(
-            f"stopped while reading or writing: {error}. --resume goes on from the last checkpoint"
-        ) from error
+        raise RunStopped(f"stopped while reading or writing: {error}") from error
     except RuntimeError as error:
         if not any(name in str(error) for name in _TORCH_WRITERS):
             raise
-        raise RunError(
-            f"stopped while writing: {error}. --resume goes on from the last checkpoint"
-        ) from error
+        raise RunStopped(f"stopped while writing: {error}") from error
 
 
 @contextmanager

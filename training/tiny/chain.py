@@ -154,7 +154,7 @@ def sft_step(run: Run, recipe: Recipe, base: Path, rows: Path, name: str) -> Pat
     def make(folder: Path) -> Mapping[str, Any]:
         from training.sft.export import ExportError
         from training.sft.machine import MachineError, this_machine
-        from training.sft.run import RunError, run_sft
+        from training.sft.run import RunError, RunStopped, run_sft
         from training.sft.setup import SETUP_ERRORS
 
         # Exported, but not known to be whole: exported again from the last checkpoint.
@@ -164,8 +164,12 @@ def sft_step(run: Run, recipe: Recipe, base: Path, rows: Path, name: str) -> Pat
             model = run_sft(sft, folder, this_machine(), resume=began, console=run.terminal.errors)
         except (MachineError, *SETUP_ERRORS) as error:
             raise TrainError(f"{name}: {error}") from error
-        except (RunError, ExportError) as error:
+        except RunStopped as error:
             raise TrainStopped(f"{name}: {error}") from error
+        except RunError as error:
+            raise TrainError(f"{name}: {error}; pass another --out, or --overwrite") from error
+        except ExportError as error:
+            raise TrainError(f"{name}: {error}") from error
         manifest = read_json(model / "training_manifest.json")
         return {part: manifest[part] for part in ("data", "plan", "training")}
 

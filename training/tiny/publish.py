@@ -37,12 +37,15 @@ def publish(run: Run, recipe: Recipe, model: Path, *, evaluated: bool) -> None:
 
 def run_manifest(run: Run, recipe: Recipe) -> dict[str, Any]:
     """Recipe, versions, and by stage what came out and how long it took."""
-    stages = {}
-    for path in sorted(run.out.rglob(STEP_MANIFEST), key=lambda path: path.stat().st_mtime):
-        stage = read_json(path)
-        stages[stage["stage"]] = {"notes": stage["notes"], "seconds": stage["seconds"]}
-        versions = stage["versions"]
-    return {"recipe": recipe.model_dump(), "seed": recipe.seed, "versions": versions, "stages": stages}
+    manifests = {name: read_json(run.folder(name) / STEP_MANIFEST) for name in run.done}
+    return {
+        "recipe": recipe.model_dump(),
+        "seed": recipe.seed,
+        "versions": manifests["base"]["versions"],
+        "stages": {
+            name: {"notes": stage["notes"], "seconds": stage["seconds"]} for name, stage in manifests.items()
+        },
+    }
 
 
 def _card(manifest: dict[str, Any], curve: str) -> str:
