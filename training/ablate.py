@@ -11,6 +11,9 @@ from training.train import Out, Overwrite, RecipeName, Seed, Terminal, TrainOpti
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 Questions = Annotated[int, typer.Option("--questions", min=1, help="Held-out questions to ask each model.")]
+Draws = Annotated[
+    int | None, typer.Option(min=1, help="Samples of every trace; the recipe's samples.draws if absent.")
+]
 Results = Annotated[
     Path | None,
     typer.Option(file_okay=False, help="Copy data-ablation.md and data-ablation.json here as well."),
@@ -23,6 +26,7 @@ def ablate(
     seed: Seed = None,
     out: Out = None,
     questions: Questions = 400,
+    draws: Draws = None,
     results: Results = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -42,9 +46,14 @@ def ablate(
         chosen = parse_recipe(read_recipe_file(recipe, kinds=("tiny",)))
         if seed is not None:
             chosen = chosen.model_copy(update={"seed": seed})
+        command = f"s1 ablate --recipe {chosen.name} --seed {chosen.seed} --questions {questions}"
+        if draws is not None:
+            samples = chosen.samples.model_copy(update={"draws": draws})
+            chosen = chosen.model_copy(update={"samples": samples})
+            command += f" --draws {draws}"
         folder = TrainOptions(seed, out, evaluate=True, overwrite=overwrite).folder(chosen.name, chosen.seed)
         with claimed(folder, chosen):
-            run_ablation(Run(folder, overwrite, terminal), chosen, num_questions=questions)
+            run_ablation(Run(folder, overwrite, terminal), chosen, num_questions=questions, command=command)
         table = (folder / "ablation" / "data-ablation.md").read_text()
         terminal.console.print(table, markup=False, soft_wrap=True)
         if results is not None:

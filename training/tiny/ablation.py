@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.chain.step import Run, Step, disk_errors, read_json, write_json, write_text
+from training.chain.step import STEP_MANIFEST, Run, Step, disk_errors, read_json, write_json, write_text
 from training.evaluate.results import Setting, wilson_interval
 from training.evaluate.suite import fingerprint, held_out_questions
 from training.tiny import chain
@@ -23,7 +23,6 @@ SETTINGS = (
     Setting(num_waits=1),
     Setting(num_waits=2),
     Setting(num_waits=4),
-    Setting(num_waits=4, max_thinking_tokens=96),
 )
 _RESAMPLES = 10_000
 _DESCRIBED = {
@@ -43,7 +42,7 @@ class Answers:
     thinking_tokens: dict[Setting, list[int]]
 
 
-def run_ablation(run: Run, recipe: Recipe, *, num_questions: int) -> dict[str, Any]:
+def run_ablation(run: Run, recipe: Recipe, *, num_questions: int, command: str) -> dict[str, Any]:
     """Every set's model and answers, and the table in ``out/ablation/``; done stages are kept.
 
     Raises:
@@ -62,11 +61,10 @@ def run_ablation(run: Run, recipe: Recipe, *, num_questions: int) -> dict[str, A
     }
     answers = {}
     for name, chosen in sets.items():
-        prefix = "" if name == DEFAULT_SET else f"ablation/{name}/"
-        rows = chain.samples_step(run, recipe, chosen, f"{prefix}samples", recipe.samples)
-        model = chain.sft_step(run, recipe, base, rows, f"{prefix}sft")
+        rows = chain.samples_step(run, recipe, chosen, f"ablation/{name}/samples", recipe.samples)
+        model = chain.sft_step(run, recipe, base, rows, f"ablation/{name}/sft")
         answers[name] = _answers_step(run, name, model, num_questions)
-    results = _results(run, recipe, answers, num_questions)
+    results = _results(run, recipe, answers, num_questions, command)
     with disk_errors(f"can't write to {run.folder('ablation')}"):
         write_json(run.folder("ablation") / "data-ablation.json", results)
         write_text(run.folder("ablation") / "data-ablation.md", markdown(results))
@@ -107,12 +105,13 @@ def _read_answers(path: Path) -> Answers:
     )
 
 
-def _results(run: Run, recipe: Recipe, answers: Mapping[str, Answers], num_questions: int) -> dict[str, Any]:
+def _results(
+    run: Run, recipe: Recipe, answers: Mapping[str, Answers], num_questions: int, command: str
+) -> dict[str, Any]:
     rows = []
     for name in answers:
-        prefix = "" if name == DEFAULT_SET else f"ablation/{name}/"
-        samples = read_json(run.folder(f"{prefix}samples") / "stage.json")
-        sft = read_json(run.folder(f"{prefix}sft") / "stage.json")
+        samples = read_json(run.folder(f"ablation/{name}/samples") / STEP_MANIFEST)
+        sft = read_json(run.folder(f"ablation/{name}/sft") / STEP_MANIFEST)
         rows.append(
             {
                 "set": name,
@@ -125,7 +124,7 @@ def _results(run: Run, recipe: Recipe, answers: Mapping[str, Answers], num_quest
         )
     manifest = run_manifest(run, recipe)
     return {
-        "command": f"s1 ablate --recipe {recipe.name} --seed {recipe.seed} --questions {num_questions}",
+        "command": command,
         "questions": num_questions,
         "suite": fingerprint(held_out_questions(num_questions)),
         "seed": recipe.seed,
