@@ -161,6 +161,23 @@ def test_a_pack_holds_whole_samples_and_loses_none(tokenizer: Any, tmp_path: Pat
     assert sorted(found) == sorted(wanted)
 
 
+def test_packs_leave_out_what_was_forced(tokenizer: Any, tmp_path: Path) -> None:
+    whole = {"role": "assistant", "reasoning": "one two", "content": "3"}
+    cut = {**whole, "reasoning": "one", "ended_by": "max_thinking_tokens"}
+    rows = [{"messages": [{"role": "user", "content": "Count."}, last]} for last in (whole, cut, whole, cut)]
+    examples = build(tokenizer, write_jsonl(tmp_path / "f.jsonl", rows))
+    assert set(examples.forced) == {1, 3}
+    learned = sum(label != -100 for row in make_dataset(examples, pack_to=None) for label in row["labels"])
+    packed = sum(label != -100 for pack in make_dataset(examples, pack_to=256) for label in pack["labels"])
+    assert learned == packed == examples.num_learned
+    for row, data in enumerate(make_dataset(examples, pack_to=None)):
+        begin, end = examples.forced.get(row, (0, 0))
+        assert data["labels"][begin:end] == [-100] * (end - begin)
+        if end:
+            text = tokenizer.decode(data["input_ids"][begin:end])
+            assert text == "\n<|im_start|>answer\nFinal Answer:"
+
+
 def test_the_smoke_data_is_valid_json_lines() -> None:
     from training.recipe import RECIPES
 

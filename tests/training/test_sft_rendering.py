@@ -107,6 +107,62 @@ def test_only_the_last_turn_is_learned(tokenizers: dict[str, Any], family: str, 
     assert learned == EXPECTED[family, form][1]
 
 
+CUT = "Two and three make"
+# What the engine forces after a trace that a maximum cut there, per format; then the answer.
+FORCED = {
+    "s1": ("\n<|im_start|>answer\nFinal Answer:", " 5<|im_end|>\n"),
+    "qwen3": ("\n</think>\n\n", "5<|im_end|>"),
+    "deepseek_r1": ("\n</think>\n\n", "5<｜end▁of▁sentence｜>"),
+}
+
+
+@pytest.mark.parametrize(("family", "form"), CASES)
+@pytest.mark.parametrize("thinking", [CUT, f"{CUT}\n", ""])
+def test_of_a_cut_trace_all_but_the_forced_exit_is_learned(
+    tokenizers: dict[str, Any], family: str, form: str, thinking: str
+) -> None:
+    tokenizer, trace_format = tokenizers[family], TRACE_FORMATS[form]
+    messages = [
+        {"role": "user", "content": QUESTION},
+        {"role": "assistant", "reasoning": thinking, "content": ANSWER, "ended_by": "max_thinking_tokens"},
+    ]
+    rendered = render_messages(tokenizer, trace_format, messages)
+    forced, answer = FORCED[form]
+    if not thinking or thinking.endswith("\n"):
+        forced = forced.removeprefix("\n")
+    example = tokenize(tokenizer, rendered)
+    spans: list[tuple[bool, list[int]]] = []
+    for token_id, label in zip(example.input_ids, example.labels, strict=True):
+        if not spans or spans[-1][0] != (label != IGNORED):
+            spans.append((label != IGNORED, []))
+        spans[-1][1].append(token_id)
+    context = EXPECTED[family, form][0]
+    assert [(learned, tokenizer.decode(ids)) for learned, ids in spans] == [
+        (False, context),
+        (True, trace_format.opening + thinking),
+        (False, forced),
+        (True, answer),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "form", "message"),
+    [
+        ({"ended_by": "length"}, "s1", "ended_by must be model or max_thinking_tokens, is 'length'"),
+        ({"ended_by": "max_thinking_tokens"}, "s1_steps", "ended_by can't be used with format s1_steps"),
+        ({"ended_by": "max_thinking_tokens", "reasoning": "<|im_end|>"}, "s1", "thinking contains"),
+        ({"ended_by": "max_thinking_tokens", "content": " "}, "s1", "answer is empty"),
+    ],
+)
+def test_cut_traces_that_break_the_form_are_refused(
+    tokenizers: dict[str, Any], fields: dict[str, str], form: str, message: str
+) -> None:
+    last = {"role": "assistant", "reasoning": CUT, "content": ANSWER, **fields}
+    messages: list[dict[str, str]] = [{"role": "user", "content": QUESTION}, last]
+    with pytest.raises(RenderingError, match=message):
+        render_messages(tokenizers["demo"], TRACE_FORMATS[form], messages)
+
+
 def test_a_system_prompt_replaces_the_templates_own(tokenizers: dict[str, Any]) -> None:
     rendered = render_turn(
         tokenizers["qwen2_5"],
