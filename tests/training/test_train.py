@@ -6,19 +6,16 @@ import contextlib
 import fcntl
 import json
 import os
-import resource
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.support.commands import rows, s1_fails, s1_ok
+from tests.support.commands import file_size_limit, rows, s1_fails, s1_ok
 from training.recipe import RECIPES
 from training.tiny.documents import Document
 from training.tiny.loop import Schedule, batches
@@ -94,19 +91,6 @@ def copy_without(finished: Path, stage: str) -> None:
 def manifest_of(stage: str) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((OUT / stage / "stage.json").read_text())
     return content
-
-
-@contextlib.contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """Stands in for a full disk: an OSError where a file would grow over `size` bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
 
 
 def test_the_checkpoint_loads_and_says_what_it_is(finished: Path) -> None:
