@@ -74,7 +74,7 @@ class Run:
             return manifest
         self.terminal.errors.print(f"[bold]{step.name}[/bold]", highlight=False)
         with disk_errors(f"{step.name}: can't write to {folder}"):
-            if self.overwrite or not step.resumes or (folder / STEP_MANIFEST).is_file():
+            if not step.resumes or (folder / STEP_MANIFEST).is_file():
                 shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True, exist_ok=True)
             began, cpu_began = time.monotonic(), cpu_seconds()

@@ -19,6 +19,7 @@ from training.curate.files import questions_file, read_questions, write_rows
 from training.curate.schema import as_row, question_columns
 from training.evaluate.suite import held_out_questions
 from training.recipe import Section
+from training.sft.recipe import SftRunRecipe
 from training.tiny.base import train_base_model
 from training.tiny.examples import pool_row, sample_rows
 from training.tiny.pool import make_pool
@@ -27,7 +28,8 @@ from training.tiny.stages import random_stream
 from training.train import TrainError, TrainStopped
 
 QUALITY_RULES = Path(__file__).with_name("quality.yaml")
-_SOLVER_CONCURRENCY = 32
+_SOLVER_CONCURRENCY = 64
+_SOLVER_ANSWER_TOKENS = 32
 
 
 def base_step(run: Run, recipe: Recipe) -> Path:
@@ -96,7 +98,7 @@ def difficulty_step(run: Run, recipe: Recipe, questions: Path, base: Path) -> Pa
         size=solver.num_examples,
         seed=recipe.seed,
     )
-    chat = recipe.samples.model_copy(update={"draws": solver.draws, "cut_share": 0.0})
+    chat = recipe.samples.model_copy(update={"draws": solver.draws})
     rows = samples_step(run, recipe, few, "solver-samples", chat)
     model = sft_step(run, recipe, base, rows, "solver")
 
@@ -111,7 +113,9 @@ def difficulty_step(run: Run, recipe: Recipe, questions: Path, base: Path) -> Pa
         solve,
         also=(model / "model.safetensors",),
         resumes=True,
-        max_tokens=solver.max_tokens,
+        # A budget, so that it answers whatever happens to its thinking.
+        extra=json.dumps({"max_thinking_tokens": solver.max_thinking_tokens}),
+        max_tokens=solver.max_thinking_tokens + _SOLVER_ANSWER_TOKENS,
         temperature=0.0,
         keep_ungraded=False,
         concurrency=_SOLVER_CONCURRENCY,
@@ -152,30 +156,35 @@ def sft_step(run: Run, recipe: Recipe, base: Path, rows: Path, name: str) -> Pat
     settings = sft.model_dump(exclude={"model": {"path"}, "data": {"files"}})
 
     def make(folder: Path) -> Mapping[str, Any]:
-        from training.sft.export import ExportError
-        from training.sft.machine import MachineError, this_machine
-        from training.sft.run import RunError, RunStopped, run_sft
-        from training.sft.setup import SETUP_ERRORS
-
         # Exported, but not known to be whole: exported again from the last checkpoint.
         shutil.rmtree(folder / "model", ignore_errors=True)
-        began = (folder / "run.json").is_file()
-        try:
-            model = run_sft(sft, folder, this_machine(), resume=began, console=run.terminal.errors)
-        except (MachineError, *SETUP_ERRORS) as error:
-            raise TrainError(f"{name}: {error}") from error
-        except RunStopped as error:
-            raise TrainStopped(f"{name}: {error}") from error
-        except RunError as error:
-            raise TrainError(f"{name}: {error}; pass another --out, or --overwrite") from error
-        except ExportError as error:
-            raise TrainError(f"{name}: {error}") from error
-        manifest = read_json(model / "training_manifest.json")
+        manifest = read_json(_fine_tune(run, sft, folder, name) / "training_manifest.json")
         return {part: manifest[part] for part in ("data", "plan", "training")}
 
     inputs = (base / "model.safetensors", rows)
     run.do(Step(name, settings, inputs, make, resumes=True, outputs=("model/*",)))
     return run.folder(name) / "model"
+
+
+def _fine_tune(run: Run, sft: SftRunRecipe, folder: Path, name: str) -> Path:
+    """`s1 sft`, from the last checkpoint if there is one of this very run."""
+    from training.sft.export import ExportError
+    from training.sft.machine import MachineError, this_machine
+    from training.sft.run import RunError, RunStopped, run_sft
+    from training.sft.setup import SETUP_ERRORS
+
+    began = (folder / "run.json").is_file()
+    try:
+        return run_sft(sft, folder, this_machine(), resume=began, console=run.terminal.errors)
+    except (MachineError, ExportError, *SETUP_ERRORS) as error:
+        raise TrainError(f"{name}: {error}") from error
+    except RunStopped as error:
+        raise TrainStopped(f"{name}: {error}") from error
+    except RunError as error:
+        if began and run.overwrite:
+            shutil.rmtree(folder)
+            return _fine_tune(run, sft, folder, name)
+        raise TrainError(f"{name}: {error}; pass another --out, or --overwrite") from error
 
 
 def _curated(

@@ -65,7 +65,7 @@ class SolverRecipe(Section):
 
     num_examples: Count
     draws: Count
-    max_tokens: Count
+    max_thinking_tokens: Count
 
 
 class CurateRecipe(Section):
