@@ -30,7 +30,7 @@ def test_unknown_recipe_names_the_known_ones() -> None:
     ("section", "key", "value", "message"),
     [
         ("sft", "epoch", 6, r"sft\.epoch: Extra inputs are not permitted \(given: 6\)"),
-        ("sft", "epochs", 0, r"sft\.epochs: .*greater than or equal to 1 \(given: 0\)"),
+        ("sft", "max_length", 0, r"sft\.max_length: .*greater than or equal to 1 \(given: 0\)"),
         ("base", "steps", "2000", r"base\.steps: .*integer \(given: '2000'\)"),
         ("pool", "wait_rate", 1.5, r"pool\.wait_rate: .*less than or equal to 1 \(given: 1\.5\)"),
     ],
