@@ -140,6 +140,7 @@ ROOTS_AND_POWERS: _Cases = {
 }
 
 INTERVALS_AND_SETS: _Cases = {
+    "$\\infty$": (["\\infty", "+\\infty", "\\boxed{\\infty}"], ["-\\infty", "0", "8"]),
     "(1,2)": (
         ["(1,2)", "(1, 2)", "\\left(1,2\\right)", "$(1,2)$", "\\boxed{(1,2)}", "(1,\\frac{4}{2})"],
         ["[1,2]", "(2,1)", "(1,3)", "1", "12", "(1,2]", "(1.2)"],
