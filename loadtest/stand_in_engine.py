@@ -14,7 +14,6 @@ import orjson
 from loadtest import stand_in_script as script
 from loadtest.stand_in_script import Output, Script
 from loadtest.stand_in_wire import CREATED, receipt, refusal
-from server.budget.spec import BUDGET_LIMITS
 
 FAULTS = {
     "refuse": "answers 503",
@@ -25,6 +24,7 @@ FAULTS = {
     "error": "sends an error event",
     "no_receipt": "has no receipt",
 }
+ENFORCED = ("max_thinking_tokens", "min_thinking_tokens", "num_waits", "answer_reserve_tokens")
 _KEPT_RECEIPTS = 65_536
 BYTES_PER_TOKEN = 4
 
@@ -119,7 +119,7 @@ def _description(options: Options) -> dict[str, Any]:
         "think_end": script.THINK_END,
         "wait_text": script.WAIT,
         "answer_prompt": script.ANSWER_PROMPT,
-        "enforces": [name for name in BUDGET_LIMITS if name not in ("landing_tokens", "loop_guard_tokens")],
+        "enforces": list(ENFORCED),
         "max_model_len": options.script.max_model_len,
         "minimum_room": script.MINIMUM_ROOM,
     }

@@ -21,6 +21,7 @@ from rich.markup import escape
 
 from server.engine.launch import EngineOptions
 from server.engine.supervisor import EngineStartError, EngineSupervisor
+from server.garbage import rarely_collect_garbage
 from server.gateway.access import is_loopback
 from server.gateway.app import create_app
 from server.gateway.drain import Drain
@@ -113,6 +114,7 @@ async def _serve(
         loop.add_signal_handler(number, stop)
     if settings.policy_file is not None:
         loop.add_signal_handler(signal.SIGHUP, app.state.context.policy.reload)
+    rarely_collect_garbage()
     await server.serve(sockets=[listener])
     if failures:
         raise ServeError(str(failures[0]))

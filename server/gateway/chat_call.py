@@ -14,10 +14,12 @@ from server.budget.aliases import Asked, read_chat
 from server.budget.forms import ALIAS_ROOTS, OPEN_OBJECTS
 from server.budget.receipt import Origin
 from server.budget.spec import BUDGET_FIELDS, ThinkingBudget
+from server.gateway.bursts import Burst
 from server.gateway.chat_conflicts import check_conflicts
 from server.gateway.chat_fields import ENGINE_IGNORES, KNOWN_FIELDS, UNSUPPORTED_OPENAI_FIELDS
 from server.gateway.chat_request import ChatCompletionRequest
 from server.gateway.errors import InvalidRequest
+from server.gateway.granularity import STREAM_GRANULARITY, Granularity
 from server.gateway.parallel.fields import PARALLEL, ParallelSpec, check_combination, shared_budget
 from server.gateway.validation import did_you_mean, invalid_request, show
 
@@ -55,6 +57,8 @@ class ChatCall:
     parallel: ParallelSpec | None = None
     continues: Continued | None = None
     """Set: there are no messages; the thinking of another completion goes on."""
+    granularity: Granularity | None = None
+    """Of its stream; None: as the server says."""
 
     def limited(self, budget: ThinkingBudget, *, by: tuple[str, ...]) -> Self:
         """The same request with what limits outside of it leave of its budget; `by` is for the receipt."""
@@ -124,6 +128,8 @@ class EngineCall:
     origin: Origin = field(default_factory=Origin)
     returns_ids: bool = False
     """Whether the client gets the token ids, and with them the receipt's positions."""
+    burst: Burst = field(default_factory=Burst)
+    """Shared by the calls of a request."""
 
 
 def parse_chat(fields: Mapping[str, Any]) -> ChatCall:
@@ -146,18 +152,23 @@ def parse_chat(fields: Mapping[str, Any]) -> ChatCall:
         check_combination(parallel, given)
         asked = shared_budget(parallel, asked)
         given.pop(PARALLEL)
+    granularity: Granularity | None = given.pop(STREAM_GRANULARITY, None)
     origin = Origin(asked.budget.requested(), asked.requested_as)
-    return ChatCall(_engine_fields(given, asked), asked, asked.budget, origin, frozenset(given), parallel)
+    roots = frozenset(given)
+    return ChatCall(_engine_fields(given, asked), asked, asked.budget, origin, roots, parallel, granularity)
 
 
 def engine_calls(call: ChatCall, *, model: str, request_id: str) -> list[EngineCall]:
     """One engine request per choice or branch: each has its own budget and its own receipt."""
     searches = call.parallel is not None and call.parallel.method == "rebase"
     count = 1 if call.beam_search or searches else call.num_generations
-    return [_engine_call(call, index, count, model, request_id) for index in range(count)]
+    burst = Burst()
+    return [_engine_call(call, index, count, model, request_id, burst) for index in range(count)]
 
 
-def _engine_call(call: ChatCall, index: int, count: int, model: str, request_id: str) -> EngineCall:
+def _engine_call(
+    call: ChatCall, index: int, count: int, model: str, request_id: str, burst: Burst
+) -> EngineCall:
     body = {name: value for name, value in call.fields.items() if name not in _NOT_FORWARDED}
     # Without it vLLM lets the grammar begin inside the thinking; we hide the reasoning ourselves.
     body |= {"model": model, "include_reasoning": True}
@@ -183,6 +194,7 @@ def _engine_call(call: ChatCall, index: int, count: int, model: str, request_id:
         budget=call.budget,
         origin=call.origin,
         returns_ids=call.fields.get("return_token_ids") is True and not call.hides_reasoning,
+        burst=burst,
     )
 
 

@@ -47,6 +47,16 @@ def _check_streaming(given: Mapping[str, Any]) -> None:
             f"`stream_options` needs `stream` to be true. Given: {show(given['stream_options'])}",
             param="stream_options",
         )
+    if "stream_granularity" in given and not given.get("stream"):
+        raise InvalidRequest(
+            f"`stream_granularity` needs `stream` to be true. Given: {show(given['stream_granularity'])}",
+            param="stream_granularity",
+        )
+    if "stream_granularity" in given and "stream_interval" in given:
+        raise InvalidRequest(
+            f"`stream_interval` can't be combined with stream_granularity. Given: {given['stream_interval']}",
+            param="stream_interval",
+        )
 
 
 def _check_logprobs(given: Mapping[str, Any]) -> None:

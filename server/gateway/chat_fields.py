@@ -103,8 +103,8 @@ UNSUPPORTED_OPENAI_FIELDS = frozenset(
 )
 """OpenAI's fields that vLLM doesn't know; it would ignore them silently."""
 
-GATEWAY_FIELDS = frozenset({"parallel"})
-"""What the gateway makes of several generations, beside the budget of each."""
+GATEWAY_FIELDS = frozenset({"parallel", "stream_granularity"})
+"""What the gateway makes of several generations, beside the budget of each, and of a stream."""
 
 KNOWN_FIELDS = VLLM_FIELDS | frozenset(BUDGET_FIELDS) | ALIAS_ROOTS | GATEWAY_FIELDS
 

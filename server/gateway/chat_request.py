@@ -23,6 +23,7 @@ from server.budget.spec import (
     MAX_WAIT_TOKENS,
     MIN_LOOP_GUARD_TOKENS,
 )
+from server.gateway.granularity import Granularity
 from server.gateway.parallel.fields import ParallelField
 
 MAX_CHOICES = 128
@@ -213,6 +214,11 @@ class ChatCompletionRequest(_Checked):
     request_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")] | None = None
     return_token_ids: bool | None = None
     stop_token_ids: list[int] | None = None
+    stream_granularity: Granularity | None = Field(
+        None,
+        description="token: an event for every token. auto, the default: as many tokens an event as leave at "
+        "least 15 to 20 updates a second. Not with stream_interval.",
+    )
     stream_interval: _TokenCount | None = None
     structured_outputs: dict[str, Any] | None = None
     thinking_token_budget: Annotated[int, Field(ge=-1, le=MAX_TOKENS)] | None = Field(

@@ -15,6 +15,7 @@ from server.budget.spec import BudgetError, ThinkingBudget, resolve
 from server.gateway.access import caller_of, resolve_model
 from server.gateway.answer_forms import AnswerForm, MakeForm, stream_shape
 from server.gateway.boundary import identify
+from server.gateway.bursts import Burst
 from server.gateway.chat_call import ChatCall, engine_calls
 from server.gateway.completion import complete_chat
 from server.gateway.completions_vllm import VllmCompletions
@@ -22,6 +23,7 @@ from server.gateway.context import Context, context_of
 from server.gateway.disconnect import unless_disconnected
 from server.gateway.engine import ChatEngine, Engine
 from server.gateway.errors import InvalidRequest
+from server.gateway.granularity import paced
 from server.gateway.kept_thinking import KeepingEngine, Kept
 from server.gateway.live import LiveRequest
 from server.gateway.observe.observer import observer_of
@@ -78,6 +80,7 @@ async def _respond(
     headers = budget_headers(grant.call)
     mode = context.policy.current.preserve_thinking(model)
     call = await context.earlier_thinking.settle(grant.call, mode, engine=engine, model=model)
+    call = paced(call, engine, context.settings.stream_granularity)
     inner = await _answering(call, engine, context)
     answering = observer_of(request.scope).watched(grant.watched(inner), engine=engine.url, call=call)
     _check_room(call, engine)
@@ -104,7 +107,7 @@ async def _respond(
         observer_of(request.scope).branched(call.parallel.method, call.parallel.width)
     if call.stream:
         chunks = search.stream if search else partial(stream_chat, answering, calls, shape)
-        return _stream(request, grant, chunks, form, headers=headers)
+        return _stream(request, grant, chunks, form, calls[0].burst, headers=headers)
     whole = search.complete() if search else complete_chat(answering, calls, shape)
     completion = await unless_disconnected(request.receive, whole, cut_off=context.drain.cut_off)
     await grant.settle()
@@ -136,6 +139,7 @@ def _stream(
     grant: Grant,
     chunks: Callable[[EmitChunk], Awaitable[None]],
     form: AnswerForm,
+    burst: Burst,
     *,
     headers: Mapping[str, str],
 ) -> Response:
@@ -162,6 +166,7 @@ def _stream(
 
     return EventStream(
         produce,
+        burst=burst,
         cut_off=context_of(request).drain.cut_off,
         headers=headers,
         closing=stream.closing,

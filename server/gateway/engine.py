@@ -17,6 +17,7 @@ from server.budget.receipt import EngineReceipt
 from server.gateway.capacity import kv_cache_tokens
 from server.gateway.chat_call import EngineCall
 from server.gateway.errors import EngineDied, EngineMisbehaved, EngineRefused, ReceiptMissing
+from server.gateway.granularity import Pace, StreamSpeed
 from server.gateway.observe.trace_context import trace_headers
 from server.gateway.progress import tokens_made
 from server.gateway.settings import Settings
@@ -113,6 +114,7 @@ class Engine:
     """What the requests that were let through to it may come to hold in its cache."""
     on_lost: Callable[[], None] = lambda: None
     """Called when a connection fails, so that the pool looks at once instead of at the next interval."""
+    pace: Pace = field(default_factory=Pace)
     parts_received: int = 0
     """Parts of streams so far: as long as it grows, the engine makes tokens."""
     _streams: set[aiohttp.ClientResponse] = field(default_factory=set)
@@ -175,10 +177,15 @@ class Engine:
             EngineDied: the stream ended without its [DONE].
             EngineMisbehaved
         """
-        events = self.events("/v1/chat/completions", call.body, call.request_id)
-        async with aclosing(events) as chunks:
-            async for chunk in chunks:
-                await on_event(chunk)
+        speed = StreamSpeed(self.pace)
+        parts = self._parts("/v1/chat/completions", call.body, call.request_id)
+        async with aclosing(parts):
+            async for part in parts:
+                async with call.burst:
+                    for event in part:
+                        chunk = _stream_chunk(event)
+                        speed.see(chunk)
+                        await on_event(chunk)
 
     async def post(
         self, path: str, body: bytes, request_id: str | None = None, *, timeout_s: float | None = None
@@ -219,6 +226,16 @@ class Engine:
 
         Raises: as `stream`.
         """
+        parts = self._parts(path, body, request_id, says_done=says_done)
+        async with aclosing(parts):
+            async for part in parts:
+                for event in part:
+                    yield _stream_chunk(event)
+
+    async def _parts(
+        self, path: str, body: bytes, request_id: str | None, *, says_done: bool = True
+    ) -> AsyncGenerator[list[bytes], None]:
+        """The data of events, as many as were received together."""
         splitter = EventSplitter()
         finished = not says_done
         try:
@@ -227,11 +244,12 @@ class Engine:
                     _raise_for_status(response.status, await response.read())
                 async for part in response.content.iter_any():
                     self.parts_received += 1
-                    for event in splitter.feed(part):
-                        if event == DONE:
-                            finished = True
-                        else:
-                            yield _stream_chunk(event)
+                    events = splitter.feed(part)
+                    if DONE in events:
+                        finished = True
+                        events = [event for event in events if event != DONE]
+                    if events:
+                        yield events
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._lost(error) from error
         if not finished:

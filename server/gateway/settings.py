@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from server.budget.families import FAMILY_TEXTS, FamilyError, FamilyOptions
 from server.gateway.discovery import DNS_SCHEME
+from server.gateway.granularity import Granularity
 
 ENVIRONMENT_PREFIX = "S1_GATEWAY_"
 
@@ -104,6 +105,9 @@ class Settings(BaseModel):
     """Where spans go, by OTLP over HTTP: http://HOST:4318/v1/traces. None: no spans."""
     trace_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Part of the requests that are traced, where the caller's traceparent doesn't say."""
+    stream_granularity: Granularity = "auto"
+    """Where a request doesn't say: `auto` lets an event of a stream have as many tokens as leave 15 to 20
+    updates a second, `token` is one for each (docs/performance.md)."""
     shrink_above: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Filled part of the KV cache from which new thinking budgets shrink. None: never."""
     shrink_floor_tokens: Annotated[int, Field(ge=0)] = 1024

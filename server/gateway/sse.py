@@ -9,12 +9,15 @@ from typing import Protocol
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from server.gateway.bursts import Burst
 from server.gateway.disconnect import unless_disconnected
 from server.gateway.error_forms import error_event
 from server.gateway.errors import GatewayError, describe
 from server.gateway.observe.observer import observer_of
 
 DONE = b"[DONE]"
+_MOST_KEPT = 64
+"""Events of one write."""
 Failure = Callable[[Exception, Scope], bytes]
 """What a stream that has begun sends when it can't go on."""
 
@@ -72,23 +75,27 @@ class EventStream(Response):
         produce: Callable[[Emit], Awaitable[None]],
         *,
         cut_off: asyncio.Event,
+        burst: Burst | None = None,
         headers: Mapping[str, str] | None = None,
         closing: bytes | None = DONE,
         failure: Failure = told_as_error,
     ) -> None:
         """
         Args:
+            burst: while it is open, events are kept for one write.
             closing: data of the event after the last that `produce` emits; None for none.
         """
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})})
         del self.headers["content-length"]
         self._produce = produce
         self._cut_off = cut_off
+        self._burst = burst or Burst()
         self._closing = closing
         self._failure = failure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        writer = _Writer(send, self)
+        writer = _Writer(send, self, self._burst)
+        self._burst.write_at_close(writer.flush)
         try:
             await unless_disconnected(receive, self._produce(writer.emit), cut_off=self._cut_off)
             if self._closing is not None:
@@ -102,9 +109,11 @@ class EventStream(Response):
 
 
 class _Writer:
-    def __init__(self, send: Send, response: Response) -> None:
+    def __init__(self, send: Send, response: Response, burst: Burst) -> None:
         self._send = send
         self._response = response
+        self._burst = burst
+        self._kept: list[bytes] = []
         # Several choices emit at once; none may overtake the headers.
         self._turn = asyncio.Lock()
         self.started = False
@@ -113,7 +122,15 @@ class _Writer:
         await self.write(event_bytes(data, event))
 
     async def write(self, raw: bytes) -> None:
+        self._kept.append(raw)
+        if not self._burst.is_open or len(self._kept) >= _MOST_KEPT:
+            await self.flush()
+
+    async def flush(self) -> None:
         async with self._turn:
+            if not self._kept:
+                return
+            raw, self._kept = b"".join(self._kept), []
             if not self.started:
                 self.started = True
                 headers = self._response.raw_headers

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from server.gateway.bursts import is_text, joins
 from server.gateway.chat_call import ChatCall, EngineCall
 from server.gateway.engine import ChatEngine
 from server.gateway.errors import EngineMisbehaved
@@ -28,10 +29,19 @@ class StreamShape:
     hides_reasoning: bool
     wants_usage_chunk: bool
     reasoning_details: bool = False
+    merges: bool = False
+    """Whether text that was received together goes on as one event."""
 
     @classmethod
     def of(cls, call: ChatCall, *, id: str, created: int) -> StreamShape:
-        return cls(id, created, call.hides_reasoning, call.wants_usage_chunk, call.wants_reasoning_details)
+        return cls(
+            id,
+            created,
+            call.hides_reasoning,
+            call.wants_usage_chunk,
+            call.wants_reasoning_details,
+            merges=call.granularity == "auto",
+        )
 
 
 async def stream_chat(
@@ -62,8 +72,12 @@ class ChoiceStream:
     receipt: dict[str, Any] | None = None
     _held: list[dict[str, Any]] = field(default_factory=list)
     _has_answer: bool = False
+    _joining: dict[str, Any] | None = None
+    """Text that more may be appended to while a burst is open."""
 
     async def run(self) -> None:
+        if self.shape.merges:
+            self.call.burst.at_close(self._send_joined)
         await self.engine.stream(self.call, self._on_chunk)
         if not self._held or not self.usage_chunk:
             raise EngineMisbehaved("the engine's stream has no finish reason or no usage")
@@ -87,7 +101,22 @@ class ChoiceStream:
         if choice.get("finish_reason") is not None:
             chunk = self._hold(chunk, choice)
         if worth_sending:
+            await self._send(chunk)
+
+    async def _send(self, chunk: dict[str, Any]) -> None:
+        if self._joining is not None:
+            if joins(self._joining, chunk):
+                return
+            await self._send_joined()
+        if self.shape.merges and self.call.burst.is_open and is_text(chunk):
+            self._joining = chunk
+        else:
             await self.emit(chunk)
+
+    async def _send_joined(self) -> None:
+        if self._joining is not None:
+            joined, self._joining = self._joining, None
+            await self.emit(joined)
 
     def _shape(self, choice: dict[str, Any]) -> bool:
         """Put the delta in the client's form; False if nothing is left to say before the finish."""

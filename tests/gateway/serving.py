@@ -67,6 +67,8 @@ async def gateway(
         "starting_interval_s": 0.01,
         "probe_retry_s": 0.02,
         "receipt_wait_ms": 50,
+        # What is received together would be one event: how many there are would be chance.
+        "stream_granularity": "token",
     }
     read = Settings(engine_urls=engine_urls, **{**quick, **settings})
     pool_of_ours = EnginePool(read, resolve=resolve) if resolve else None

@@ -11,8 +11,9 @@ from server.gateway.body import read_body
 from server.gateway.chat_call import parse_chat
 from server.gateway.chat_service import answer_chat
 from server.gateway.context import context_of
+from server.gateway.routes.direct import DirectRoute
 
-router = APIRouter(tags=["chat"])
+router = APIRouter(tags=["chat"], route_class=DirectRoute)
 
 
 @router.post(

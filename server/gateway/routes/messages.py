@@ -12,8 +12,9 @@ from server.gateway.chat_call import ChatCall, parse_chat
 from server.gateway.chat_service import answer_chat, count_prompt
 from server.gateway.context import context_of
 from server.gateway.messages_request import chat_fields_of_messages
+from server.gateway.routes.direct import DirectRoute
 
-router = APIRouter(prefix="/v1/messages", tags=["messages"])
+router = APIRouter(prefix="/v1/messages", tags=["messages"], route_class=DirectRoute)
 
 
 @router.post("", summary="Create a message, in Anthropic's form", openapi_extra=reference("MessagesRequest"))

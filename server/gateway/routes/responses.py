@@ -12,8 +12,9 @@ from server.gateway.chat_call import parse_chat
 from server.gateway.chat_service import answer_chat
 from server.gateway.context import context_of
 from server.gateway.responses_request import chat_fields_of_responses
+from server.gateway.routes.direct import DirectRoute
 
-router = APIRouter(tags=["responses"])
+router = APIRouter(tags=["responses"], route_class=DirectRoute)
 
 
 @router.post(
