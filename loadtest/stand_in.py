@@ -16,7 +16,7 @@ import multiprocessing
 import random
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Annotated, Any, cast
 
@@ -234,34 +234,43 @@ class Stream:
         self._connection.done()
 
 
-async def serve(options: Options, *, host: str, port: int, told: Connection) -> None:
-    """Tell the URL, and serve until SIGINT, SIGTERM or whoever is told has gone."""
-    engine = Engine(options, random=random.Random(options.seed))  # noqa: S311 - reproducible, not secret
+async def serve(options: Options, *, host: str, ports: Sequence[int], told: Connection) -> None:
+    """Tell the URLs, and serve until SIGINT, SIGTERM or whoever is told has gone."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(
-        lambda: ClientConnection(engine), host, port, backlog=4096, family=socket.AF_INET
-    )
+    servers = [await _listen(loop, options, host, port) for port in ports]
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
-    told.send(f"http://{host}:{server.sockets[0].getsockname()[1]}")
+    told.send([f"http://{host}:{server.sockets[0].getsockname()[1]}" for server in servers])
     # Nothing is ever sent this way: it becomes readable when the other end has gone.
     loop.add_reader(told.fileno(), stopped.set)
     await stopped.wait()
     loop.remove_reader(told.fileno())
-    server.close()
+    for server in servers:
+        server.close()
 
 
-def _serve_in_process(options: Options, host: str, port: int, told: Connection) -> None:
+async def _listen(loop: asyncio.AbstractEventLoop, options: Options, host: str, port: int) -> asyncio.Server:
+    engine = Engine(options, random=random.Random(options.seed))  # noqa: S311 - reproducible, not secret
+    return await loop.create_server(
+        lambda: ClientConnection(engine), host, port, backlog=4096, family=socket.AF_INET
+    )
+
+
+def _serve_in_process(options: Options, host: str, ports: Sequence[int], told: Connection) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(options, host=host, port=port, told=told))
+        runner.run(serve(options, host=host, ports=ports, told=told))
 
 
 @contextlib.contextmanager
 def running(
-    options: Options, *, processes: int = 1, host: str = "127.0.0.1", port: int = 0
+    options: Options, *, processes: int = 1, engines: int = 1, host: str = "127.0.0.1", port: int = 0
 ) -> Iterator[list[str]]:
-    """Stand-ins in processes of their own; yields their URLs. `port` is the first one's; 0: any."""
+    """Stand-ins in processes of their own, `engines` in each; yields their URLs.
+
+    Args:
+        port: the first one's, the others follow; 0: any.
+    """
     context = multiprocessing.get_context("spawn")
     started: list[Any] = []
     ends: list[Connection] = []
@@ -269,18 +278,19 @@ def running(
     try:
         for number in range(processes):
             here, there = context.Pipe()
-            own_port = port + number if port else 0
+            first = number * engines
+            ports = [port + first + i if port else 0 for i in range(engines)]
             process = context.Process(
-                target=_serve_in_process, args=(options, host, own_port, there), daemon=True
+                target=_serve_in_process, args=(options, host, ports, there), daemon=True
             )
             process.start()
             started.append(process)
             ends.append(here)
             there.close()
             try:
-                urls.append(here.recv())
+                urls += here.recv()
             except EOFError:
-                raise OSError(f"the stand-in could not listen on {host}:{own_port}") from None
+                raise OSError(f"the stand-in could not listen on {host}, ports {ports}") from None
         yield urls
     finally:
         for process in started:

@@ -78,7 +78,7 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
         self._ends = _membership(self._ids.end_attempt, vocab_size, device)
         self._answer_ends = _membership({self._ids.start[0], self._ids.end[0]}, vocab_size, device)
         visible_only = self._ids.not_first_in_answer | self._ids.blank
-        self._unknown = _id_tensor(self._ids.unknown, device)
+        self._unknown_runs = _runs(self._ids.unknown)
         self._masked_ids = {
             Mask.ENDS: _id_tensor(self._ids.end_attempt, device),
             Mask.ANSWER_START: _id_tensor(self._ids.not_first_in_answer, device),
@@ -112,9 +112,10 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
         for mask, masked_rows in plan.masked:
             rows = torch.from_numpy(masked_rows).to(self._device)
             logits[rows.unsqueeze(1), self._masked_ids[mask]] = -torch.inf
-        if self._unknown.numel():
+        if self._unknown_runs:
             rows = torch.from_numpy(plan.budgeted_rows).to(self._device)
-            logits[rows.unsqueeze(1), self._unknown] = -torch.inf
+            for begin, end in self._unknown_runs:
+                logits[:, begin:end].index_fill_(0, rows, -torch.inf)
         if plan.forced_rows.size:
             rows = torch.from_numpy(plan.forced_rows).to(self._device)
             tokens = torch.from_numpy(plan.forced_tokens).to(self._device)
@@ -181,6 +182,17 @@ def _membership(ids: set[int] | frozenset[int], vocab_size: int, device: torch.d
     table = torch.zeros(vocab_size, dtype=torch.bool)
     table[sorted(i for i in ids if i < vocab_size)] = True
     return table.to(device)
+
+
+def _runs(ids: frozenset[int]) -> tuple[tuple[int, int], ...]:
+    """Begin and end of every run of neighbouring ids: padding is one run, and one stretch of memory a row."""
+    runs: list[tuple[int, int]] = []
+    for token_id in sorted(ids):
+        if runs and runs[-1][1] == token_id:
+            runs[-1] = (runs[-1][0], token_id + 1)
+        else:
+            runs.append((token_id, token_id + 1))
+    return tuple(runs)
 
 
 def _id_tensor(ids: frozenset[int], device: torch.device) -> torch.Tensor:

@@ -155,7 +155,15 @@ def parse_chat(fields: Mapping[str, Any]) -> ChatCall:
     granularity: Granularity | None = given.pop(STREAM_GRANULARITY, None)
     origin = Origin(asked.budget.requested(), asked.requested_as)
     roots = frozenset(given)
-    return ChatCall(_engine_fields(given, asked), asked, asked.budget, origin, roots, parallel, granularity)
+    return ChatCall(
+        _engine_fields(given, asked),
+        asked,
+        asked.budget,
+        origin,
+        roots,
+        parallel,
+        granularity=granularity,
+    )
 
 
 def engine_calls(call: ChatCall, *, model: str, request_id: str) -> list[EngineCall]:

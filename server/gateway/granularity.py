@@ -93,6 +93,9 @@ def paced(call: ChatCall, engine: Engine, usual: Granularity) -> ChatCall:
     call = replace(call, granularity=granularity)
     if granularity == "token" or not call.stream or call.parallel is not None or call.beam_search:
         return call
+    if call.continues is not None:
+        # Rounds stream by themselves.
+        return call
     # Only our own plugin's engines are known to take the field: others may ignore or refuse it.
     if engine.status.description is None:
         return call

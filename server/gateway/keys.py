@@ -13,6 +13,7 @@ import hmac
 import os
 import secrets
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -118,7 +119,7 @@ class KeysFile(BaseModel):
     def _check_unique(self) -> Self:
         for field in ("id", "name"):
             values = [getattr(key, field) for key in self.keys]
-            if repeated := sorted({value for value in values if values.count(value) > 1}):
+            if repeated := sorted(value for value, count in Counter(values).items() if count > 1):
                 raise ValueError(f"two keys have the {field} {repeated[0]!r}")
         return self
 
