@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 RECIPES = Path(__file__).with_name("recipes")
 SFT_KIND = "sft"
-TRAIN_KINDS: Mapping[str, str] = {"tiny": "training.tiny.run"}
+TRAIN_KINDS: Mapping[str, str] = {"tiny": "training.tiny.run", "prm": "training.prm.run"}
 """By kind, the module that runs it: ``run(file: RecipeFile, options: TrainOptions, terminal: Terminal)``."""
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]

@@ -119,6 +119,16 @@ def engine_alone(
 
 
 @contextlib.contextmanager
+def process_at(argv: Sequence[str], log: Path, *, engine_args: Sequence[str] = ()) -> Iterator[Running]:
+    """A command of `s1` that serves one engine, on a free port."""
+    port = free_port()
+    with _process([*argv, "--port", str(port), "--", *engine_args], log) as process:
+        url = f"http://127.0.0.1:{port}"
+        _await(process, log, lambda: httpx.get(f"{url}/health", timeout=5).status_code == 200)
+        yield Running(url, process, log, engine_url=url)
+
+
+@contextlib.contextmanager
 def _process(argv: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     # Engines that run side by side would starve each other by spinning.
     threads = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
