@@ -34,6 +34,7 @@ INFO = EngineInfo(
     answer_prompt_tokens=4,
     tokenizer={},
     reserved_tokens=(1, 2),
+    markers={"eos": [3]},
 )
 
 
@@ -65,7 +66,9 @@ async def test_description_and_receipts_reach_the_api_server(tmp_path: Path, add
                 answer = await client.get(f"/s1/receipts/r{i}", params=query)
                 assert EngineReceipt.from_json(answer.json()) == receipt
             description = (await client.get("/s1/engine")).json()
+            markers = (await client.get("/s1/markers")).json()
     assert description["family"] == "s1" and description["reserved_tokens"] == [1, 2]
+    assert "markers" not in description and markers == {"eos": [3]}
     assert not elsewhere.exists()
 
 
