@@ -113,8 +113,9 @@ SERVICE = [
         Panel("Reserved and used", "Tokens that requests reserved at worst, and what was used.", "short", {
             "reserved {{kind}}": "sum by (kind) (rate(s1_quota_reserved_tokens_total[$__rate_interval]))",
             "used {{kind}}": "sum by (kind) (rate(s1_quota_used_tokens_total[$__rate_interval]))"}),
-        Panel("Cut short", "Tokens of streams that never got a receipt.", "short",
-              {"{{kind}}": rate("s1_cut_short_tokens_total", "kind")}),
+        Panel("Requests refused", "The client's mistake, its key, its quota, or no room.", "reqps",
+              {"{{outcome}}": 'sum by (outcome) (rate(s1_requests_total{outcome!~"ok|disconnected"}'
+               "[$__rate_interval]))"}),
     ]),
 ]  # fmt: skip
 
@@ -145,6 +146,12 @@ THINKING = [
     Row("Tokens", [
         Panel("Tokens", "As usage and receipts count them.", "short",
               {"{{kind}}": rate("s1_tokens_total", "kind")}, width=12, stacked=True),
+        Panel("Branches", "Of a request with parallel scaling, on average.", "short", {
+            "{{method}}":
+            f"{rate('s1_parallel_branches_sum', 'method')} / {rate('s1_parallel_branches_count', 'method')}"},
+            width=12),
+        Panel("Cut short", "Tokens of streams that never got a receipt.", "short",
+              {"{{kind}}": rate("s1_cut_short_tokens_total", "kind")}, width=12),
         Panel("Answer tokens", "Of a choice with a budget.", "short", quantiles("s1_answer_tokens"),
               width=12),
     ]),

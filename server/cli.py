@@ -172,7 +172,7 @@ def serve(
     configure_logging(settings.log_format)
     try:
         serve_until_stopped(settings, options, log_path=log_file or _default_log())
-    except ServeError as error:
+    except (ServeError, SettingsError) as error:
         _fail(str(error), code=1)
 
 

@@ -133,8 +133,11 @@ class Instruments(Sink):
             found = self._by_model[model] = _OfModel(self, model)
         return found
 
-    def intervals(self, model: str) -> Mapping[str, Intervals]:
-        return self.of_model(model).intervals
+    def count_intervals(self, seen: Observation) -> None:
+        """Of a request that may still run."""
+        if seen.model is not None:
+            for watch in seen.watches:
+                watch.count_intervals(self.of_model(seen.model).intervals)
 
     def key_label(self, seen: Observation) -> tuple[str, ...]:
         return (seen.key or "",) if self._per_key else ()
@@ -219,6 +222,7 @@ class Instruments(Sink):
             return
         own, exemplar = self.of_model(model), exemplar_of(seen)
         own.duration(seen.api).observe(seen.ended - seen.started, exemplar)
+        self.count_intervals(seen)
         for watch in seen.watches:
             self._finish_watch(own, seen, watch, exemplar)
 

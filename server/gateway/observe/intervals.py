@@ -1,4 +1,4 @@
-"""A histogram that can be fed once per token: a list of counts, without locks or label look-ups."""
+"""A histogram of what happens once per token: a list of counts, without locks or label look-ups."""
 
 from __future__ import annotations
 
@@ -18,9 +18,14 @@ class Intervals:
         self._counts = [0] * (len(bounds_s) + 1)
         self._sum_s = 0.0
 
-    def add(self, interval_s: float) -> None:
-        self._counts[bisect_left(self._bounds, interval_s)] += 1
-        self._sum_s += interval_s
+    def add_between(self, times_s: Sequence[float]) -> None:
+        """Count the time from each moment to the next; the same moment again is no interval."""
+        counts, bounds, last = self._counts, self._bounds, times_s[0]
+        for moment in times_s:
+            if moment != last:
+                counts[bisect_left(bounds, moment - last)] += 1
+                last = moment
+        self._sum_s += last - times_s[0]
 
     @property
     def sum_s(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -38,12 +38,16 @@ class Observing:
             return
         state["observer"] = seen
 
-        async def note(message: Message) -> None:
+        async def note_ends(message: Message) -> None:
             await send(message)
             if message["type"] == "http.response.start":
                 seen.status = message["status"]
-            elif message["type"] == "http.response.body" and not message.get("more_body", False):
+            else:
                 seen.complete = True
+
+        def note(message: Message) -> Awaitable[None]:
+            # Nothing is to be noted of most messages, which are a stream's tokens.
+            return send(message) if message.get("more_body") else note_ends(message)
 
         try:
             await self._app(scope, receive, note)

@@ -31,7 +31,7 @@ class Sink:
     """Takes what observations have to tell, at the moment at which it is certain."""
 
     def started(self, seen: Observation) -> None:
-        """May set `seen.trace` and `seen.keeps_times`."""
+        """May set `seen.trace` and `seen.keeps_text`."""
 
     def placed(self, seen: Observation, queued_s: float) -> None: ...
     def retried(self, engine: str) -> None: ...
@@ -61,54 +61,70 @@ class EngineWatch:
     call: EngineCall
     engine: str
     begun: float
-    intervals: Mapping[str, Intervals] | None = None
-    """Where the time between two parts is counted, by phase."""
-    keeps_times: bool = False
     keeps_text: bool = False
-    first_thinking: float | None = None
-    first_answer: float | None = None
-    last_part: float | None = None
     ended: float | None = None
-    thinking_tokens: int = 0
-    """So far: one for each part of the stream, or as many as it has ids. The receipt counts exactly."""
-    answer_tokens: int = 0
-    times: array[float] = field(default_factory=lambda: array("d"))
-    """When each thinking token came, if they are kept."""
+    thinking: array[float] = field(default_factory=lambda: array("d"))
+    """When each thinking token came: one for each part of a stream, or as many as the part has ids."""
+    answer: array[float] = field(default_factory=lambda: array("d"))
     text: list[str] = field(default_factory=list)
     choices: list[SettledChoice] = field(default_factory=list)
     recorded: EngineReceipt | None = None
+    _counted: dict[str, int] = field(default_factory=dict)
+    """How many of the times `count_intervals` has seen, by phase."""
 
     def part(self, choice: Mapping[str, Any], now: float) -> None:
-        """The hot path: once per token."""
+        """Once per token, so it only notes the time."""
         delta = choice.get("delta") or {}
-        thought = delta.get("reasoning") or delta.get("reasoning_content")
-        if not thought and not delta.get("content") and not delta.get("tool_calls"):
+        if delta.get("reasoning") or delta.get("reasoning_content"):
+            times = self.thinking
+        elif delta.get("content") or delta.get("tool_calls"):
+            times = self.answer
+        else:
             return
         ids = choice.get("token_ids")
-        tokens = len(ids) if ids else 1
-        if thought:
-            if self.first_thinking is None:
-                self.first_thinking = now
-            elif self.intervals is not None and self.last_part is not None:
-                self.intervals["thinking"].add(now - self.last_part)
-            self.thinking_tokens += tokens
-            if self.keeps_times:
-                self.times.extend([now] * tokens)
+        if ids and len(ids) > 1:
+            times.extend([now] * len(ids))
         else:
-            if self.first_answer is None:
-                self.first_answer = now
-            elif self.intervals is not None and self.last_part is not None:
-                self.intervals["answer"].add(now - self.last_part)
-            self.answer_tokens += tokens
-        self.last_part = now
+            times.append(now)
         if self.keeps_text:
-            self.text.append(str(thought or delta.get("content") or ""))
+            text = delta.get("reasoning") or delta.get("reasoning_content") or delta.get("content")
+            self.text.append(text or "")
+
+    def count_intervals(self, by_phase: Mapping[str, Intervals]) -> None:
+        """Count the times between two parts that haven't been counted yet."""
+        for phase, times in (("thinking", self.thinking), ("answer", self.answer)):
+            known = self._counted.get(phase, 0)
+            if len(times) > max(known, 1):
+                by_phase[phase].add_between(times[max(0, known - 1) :])
+                self._counted[phase] = len(times)
+
+    @property
+    def thinking_tokens(self) -> int:
+        """So far; the receipt counts exactly."""
+        return len(self.thinking)
+
+    @property
+    def answer_tokens(self) -> int:
+        return len(self.answer)
+
+    @property
+    def first_thinking(self) -> float | None:
+        return self.thinking[0] if self.thinking else None
+
+    @property
+    def first_answer(self) -> float | None:
+        return self.answer[0] if self.answer else None
+
+    @property
+    def last_part(self) -> float | None:
+        lasts = [times[-1] for times in (self.thinking, self.answer) if times]
+        return max(lasts, default=None)
 
     @property
     def phase(self) -> Phase:
-        if self.first_answer is not None:
+        if self.answer:
             return "answering"
-        return "prefill" if self.first_thinking is None else "thinking"
+        return "thinking" if self.thinking else "prefill"
 
 
 @dataclass(slots=True, eq=False)
@@ -122,9 +138,7 @@ class Observation(Observer):
     parent: TraceContext | None = None
     trace: TraceContext | None = None
     """The request's own span, or its caller's if this gateway records none."""
-    keeps_times: bool = False
     keeps_text: bool = False
-    intervals_of: Callable[[str], Mapping[str, Intervals]] | None = None
     state: Mapping[str, Any] = field(default_factory=dict)
     """The request's `state`, where its id and its caller are."""
     model: str | None = None
@@ -161,14 +175,7 @@ class Observation(Observer):
         return ObservedEngine(answering, self)
 
     def begin(self, call: EngineCall) -> EngineWatch:
-        intervals = (
-            self.intervals_of(self.model)
-            if self.intervals_of is not None and self.model is not None
-            else None
-        )
-        watch = EngineWatch(
-            call, self.engines[-1], self.clock(), intervals, self.keeps_times, self.keeps_text
-        )
+        watch = EngineWatch(call, self.engines[-1], self.clock(), self.keeps_text)
         self.watches.append(watch)
         return watch
 

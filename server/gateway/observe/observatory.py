@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Info, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -20,9 +20,11 @@ from server.gateway.observe.observation import Api, EngineWatch, Observation, Si
 from server.gateway.observe.observer import UNOBSERVED, Observer
 from server.gateway.observe.request_log import RequestLog
 from server.gateway.observe.trace_context import TraceContext, enter_trace, read_trace_context
-from server.gateway.observe.tracing import make_tracing
-from server.gateway.settings import Settings
+from server.gateway.settings import Settings, SettingsError
 from server.gateway.upstream import EnginePool
+
+if TYPE_CHECKING:
+    from server.gateway.observe.tracing import Tracing
 
 
 class Observatory:
@@ -39,7 +41,7 @@ class Observatory:
         self._registry = CollectorRegistry()
         self._instruments: Instruments | None = None
         self._sinks: list[Sink] = []
-        self.tracing = make_tracing(settings)
+        self.tracing = _tracing(settings)
         if self.is_on:
             self._instruments = Instruments(self._registry, per_key=settings.metrics_per_key == "on")
             self._sinks.append(self._instruments)
@@ -68,7 +70,6 @@ class Observatory:
             self._sinks,
             parent=parent,
             trace=parent,
-            intervals_of=self._instruments.intervals if self._instruments is not None else None,
             state=state,
         )
         for sink in self._sinks:
@@ -99,8 +100,20 @@ class Observatory:
         if self._instruments is not None:
             engines = (engine.url for engine in self._pool.engines)
             self._instruments.know(models=self._pool.models(), engines=engines)
+            for seen in self.running:
+                self._instruments.count_intervals(seen)
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
+
+
+def _tracing(settings: Settings) -> Tracing | None:
+    if settings.otlp_endpoint is None:
+        return None
+    try:
+        from server.gateway.observe.tracing import make_tracing
+    except ImportError:
+        raise SettingsError("otlp_endpoint: needs OpenTelemetry (pip install 's1-server[tracing]')") from None
+    return make_tracing(settings.otlp_endpoint, sample_ratio=settings.trace_sample_ratio)
 
 
 class _RunningCollector(Collector):

@@ -10,25 +10,30 @@ request (server)                     `chat MODEL`, with gen_ai.* attributes
     └── answer
 
 Only streams show when their tokens come: an engine call for a whole answer has no spans below it.
-All but the request's own span are made when it has ended, from the times that were noted on the way.
+All are made when the request has ended, from the times that were noted on the way.
+
+This module needs the extra `tracing`; it is imported only where spans are wanted.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
 from server import __version__
 from server.gateway.observe.observation import EngineWatch, Observation, Sink
 from server.gateway.observe.request_log import usage_of
 from server.gateway.observe.trace_context import TraceContext
-from server.gateway.settings import Settings, SettingsError
 
-if TYPE_CHECKING:
-    from opentelemetry.context import Context
-    from opentelemetry.sdk.trace import SpanProcessor
-    from opentelemetry.trace import Span
-
+_TRACE_ID_TAILS = 2**64
 _EXPORT_TIMEOUT_S = 3
 """A collector that is away must not hold up a gateway that ends."""
 _REQUEST_ATTRIBUTES = {
@@ -43,136 +48,163 @@ _OPERATIONS = {"embeddings": "embeddings", "completions": "text_completion"}
 _RECEIPT_COUNTS = ("thinking_tokens", "marker_tokens", "answer_tokens", "waits", "ended_by")
 
 
-def make_tracing(settings: Settings) -> Tracing | None:
-    """None unless the settings name a collector.
-
-    Raises:
-        SettingsError: the packages for it are not installed.
-    """
-    if settings.otlp_endpoint is None:
-        return None
-    try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    except ImportError:
-        raise SettingsError("otlp_endpoint: needs OpenTelemetry (pip install 's1-server[tracing]')") from None
-    exporter = OTLPSpanExporter(endpoint=settings.otlp_endpoint, timeout=_EXPORT_TIMEOUT_S)
-    return Tracing(BatchSpanProcessor(exporter), sample_ratio=settings.trace_sample_ratio)
+def make_tracing(otlp_endpoint: str, *, sample_ratio: float) -> Tracing:
+    exporter = OTLPSpanExporter(endpoint=otlp_endpoint, timeout=_EXPORT_TIMEOUT_S)
+    return Tracing(BatchSpanProcessor(exporter), sample_ratio=sample_ratio)
 
 
 class Tracing(Sink):
+    """Makes finished spans, all at once, and hands them to OpenTelemetry's processor: what its tracer does
+    for spans that are changed on the way would cost several times as much.
+    """
+
     def __init__(self, processor: SpanProcessor, *, sample_ratio: float) -> None:
         """
         Args:
             sample_ratio: part of the requests that are traced, of those whose caller has not decided.
         """
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
-        self._provider = TracerProvider(
-            sampler=ParentBased(TraceIdRatioBased(sample_ratio)),
-            resource=Resource.create({"service.name": "s1-server", "service.version": __version__}),
-            shutdown_on_exit=False,
-        )
-        self._provider.add_span_processor(processor)
-        self._tracer = self._provider.get_tracer("s1-server", __version__)
-        self._open: dict[int, Span] = {}
+        self._processor = processor
+        self._sampled_below = round(sample_ratio * _TRACE_ID_TAILS)
+        self._resource = Resource.create({"service.name": "s1-server", "service.version": __version__})
+        self._scope = InstrumentationScope("s1-server", __version__)
 
     def close(self) -> None:
         """Send what is left. Blocks."""
-        self._provider.shutdown()
+        self._processor.shutdown()
 
     def started(self, seen: Observation) -> None:
-        from opentelemetry.trace import SpanKind
-
-        span = self._tracer.start_span(
-            seen.api, context=_remote(seen.parent), kind=SpanKind.SERVER, start_time=seen.started_at_ns
-        )
-        own = span.get_span_context()
+        parent = seen.parent
+        trace_id = parent.trace_id if parent is not None else _random_hex(128)
+        # As OpenTelemetry's ratio sampler does, so that all that see a trace decide alike.
+        drawn = int(trace_id, 16) % _TRACE_ID_TAILS < self._sampled_below
         seen.trace = TraceContext(
-            f"{own.trace_id:032x}",
-            f"{own.span_id:016x}",
-            sampled=own.trace_flags.sampled,
-            state=own.trace_state.to_header(),
+            trace_id,
+            _random_hex(64),
+            sampled=parent.sampled if parent is not None else drawn,
+            state=parent.state if parent is not None else "",
         )
-        seen.keeps_times = span.is_recording()
-        self._open[id(seen)] = span
 
     def finished(self, seen: Observation) -> None:
-        span = self._open.pop(id(seen))
-        if not span.is_recording():
+        if seen.trace is None or not seen.trace.sampled:
             return
-        from opentelemetry.trace import StatusCode, set_span_in_context
-
+        trace = _Trace(self._processor, self._resource, self._scope, seen, seen.trace)
         operation = _OPERATIONS.get(seen.api, "chat")
-        span.update_name(f"{operation} {seen.model}" if seen.model is not None else operation)
-        span.set_attributes(_attributes(seen, operation))
+        told = _attributes(seen, operation)
         if seen.outcome != "ok":
-            span.set_status(StatusCode.ERROR if _is_failure(seen) else StatusCode.UNSET)
-            span.set_attribute("error.type", type(seen.error).__name__ if seen.error else seen.outcome)
-        within = set_span_in_context(span)
+            told["error.type"] = type(seen.error).__name__ if seen.error else seen.outcome
         ended = seen.ended if seen.ended is not None else seen.clock()
         if seen.queued_since is not None:
             until = seen.placed_at if seen.placed_at is not None else ended
-            self._span(seen, "queue", seen.queued_since, until, within)
+            trace.span("queue", seen.trace.span_id, seen.queued_since, until)
         for watch in seen.watches:
-            self._generation(seen, watch, within, ended)
-        span.end(seen.at_ns(ended))
+            _tell_generation(trace, watch, ended)
+        name = f"{operation} {seen.model}" if seen.model is not None else operation
+        trace.root(name, seen.parent, ended, told, failed=seen.outcome != "ok" and _is_failure(seen))
 
-    def _generation(self, seen: Observation, watch: EngineWatch, within: Context, ended: float) -> None:
-        from opentelemetry.trace import SpanKind, set_span_in_context
 
-        end = watch.ended if watch.ended is not None else ended
-        span = self._tracer.start_span(
-            "generate",
-            context=within,
-            kind=SpanKind.CLIENT,
-            start_time=seen.at_ns(watch.begun),
-            attributes=_generation_attributes(seen, watch),
-        )
-        inside = set_span_in_context(span)
-        first = [at for at in (watch.first_thinking, watch.first_answer) if at is not None]
-        if first:
-            self._span(seen, "prefill", watch.begun, min(first), inside)
-        if watch.first_thinking is not None:
-            self._thinking(seen, watch, inside, end)
-        if watch.first_answer is not None:
-            tokens = {"s1.answer_tokens": watch.answer_tokens}
-            self._span(seen, "answer", watch.first_answer, watch.last_part or end, inside, tokens)
-        span.end(seen.at_ns(end))
+class _Trace:
+    """The spans of one request."""
 
-    def _thinking(self, seen: Observation, watch: EngineWatch, within: Context, end: float) -> None:
-        from opentelemetry.trace import set_span_in_context
-
-        begin = watch.first_thinking
-        if begin is None:
-            return
-        until = watch.first_answer if watch.first_answer is not None else (watch.last_part or end)
-        span = self._tracer.start_span(
-            "thinking",
-            context=within,
-            start_time=seen.at_ns(begin),
-            attributes={"s1.thinking_tokens": watch.thinking_tokens},
-        )
-        inside = set_span_in_context(span)
-        for number, (started, ended, tokens) in enumerate(wait_times(watch, until), start=1):
-            self._span(seen, f"wait {number}", started, ended, inside, {"s1.thinking_tokens": tokens})
-        span.end(seen.at_ns(until))
-
-    def _span(
+    def __init__(
         self,
+        processor: SpanProcessor,
+        resource: Resource,
+        scope: InstrumentationScope,
         seen: Observation,
+        trace: TraceContext,
+    ) -> None:
+
+        self.seen = seen
+        self._processor, self._resource, self._scope = processor, resource, scope
+        self._trace = trace
+
+    def span(
+        self,
         name: str,
+        parent_id: str,
         begin: float,
         end: float,
-        within: Context,
         attributes: Mapping[str, Any] | None = None,
+        *,
+        client: bool = False,
+    ) -> str:
+        """Send a span that has ended; returns its id."""
+        span_id = _random_hex(64)
+        kind = SpanKind.CLIENT if client else SpanKind.INTERNAL
+        self._send(name, span_id, parent_id, begin, end, attributes or {}, kind=kind)
+        return span_id
+
+    def root(
+        self, name: str, parent: TraceContext | None, end: float, told: Mapping[str, Any], *, failed: bool
     ) -> None:
-        span = self._tracer.start_span(
-            name, context=within, start_time=seen.at_ns(begin), attributes=attributes
+        parent_id = parent.span_id if parent is not None else None
+        status = Status(StatusCode.ERROR if failed else StatusCode.UNSET)
+        self._send(
+            name,
+            self._trace.span_id,
+            parent_id,
+            self.seen.started,
+            end,
+            told,
+            kind=SpanKind.SERVER,
+            status=status,
         )
-        span.end(seen.at_ns(end))
+
+    def _send(
+        self,
+        name: str,
+        span_id: str,
+        parent_id: str | None,
+        begin: float,
+        end: float,
+        attributes: Mapping[str, Any],
+        **more: Any,
+    ) -> None:
+        span = ReadableSpan(
+            name,
+            context=_context(self._trace, span_id),
+            parent=_context(self._trace, parent_id) if parent_id is not None else None,
+            resource=self._resource,
+            attributes=attributes,
+            start_time=self.seen.at_ns(begin),
+            end_time=self.seen.at_ns(end),
+            instrumentation_scope=self._scope,
+            **more,
+        )
+        self._processor.on_end(span)
+
+
+def _tell_generation(trace: _Trace, watch: EngineWatch, ended: float) -> None:
+    seen, end = trace.seen, watch.ended if watch.ended is not None else ended
+    parent = seen.trace.span_id if seen.trace is not None else ""
+    told = _generation_attributes(seen, watch)
+    own = trace.span("generate", parent, watch.begun, end, told, client=True)
+    first = [at for at in (watch.first_thinking, watch.first_answer) if at is not None]
+    if first:
+        trace.span("prefill", own, watch.begun, min(first))
+    if watch.first_thinking is not None:
+        until = watch.first_answer if watch.first_answer is not None else (watch.last_part or end)
+        counted = {"s1.thinking_tokens": watch.thinking_tokens}
+        thinking = trace.span("thinking", own, watch.first_thinking, until, counted)
+        for number, (began, left, tokens) in enumerate(wait_times(watch, until), start=1):
+            trace.span(f"wait {number}", thinking, began, left, {"s1.thinking_tokens": tokens})
+    if watch.first_answer is not None:
+        counted = {"s1.answer_tokens": watch.answer_tokens}
+        trace.span("answer", own, watch.first_answer, watch.last_part or end, counted)
+
+
+def _context(trace: TraceContext, span_id: str) -> SpanContext:
+
+    state = TraceState.from_header([trace.state]) if trace.state else None
+    flags = TraceFlags(TraceFlags.SAMPLED)
+    return SpanContext(int(trace.trace_id, 16), int(span_id, 16), False, flags, state)
+
+
+def _random_hex(bits: int) -> str:
+    # Ids, not secrets. 0 is no id.
+    drawn = random.getrandbits(bits) or 1
+    return f"{drawn:0{bits // 4}x}"
 
 
 def wait_times(watch: EngineWatch, until: float) -> Iterator[tuple[float, float, int]]:
@@ -181,44 +213,21 @@ def wait_times(watch: EngineWatch, until: float) -> Iterator[tuple[float, float,
     A wait's position in the output is the engine's own record. Where the stream had fewer parts than there
     were tokens, because some came together, positions are scaled to the parts.
     """
-    recorded = watch.recorded
-    if recorded is None or not watch.times:
+    recorded, times = watch.recorded, watch.thinking
+    if recorded is None or not times:
         return
     begin = recorded.thinking_begin
     end = recorded.thinking_end if recorded.thinking_end is not None else recorded.output_tokens
     if end <= begin:
         return
-    scale = min(1.0, len(watch.times) / (end - begin))
+    scale = min(1.0, len(times) / (end - begin))
     bounds = [*recorded.wait_positions, end]
     for position, following in zip(bounds, bounds[1:], strict=False):
         started, ended = (
-            int((at - begin) * scale) if at < end else len(watch.times) for at in (position, following)
+            int((at - begin) * scale) if at < end else len(times) for at in (position, following)
         )
-        finish = watch.times[ended] if ended < len(watch.times) else until
-        yield watch.times[min(started, len(watch.times) - 1)], finish, following - position
-
-
-def _remote(parent: TraceContext | None) -> Context | None:
-    from opentelemetry.context import Context
-    from opentelemetry.trace import (
-        NonRecordingSpan,
-        SpanContext,
-        TraceFlags,
-        TraceState,
-        set_span_in_context,
-    )
-
-    if parent is None:
-        # Not None: that would be whatever span is current in this process.
-        return Context()
-    remote = SpanContext(
-        int(parent.trace_id, 16),
-        int(parent.span_id, 16),
-        is_remote=True,
-        trace_flags=TraceFlags(TraceFlags.SAMPLED if parent.sampled else TraceFlags.DEFAULT),
-        trace_state=TraceState.from_header([parent.state] if parent.state else []),
-    )
-    return set_span_in_context(NonRecordingSpan(remote), Context())
+        finish = times[ended] if ended < len(times) else until
+        yield times[min(started, len(times) - 1)], finish, following - position
 
 
 def _is_failure(seen: Observation) -> bool:
