@@ -73,7 +73,7 @@ def attributes(span: Span) -> dict[str, Any]:
 
 async def test_a_stream_is_a_trace_of_its_phases_and_waits(engine: StandIn) -> None:
     async with collecting() as collector:
-        async with gateway(engine.url, otlp_endpoint=collector.url) as client:
+        async with gateway(engine.url, otlp_endpoint=collector.url, trace_sample_ratio=1) as client:
             answer = await streamed(client, num_waits=2, max_thinking_tokens=100, temperature=0.5)
         # The gateway has ended, and sent what it had.
         receipt = answer["choices"][0]["thinking_budget"]
@@ -115,7 +115,7 @@ async def test_a_stream_is_a_trace_of_its_phases_and_waits(engine: StandIn) -> N
 async def test_a_callers_trace_goes_on_in_the_engine(engine: StandIn) -> None:
     async with collecting() as collector:
         headers = {"traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "vendor=1"}
-        async with gateway(engine.url, otlp_endpoint=collector.url) as client:
+        async with gateway(engine.url, otlp_endpoint=collector.url, trace_sample_ratio=1) as client:
             await client.post(CHAT, json=ASK | {"max_thinking_tokens": 5}, headers=headers)
         (root,) = collector.named("chat tiny")
     assert root.trace_id.hex() == TRACE
@@ -125,7 +125,7 @@ async def test_a_callers_trace_goes_on_in_the_engine(engine: StandIn) -> None:
 
 async def test_a_caller_that_does_not_sample_is_not_traced(engine: StandIn) -> None:
     async with collecting() as collector:
-        async with gateway(engine.url, otlp_endpoint=collector.url) as client:
+        async with gateway(engine.url, otlp_endpoint=collector.url, trace_sample_ratio=1) as client:
             headers = {"traceparent": f"00-{TRACE}-{PARENT}-00"}
             await client.post(CHAT, json=ASK | {"max_thinking_tokens": 5}, headers=headers)
             await whole(client, max_thinking_tokens=5)
@@ -145,7 +145,7 @@ async def test_without_tracing_the_callers_context_is_handed_on(
 
 async def test_refused_and_broken_requests_are_traced(engine: StandIn) -> None:
     async with collecting() as collector:
-        async with gateway(engine.url, otlp_endpoint=collector.url) as client:
+        async with gateway(engine.url, otlp_endpoint=collector.url, trace_sample_ratio=1) as client:
             assert (await client.post(CHAT, json=ASK | {"made_up": 1})).status_code == 400
             engine.faults = Faults(die_after=3)
             await streamed(client, max_thinking_tokens=6)
@@ -155,6 +155,16 @@ async def test_refused_and_broken_requests_are_traced(engine: StandIn) -> None:
     assert attributes(broken)["error.type"] == "EngineDied"
     assert broken.status.code == 2
     assert collector.children(collector.named("generate")[0]) == ["prefill", "thinking"]
+
+
+async def test_a_part_of_the_requests_is_traced(engine: StandIn) -> None:
+    async with collecting() as collector:
+        async with gateway(engine.url, otlp_endpoint=collector.url, trace_sample_ratio=0.5) as client:
+            for _ in range(60):
+                await whole(client, max_thinking_tokens=5)
+        # By chance less than once in 10^9 not so.
+        assert 5 < len(collector.named("chat tiny")) < 55
+    assert {trace[0][-2:] for trace in engine.traces if trace[0]} == {"00", "01"}
 
 
 async def test_a_collector_that_is_away_harms_no_request(engine: StandIn) -> None:
