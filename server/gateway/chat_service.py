@@ -82,14 +82,17 @@ async def _respond(
     call = await context.earlier_thinking.settle(grant.call, mode, engine=engine, model=model)
     call = paced(call, engine, context.settings.stream_granularity)
     inner = await _answering(call, engine, context)
-    answering = observer_of(request.scope).watched(grant.watched(inner), engine=engine.url, call=call)
     _check_room(call, engine)
     calls = engine_calls(call, model=model, request_id=request_id)
-    answering = live.through(answering, engine, choices=len(calls), budgeted=call.budget.is_set)
+    answering: ChatEngine = live.through(
+        grant.watched(inner), engine, choices=len(calls), budgeted=call.budget.is_set
+    )
     if context.kept.is_on and not call.beam_search:
         gives_ids = engine.status.description is not None or call.budget.is_set
         kept = Kept.of(call, model=model, gives_ids=gives_ids)
         answering = KeepingEngine.of(answering, context.kept, (caller_of(request).account, live.id), kept)
+    # The outermost, which `receipt_for` tells of the receipts.
+    answering = observer_of(request.scope).watched(answering, engine=engine.url, call=call)
     id, created = f"chatcmpl-{request_id}", int(time.time())
     form = make_form(request_id, created)
     shape = stream_shape(StreamShape.of(call, id=id, created=created), form)

@@ -32,6 +32,8 @@ SCRIPT: list[dict[str, Any]] = [
     {"max_thinking_tokens": 60, "num_waits": 2, "stream": True},
     {"max_thinking_tokens": 20, "n": 2, "stream": True},
     {"min_thinking_tokens": 80, "max_thinking_tokens": 120, "stream": True},
+    # Its answers are short: without this there would be no rate.
+    {"max_thinking_tokens": 20, "min_tokens": 60, "stream": True},
     {"max_thinking_tokens": 1000},
     {},
 ]
