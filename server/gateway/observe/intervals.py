@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
+from itertools import islice, repeat
+from operator import sub
 
 from prometheus_client.utils import floatToGoString
 
@@ -20,12 +23,11 @@ class Intervals:
 
     def add_between(self, times_s: Sequence[float]) -> None:
         """Count the time from each moment to the next; the same moment again is no interval."""
-        counts, bounds, last = self._counts, self._bounds, times_s[0]
-        for moment in times_s:
-            if moment != last:
-                counts[bisect_left(bounds, moment - last)] += 1
-                last = moment
-        self._sum_s += last - times_s[0]
+        gaps = filter(None, map(sub, islice(times_s, 1, None), times_s))
+        # Counted without a line of Python for each token.
+        for bucket, count in Counter(map(bisect_left, repeat(self._bounds), gaps)).items():
+            self._counts[bucket] += count
+        self._sum_s += times_s[-1] - times_s[0]
 
     @property
     def sum_s(self) -> float:

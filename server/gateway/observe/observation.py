@@ -73,7 +73,7 @@ class EngineWatch:
     """How many of the times `count_intervals` has seen, by phase."""
 
     def part(self, choice: Mapping[str, Any], now: float) -> None:
-        """Once per token, so it only notes the time."""
+        """Note the time of a part, of each of its tokens, and its text if that is kept."""
         delta = choice.get("delta") or {}
         if delta.get("reasoning") or delta.get("reasoning_content"):
             times = self.thinking

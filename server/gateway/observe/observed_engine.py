@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from server.budget.receipt import EngineReceipt
 from server.gateway.chat_call import EngineCall
 from server.gateway.errors import GatewayError
-from server.gateway.observe.observation import Observation
+from server.gateway.observe.observation import Clock, EngineWatch, Observation
 
 if TYPE_CHECKING:
     from server.gateway.engine import ChatEngine
@@ -41,15 +41,8 @@ class ObservedEngine:
 
     async def stream(self, call: EngineCall, on_event: OnEvent) -> None:
         watch, clock = self.seen.begin(call), self.seen.clock
-
-        def see(chunk: dict[str, Any]) -> Awaitable[None]:
-            choices = chunk.get("choices")
-            if choices:
-                watch.part(choices[0], clock())
-            return on_event(chunk)
-
         try:
-            await self.engine.stream(call, see)
+            await self.engine.stream(call, _seeing(watch, clock, on_event))
         except GatewayError as error:
             self.seen.engine_failed(watch, error)
             raise
@@ -70,6 +63,29 @@ class ObservedEngine:
         if watch is not None:
             watch.recorded = recorded
         return recorded
+
+
+def _seeing(watch: EngineWatch, clock: Clock, on_event: OnEvent) -> OnEvent:
+    """`on_event`, with the time of every part noted: once per token, so everything is at hand."""
+    thought, answered = watch.thinking.append, watch.answer.append
+    looks_closer = watch.keeps_text or b'"return_token_ids":true' in watch.call.body
+
+    def see(chunk: dict[str, Any]) -> Awaitable[None]:
+        choices = chunk.get("choices")
+        if choices:
+            if looks_closer:
+                watch.part(choices[0], clock())
+                return on_event(chunk)
+            delta = choices[0].get("delta")
+            if not delta:
+                return on_event(chunk)
+            if delta.get("reasoning") or delta.get("reasoning_content"):
+                thought(clock())
+            elif delta.get("content") or delta.get("tool_calls"):
+                answered(clock())
+        return on_event(chunk)
+
+    return see
 
 
 def _texts(answer: dict[str, Any]) -> list[str]:
