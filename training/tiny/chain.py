@@ -100,7 +100,9 @@ def difficulty_step(run: Run, recipe: Recipe, questions: Path, base: Path) -> Pa
     )
     chat = recipe.samples.model_copy(update={"draws": solver.draws})
     rows = samples_step(run, recipe, few, "solver-samples", chat)
-    model = sft_step(run, recipe, base, rows, "solver")
+    steps = recipe.sft.optimization.model_copy(update={"effective_batch_size": solver.effective_batch_size})
+    few_steps = recipe.model_copy(update={"sft": recipe.sft.model_copy(update={"optimization": steps})})
+    model = sft_step(run, few_steps, base, rows, "solver")
 
     def solve(*, input: Path, out: Path, **options: Any) -> None:
         with served(model, "solver", out / "serve.log") as url:

@@ -65,6 +65,7 @@ class SolverRecipe(Section):
 
     num_examples: Count
     draws: Count
+    effective_batch_size: Count
     max_thinking_tokens: Count
 
 
