@@ -16,7 +16,6 @@ from loadtest.bench.report import Page
 from loadtest.client.fleet import Load, fleet
 
 _TOKENS = 160
-_BATCH = 64
 _LOW_RATE = 1.0
 _EQUAL, _DEFAULT, _ADDED_MS = 0.9, 1.5, 3.0
 DIRECT, TOKEN, OURS = "vLLM", "s1-server, token by token", "s1-server"
@@ -25,6 +24,7 @@ DIRECT, TOKEN, OURS = "vLLM", "s1-server, token by token", "s1-server"
 def main(
     rounds: Annotated[int, typer.Option(min=3)] = 5,
     seconds: Annotated[float, typer.Option(min=1, help="Of one run.")] = 8,
+    concurrency: Annotated[int, typer.Option(min=1, help="Streams at a time.")] = 64,
     results: Path = Path("docs/results"),
 ) -> None:
     page = Page.begin("direct", "The gateway and vLLM alone")
@@ -36,8 +36,8 @@ def main(
         token = Subject(TOKEN, own.url, own, {"stream_granularity": "token"}, model=DEMO.name)
         ours = Subject(OURS, own.url, own, model=DEMO.name)
         length = {"max_tokens": _TOKENS, "ignore_eos": True}
-        streamed = Load(workload(extra=length), duration_s=seconds, concurrency=_BATCH)
-        whole = Load(workload(extra=length, stream=False), duration_s=seconds, concurrency=_BATCH)
+        streamed = Load(workload(extra=length), duration_s=seconds, concurrency=concurrency)
+        whole = Load(workload(extra=length, stream=False), duration_s=seconds, concurrency=concurrency)
         low = Load(workload(extra=length), duration_s=seconds * 2, rate=_LOW_RATE)
         streams = interleaved(workers, [direct, token, ours], streamed, rounds=rounds, warmup_s=2)
         answers = interleaved(workers, [direct, ours], whole, rounds=rounds, warmup_s=2)
@@ -45,13 +45,13 @@ def main(
     page.say(
         f"One engine with our plugin on the demo checkpoint, requests without a budget of {_TOKENS} tokens "
         f"each, {rounds} interleaved rounds of {seconds:g} s. Gateway, engine and client share the cores.",
-        f"## Streams, {_BATCH} at a time",
+        f"## Streams, {concurrency} at a time",
     )
     _table(page, streams)
     page.say(
         _bar("at equal granularity", streams, TOKEN, _EQUAL),
         _bar("with defaults", streams, OURS, _DEFAULT),
-        f"## Whole answers, {_BATCH} at a time",
+        f"## Whole answers, {concurrency} at a time",
     )
     _table(page, answers)
     page.say(f"## {_LOW_RATE:g} stream a second: what is added to the first token")
