@@ -19,6 +19,7 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 _THOUSANDS = re.compile(r"(?<=\d)(?:\\,|\\;|\\ |\{,\}|\{\\,\}|\u202f|\u2009)(?=\d{3}(?!\d))")
 _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|°")
 _ABOUT = re.compile(r"\\approx(?![a-zA-Z])|≈")
+_VECTOR = re.compile(r"\\(?:mathbf|vec|hat|bar|\|)")
 _SPACED_I = re.compile(r"(?<=\d) (?=i\b)")
 _MIXED_NUMBER = re.compile(r"(?<![\w.\\}])(\d+)\s*\\frac\s*\{(\d+)\}\s*\{(\d+)\}")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
@@ -145,6 +146,16 @@ def _unit_name(part: str) -> str:
 def has_several_values(text: str) -> bool:
     """Whether it gives more than one rounded value: only the last would be compared."""
     return len(_ABOUT.split(text)) > 2
+
+
+def is_intricate(text: str) -> bool:
+    """Several equations, vectors or norms: of those math-verify may compare a part only."""
+    return text.count("=") > 1 or _VECTOR.search(text) is not None
+
+
+def numbers(text: str) -> list[str]:
+    """The digit sequences of a formula, sorted."""
+    return sorted(re.findall(r"\d+", plain(without_thousands(text))))
 
 
 def has_quoted_units(text: str) -> bool:

@@ -15,7 +15,6 @@ from training.grading import forms
 _SMALL = 1e-3
 _RELATIVE = 1e-3
 _SAME_RATIO = 1e-9
-_EXACT = 1e-12
 _ROUNDING_OF_EVALF = 1e-60
 _EVALUATE_S = 3
 _PLACES = (0.7310, 1.9173, 3.1127)
@@ -61,12 +60,24 @@ def equal(reference: tuple[Any, ...], answer: tuple[Any, ...]) -> bool:
     if not (cmath.isfinite(a) and cmath.isfinite(b)):
         # To math-verify infinity is its own negative.
         return a == b
-    if same:
-        # math-verify rounds to six places, where 4.5e-33 and 1.2e-34 are both nothing.
-        largest = max(abs(a), abs(b))
-        return largest >= _SMALL or abs(a - b) <= max(_RELATIVE * largest, _ROUNDING_OF_EVALF)
-    # What it leaves unevaluated, such as 1-1. Decimals are its business: it rounds them.
-    return a_is_exact and b_is_exact and abs(a - b) <= max(_EXACT * abs(a), _ROUNDING_OF_EVALF)
+    if a_is_exact and b_is_exact:
+        # math-verify leaves 1-1 unevaluated.
+        return _exactly_equal(reference, answer)
+    # It rounds decimals to six places, where 4.5e-33 and 1.2e-34 are both nothing.
+    largest = max(abs(a), abs(b))
+    return same and (largest >= _SMALL or abs(a - b) <= max(_RELATIVE * largest, _ROUNDING_OF_EVALF))
+
+
+def _exactly_equal(reference: tuple[Any, ...], answer: tuple[Any, ...]) -> bool:
+    """At 60 digits: to math-verify, at 15, `1-5051/2^{100}` is 1."""
+    import sympy
+
+    first, second = (
+        next(reading for reading in readings if isinstance(reading, sympy.Expr) and reading.is_number)
+        for readings in (reference, answer)
+    )
+    difference, size = _value(first - second, digits=60), _value(first)
+    return difference is not None and abs(difference) <= max(1e-40 * abs(size or 0), _ROUNDING_OF_EVALF)
 
 
 def _is_truth(reading: Any) -> bool:
@@ -92,7 +103,7 @@ def _same_equation(reference: tuple[Any, ...], answer: tuple[Any, ...]) -> bool:
             if isinstance(wanted, sympy.Eq) and isinstance(given, sympy.Eq):
                 sides = (wanted.lhs, wanted.rhs, given.lhs, given.rhs)
                 are_numbers = all(isinstance(side, sympy.Expr) and not side.is_Matrix for side in sides)
-                return not are_numbers or _proportional(*sides)
+                return _proportional(*sides) if are_numbers else bool(wanted == given)
     return True
 
 
@@ -121,14 +132,14 @@ def _number(readings: tuple[Any, ...]) -> tuple[complex, bool] | None:
     return None
 
 
-def _value(number: Any) -> complex | None:
+def _value(number: Any, *, digits: int = 15) -> complex | None:
     """None where it is no number, or takes too long."""
     from math_verify.errors import TimeoutException
     from math_verify.utils import timeout
 
     @timeout(timeout_seconds=_EVALUATE_S)  # type: ignore[untyped-decorator, unused-ignore]
     def value() -> complex:
-        return complex(number.evalf())
+        return complex(number.evalf(digits))
 
     try:
         result: complex = value()

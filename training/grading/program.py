@@ -107,4 +107,7 @@ def _grade_mathematics(reference: str, said: Stated) -> Verdict:
     bare_answer = given_measure.number if given_measure.unit else said.text
     is_formula = said.how in ("boxed", "answer line") or is_bare_formula(bare_answer)
     readings = parsed(bare_answer, boxed=is_formula)
-    return verdict(equal(readable_reference(bare_reference), readings), "math-verify", decided=bool(readings))
+    same = equal(readable_reference(bare_reference), readings)
+    if same and forms.is_intricate(reference) and forms.numbers(reference) != forms.numbers(said.text):
+        return verdict(False, "math-verify", decided=False)
+    return verdict(same, "math-verify", decided=bool(readings))
