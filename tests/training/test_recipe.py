@@ -69,3 +69,10 @@ def test_a_recipe_of_the_other_command_is_refused() -> None:
         load_recipe("s1-32b")
     with pytest.raises(RecipeError, match="is a recipe of `s1 train`, not of `s1 sft`"):
         read_recipe_file("tiny-cpu", kinds=[SFT_KIND])
+
+
+def test_fine_tuning_of_a_chain_is_saved_along_the_way() -> None:
+    """Its samples are drawn for one epoch, so that an epoch's end would be the end."""
+    recipe = load_recipe("tiny-cpu").sft_recipe(Path("base"), Path("samples.jsonl"))
+    assert recipe.optimization.epochs == 1
+    assert 0 < recipe.output.checkpoint_every_steps <= 50

@@ -155,7 +155,9 @@ def samples_step(run: Run, recipe: Recipe, chosen: Path, name: str, chat: Sample
 def sft_step(run: Run, recipe: Recipe, base: Path, rows: Path, name: str) -> Path:
     """The model's folder."""
     sft = recipe.sft_recipe(base, rows)
-    settings = sft.model_dump(exclude={"model": {"path"}, "data": {"files"}})
+    # As in `s1 sft`: where files lie and how often it is saved may change.
+    elsewhere = {"model": {"path"}, "data": {"files"}, "output": {"checkpoint_every_steps"}}
+    settings = sft.model_dump(exclude=elsewhere)
 
     def make(folder: Path) -> Mapping[str, Any]:
         # Exported, but not known to be whole: exported again from the last checkpoint.

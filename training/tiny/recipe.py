@@ -17,6 +17,8 @@ from training.sft.recipe import (
     SftRunRecipe,
 )
 
+_CHECKPOINT_EVERY_STEPS = 50
+
 
 class ModelRecipe(Section):
     hidden_size: Count
@@ -128,7 +130,7 @@ class Recipe(Section):
                 packing=self.sft.packing,
             ),
             optimization=self.sft.optimization,
-            output=OutputRecipe(weights="bfloat16"),
+            output=OutputRecipe(weights="bfloat16", checkpoint_every_steps=_CHECKPOINT_EVERY_STEPS),
         )
 
 
