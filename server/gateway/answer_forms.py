@@ -32,6 +32,8 @@ class AnswerForm(Protocol):
 
     is_chat: bool
     """Its chunks are the chat API's own, and no event has a name."""
+    begins_with_prompt_tokens: bool
+    """A stream's first event tells how many tokens the prompt has."""
 
     def whole(self, completion: dict[str, Any]) -> dict[str, Any]: ...
     def stream(self) -> StreamForm: ...
@@ -50,6 +52,7 @@ def stream_shape(shape: StreamShape, form: AnswerForm) -> StreamShape:
 
 class ChatForm:
     is_chat = True
+    begins_with_prompt_tokens = False
 
     def whole(self, completion: dict[str, Any]) -> dict[str, Any]:
         return completion
@@ -60,6 +63,7 @@ class ChatForm:
 
 class MessagesForm:
     is_chat = False
+    begins_with_prompt_tokens = True
 
     def __init__(self, request_id: str) -> None:
         self._id = f"msg_{request_id}"
@@ -73,6 +77,7 @@ class MessagesForm:
 
 class ResponsesForm:
     is_chat = False
+    begins_with_prompt_tokens = False
 
     def __init__(self, request_id: str, created: int, body: Mapping[str, Any]) -> None:
         self._shape = ResponseShape(f"resp_{request_id}", created, body)

@@ -166,20 +166,32 @@ def parse_chat(fields: Mapping[str, Any]) -> ChatCall:
     )
 
 
-def engine_calls(call: ChatCall, *, model: str, request_id: str) -> list[EngineCall]:
-    """One engine request per choice or branch: each has its own budget and its own receipt."""
+def engine_calls(
+    call: ChatCall, *, model: str, request_id: str, wants_prompt_ids: bool = False
+) -> list[EngineCall]:
+    """One engine request per choice or branch: each has its own budget and its own receipt.
+
+    Args:
+        wants_prompt_ids: the first chunk has to have `prompt_token_ids`; it has to be an engine that can.
+    """
     searches = call.parallel is not None and call.parallel.method == "rebase"
     count = 1 if call.beam_search or searches else call.num_generations
-    burst = Burst()
-    return [_engine_call(call, index, count, model, request_id, burst) for index in range(count)]
+    burst, extra = Burst(), {"return_token_ids": True} if wants_prompt_ids else {}
+    return [_engine_call(call, extra, index, count, model, request_id, burst) for index in range(count)]
 
 
 def _engine_call(
-    call: ChatCall, index: int, count: int, model: str, request_id: str, burst: Burst
+    call: ChatCall,
+    extra: Mapping[str, Any],
+    index: int,
+    count: int,
+    model: str,
+    request_id: str,
+    burst: Burst,
 ) -> EngineCall:
     body = {name: value for name, value in call.fields.items() if name not in _NOT_FORWARDED}
     # Without it vLLM lets the grammar begin inside the thinking; we hide the reasoning ourselves.
-    body |= {"model": model, "include_reasoning": True}
+    body |= {"model": model, "include_reasoning": True, **extra}
     if call.beam_search:
         body["n"] = call.num_choices
     if call.parallel is not None:

@@ -83,7 +83,10 @@ async def _respond(
     call = paced(call, engine, context.settings.stream_granularity)
     inner = await _answering(call, engine, context)
     _check_room(call, engine)
-    calls = engine_calls(call, model=model, request_id=request_id)
+    id, created = f"chatcmpl-{request_id}", int(time.time())
+    form = make_form(request_id, created)
+    counts_prompt = call.stream and form.begins_with_prompt_tokens and _tells_ids(call, engine)
+    calls = engine_calls(call, model=model, request_id=request_id, wants_prompt_ids=counts_prompt)
     answering: ChatEngine = live.through(
         grant.watched(inner), engine, choices=len(calls), budgeted=call.budget.is_set
     )
@@ -93,8 +96,6 @@ async def _respond(
         answering = KeepingEngine.of(answering, context.kept, (caller_of(request).account, live.id), kept)
     # The outermost, which `receipt_for` tells of the receipts.
     answering = observer_of(request.scope).watched(answering, engine=engine.url, call=call)
-    id, created = f"chatcmpl-{request_id}", int(time.time())
-    form = make_form(request_id, created)
     shape = stream_shape(StreamShape.of(call, id=id, created=created), form)
     search = ParallelSearch.of(
         call,
@@ -197,6 +198,12 @@ async def _answering(call: ChatCall, engine: Engine, context: Context) -> ChatEn
         return engine
     check_rounds_fields(call.fields, dialect=support.dialect)
     return Rounds(engine, support)
+
+
+def _tells_ids(call: ChatCall, engine: Engine) -> bool:
+    """Rounds know the prompt's ids; of the engines themselves vLLM tells them."""
+    support = engine.status.rounds
+    return call.budget.is_set or support is None or support.dialect is VllmCompletions
 
 
 def _check_room(call: ChatCall, engine: Engine) -> None:

@@ -70,8 +70,8 @@ class MessageStream:
     def read(self, chunk: dict[str, Any]) -> Iterator[Event]:
         if not self._begun:
             self._begun = True
-            # The prompt's tokens are known only at the end.
-            usage = {"input_tokens": 0, "output_tokens": 0}
+            # 0 before an engine that doesn't tell them now; what its cache held is known only at the end.
+            usage = {"input_tokens": len(chunk.get("prompt_token_ids") or ()), "output_tokens": 0}
             yield {"type": "message_start", "message": _message(self._id, chunk["model"]) | {"usage": usage}}
         for step in self._answer.read_chunk(chunk):
             yield from _events(step)

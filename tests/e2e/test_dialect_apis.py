@@ -75,8 +75,12 @@ def by_claude(front: Front, room: int, fields: dict[str, Any], *, stream: bool) 
     }
     if stream:
         with front.claude.messages.stream(**asked) as events:
-            receipt = [event for event in events if event.type == "message_delta"][-1].thinking_budget  # type: ignore[attr-defined]
+            seen: list[Any] = list(events)
             message: Any = events.get_final_message()
+        receipt = next(event for event in seen if event.type == "message_delta").thinking_budget
+        started = next(event for event in seen if event.type == "message_start").message.usage
+        usage = message.usage
+        assert started.input_tokens == usage.input_tokens + (usage.cache_read_input_tokens or 0) > 0
     else:
         message = front.claude.messages.create(**asked)
         receipt = message.thinking_budget

@@ -508,6 +508,8 @@ class _Writer:
         if tokens and self.body.get("return_token_ids"):
             choice["token_ids"] = [len(tokens)]
         chunk = self.chunk([choice])
+        if "role" in delta and self.body.get("return_token_ids"):
+            chunk["prompt_token_ids"] = list(range(PROMPT_TOKENS))
         if self.body.get("stream_options", {}).get("continuous_usage_stats"):
             chunk["usage"] = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": 1, "total_tokens": 12}
         await self.event(chunk)

@@ -67,6 +67,9 @@ async def test_a_message_streamed(claude: anthropic.AsyncAnthropic) -> None:
             seen.append((event.type, getattr(event, "index", None)))
             if event.type == "message_delta":
                 assert event.thinking_budget["thinking_tokens"] == 3  # type: ignore[union-attr]
+                assert "positions" not in event.thinking_budget  # type: ignore[union-attr]
+            if event.type == "message_start":
+                assert event.message.usage.input_tokens == PROMPT_TOKENS
         message = await stream.get_final_message()
     assert [kind for kind in seen if kind[0] in ("content_block_start", "content_block_stop")] == [
         (f"content_block_{what}", index) for index in (0, 1) for what in ("start", "stop")
