@@ -56,7 +56,7 @@ class LiveRequest:
         """
         self.budgeted, self._engine = budgeted, answering
         can = TIME_LIMIT in engine.enforced_fields
-        self._cannot = None if can else f"the engine ({engine.url}) has no way to be told"
+        self._cannot = None if can else "its engine has no way to be told"
         self._under_way.clear()
         self._to_come = choices
         return FollowedEngine(answering, self)
