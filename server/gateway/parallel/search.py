@@ -69,7 +69,7 @@ def rebase_before(
         )
     if support is not None and support.dialect.make != "vLLM":
         raise InvalidRequest(
-            f"`{PARALLEL}.method` rebase needs vLLM's completions API; this engine ({engine.url}) has "
+            f"`{PARALLEL}.method` rebase needs vLLM's completions API; this engine has "
             f"{support.dialect.make}'s",
             param=f"{PARALLEL}.method",
         )
