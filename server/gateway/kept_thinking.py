@@ -87,7 +87,9 @@ class Kept:
 def _refusal(call: ChatCall, *, gives_ids: bool) -> str | None:
     if call.parallel is not None:
         return "it was answered by several branches"
-    unhonoured = first_unhonoured(call.fields, VllmCompletions)
+    # How finely it was streamed is no matter of its tokens.
+    asked = {name: value for name, value in call.fields.items() if name != "stream_interval"}
+    unhonoured = first_unhonoured(asked, VllmCompletions)
     if unhonoured is not None:
         return f"its request had `{unhonoured[0]}`, which can't be honoured in a continuation"
     if not gives_ids:

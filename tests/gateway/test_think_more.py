@@ -199,6 +199,18 @@ async def test_what_can_not_be_continued_says_why(fields: dict[str, Any]) -> Non
         assert f"`{next(iter(fields))}`" in error["message"]
 
 
+async def test_a_stream_of_several_tokens_an_event_thinks_on() -> None:
+    async with (
+        running_native(ToyNative()) as toy,
+        gateway(toy.url, refresh_interval_s=5, stream_granularity="auto") as client,
+    ):
+        client.pool.engines[0].pace.tokens_per_s = 200.0  # type: ignore[attr-defined]
+        body = {"model": toy.name, "messages": MESSAGES, "max_thinking_tokens": 30, "stream": True}
+        id = events(await client.post(CHAT, json=body))[0]["id"]
+        assert toy.asked[-1]["stream_interval"] == 10
+        assert (await more(client, id))["choices"][0]["thinking_budget"]["waits"] == 1
+
+
 async def test_an_engine_that_does_not_tell_its_markers() -> None:
     engine = ToyNative(tells_markers=False)
     async with running_native(engine) as toy, gateway(toy.url, refresh_interval_s=5) as client:
