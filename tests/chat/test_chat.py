@@ -182,7 +182,16 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._ours, text.encode())
 
-    async def until(self, text: str) -> str:
+    async def press_until(self, key: str, text: str) -> None:
+        """Press `key` as people do: again, if nothing has come of it for a while."""
+        for _ in range(5):
+            self.type(key)
+            with contextlib.suppress(TimeoutError):
+                await self.until(text, within_s=8)
+                return
+        raise AssertionError(f"{text!r} did not come")
+
+    async def until(self, text: str, *, within_s: float = 60) -> str:
         """Wait for `text`; returns what was written since the last such wait."""
 
         def found() -> bool:
@@ -192,7 +201,7 @@ class Terminal:
                 self.shown = self._bytes.decode(errors="replace").replace("\r\n", "\n")
             return text in self.shown[self._seen :]
 
-        await eventually(found, within_s=60)
+        await eventually(found, within_s=within_s)
         end = self.shown.index(text, self._seen) + len(text)
         fresh, self._seen = self.shown[self._seen : end], end
         return fresh
@@ -269,8 +278,7 @@ async def test_ctrl_c_stops_an_answer_and_the_engine_hears_of_it(terminal: Termi
     terminal.type("6 * 7?\n")
     await terminal.until("t2")
     await eventually(lambda: engine.stalled == 1)
-    terminal.type("\x03")
-    await terminal.until("stopped; this turn is forgotten")
+    await terminal.press_until("\x03", "stopped; this turn is forgotten")
     await eventually(lambda: engine.active == 0)
     assert engine.cancelled == 1
     engine.faults = Faults()

@@ -83,7 +83,7 @@ def test_an_answer_now(http: httpx.Client, running: Running, ids: MarkerIds, for
     body = {"model": running.model, "messages": QUESTION, **LONG, "stream_options": {"include_usage": True}}
     told = Told(http, body, after_tokens=20, form=form)
     for _ in range(4):
-        if told.status != 409:
+        if told.status == 200 and told.receipt["ended_by"] == "request":
             break
         # An engine that has the machine for itself may be through before a crowded client is heard.
         told = Told(http, body, after_tokens=20, form=form)

@@ -256,7 +256,7 @@ def test_other_languages_are_dropped_only_if_asked() -> None:
         ("rules: [", "is not YAML"),
         ("rules: []", "language: Field required"),
         ("rules: [{name: a, regex: '('}]\nlanguage: {}", "rules.0.regex: .*not a regular expression"),
-        ("rules: [{name: a}]\nlanguage: {}", "rules.0: .*needs one of contains and regex"),
+        ("rules: [{name: a}]\nlanguage: {}", "rules.0: .*needs one of contains, regex and lacks"),
         ("rules: [{name: a, contains: b, typo: 1}]\nlanguage: {}", "rules.0.typo"),
     ],
 )

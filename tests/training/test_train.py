@@ -104,7 +104,7 @@ def test_the_checkpoint_loads_and_says_what_it_is(finished: Path) -> None:
     assert list(said["stages"]) == STAGES
     assert said["stages"]["base"]["notes"]["steps"] == 3
     assert said["stages"]["curate/diversity"]["notes"]["funnel"]["kept"] == 6
-    assert said["stages"]["base"]["seconds"]["cpu"] > 0
+    assert said["stages"]["base"]["seconds"].keys() == {"wall", "cpu"}
     card = (finished / "model" / "README.md").read_text()
     assert "--seed 5" in card and "Not measured yet" in card and "$" not in card
 
