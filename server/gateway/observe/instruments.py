@@ -183,7 +183,7 @@ class Instruments(Sink):
         if seen.model is None:
             return
         own, key, exemplar = self.of_model(seen.model), self.key_label(seen), exemplar_of(seen)
-        for kind, tokens in _tokens_by_kind(choice, first=_is_first(seen, watch)).items():
+        for kind, tokens in _tokens_by_kind(choice, first=_is_first(seen)).items():
             if tokens:
                 own.tokens(kind, key).inc(tokens)
         if choice.receipt is not None:
@@ -339,9 +339,9 @@ def rates_of(watch: EngineWatch) -> dict[str, float]:
     return rates
 
 
-def _is_first(seen: Observation, watch: EngineWatch) -> bool:
-    """Choices share their prompt, which is counted once."""
-    return next(other for other in seen.watches if other.choices) is watch and len(watch.choices) == 1
+def _is_first(seen: Observation) -> bool:
+    """Choices share their prompt, which is counted with whichever of them ends first."""
+    return sum(len(watch.choices) for watch in seen.watches) == 1
 
 
 def _tokens_by_kind(choice: SettledChoice, *, first: bool) -> dict[str, int]:
