@@ -22,6 +22,7 @@ from loadtest.client.workload import Workload
 
 LONGEST_US = 3_600_000_000
 _DIGITS = 3
+_TIMER_STEP_S = 0.001
 _LOOK_S = 0.01
 DONE, ERRORS, TOKENS, OPEN = range(4)
 """Places in the counters that all processes share."""
@@ -82,7 +83,9 @@ def work(told: Connection, counters: Any) -> None:
 
 async def _run(job: Job, counters: Any) -> Outcome:
     run = _Run(job, counters)
-    await asyncio.sleep(max(0.0, job.begins - time.monotonic()))
+    # A timer may fire early, and what starts before the run is not counted.
+    while (wait_s := job.begins - time.monotonic()) > 0:
+        await asyncio.sleep(wait_s)
     cpu, began = time.process_time(), time.monotonic()
     watching = asyncio.create_task(run.watch())
     await (run.closed() if job.concurrency else run.open())
@@ -114,11 +117,10 @@ class _Run:
         asking: set[asyncio.Task[None]] = set()
         for planned in self.job.planned:
             intended = self.job.begins + planned.at_s
-            wait_s = intended - time.monotonic()
-            if wait_s > 0:
+            # A timer counts whole milliseconds from when the loop last looked at the clock: it may fire early.
+            while (wait_s := intended - time.monotonic()) > _TIMER_STEP_S:
                 await asyncio.sleep(wait_s)
-                # The loop's timers are of whole milliseconds: one may fire a little early.
-                intended = min(intended, time.monotonic())
+            intended = max(self.job.begins, min(intended, time.monotonic()))
             task = asyncio.create_task(self._ask(planned.index, intended, planned.overrides))
             asking.add(task)
             task.add_done_callback(asking.discard)
