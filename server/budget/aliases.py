@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from server.budget.effort import EFFORTS, NO_EFFORT, Effort
 from server.budget.forms import (
+    ALIAS_ROOTS,
     ANTHROPIC_FORMS,
     ANTHROPIC_MIN_BUDGET_TOKENS,
     DISPLAYS,
@@ -114,6 +115,8 @@ def _read(
     also: Collection[str] = (),
 ) -> Asked:
     given = {name: value for name, value in fields.items() if value is not None}
+    # Most requests speak no dialect but ours, and thirty forms are many to look for in vain.
+    forms = () if ALIAS_ROOTS.isdisjoint(given) else tuple(form for form in forms if form.root in given)
     _check_members(given, forms, also)
     # Our own fields are checked first, and stand first: a disagreement is told of the other form.
     ThinkingBudget.from_fields(given)

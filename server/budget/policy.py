@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -128,6 +128,11 @@ class Rung(_Strict):
         description="true refuses (400) what is beyond a cap or a floor, false clamps it; the most specific "
         "rung's wins, and without any it is false.",
     )
+
+    @cached_property
+    def is_silent(self) -> bool:
+        """Whether it sets nothing and limits nothing."""
+        return (self.default, self.cap, self.floor) == (Defaults(), Caps(), Floors())
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:
@@ -280,6 +285,10 @@ def apply_policy(
     """
     keys = () if key is None else (key,) if isinstance(key, Rung) else key
     models = () if model is None else (model,)
+    if all(rung.is_silent for rung in (server, *models, *keys)) and (
+        budget.wait_text is None or budget.num_waits or budget.min_thinking_tokens
+    ):
+        return Applied(budget)
     rungs: list[tuple[RungName, Rung]] = [("policy:server", server)]
     rungs += [("policy:model", rung) for rung in models] + [("policy:key", rung) for rung in keys]
     asked = {name: value for name in INTEGER_FIELDS if (value := getattr(budget, name)) is not None}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Literal
 
 MAX_TOKENS = 16_777_216
@@ -39,6 +40,9 @@ BUDGET_LIMITS: dict[str, tuple[int, int]] = {
 }
 WAIT_TEXT = "wait_text"
 BUDGET_FIELDS = (*BUDGET_LIMITS, WAIT_TEXT)
+_values = attrgetter(*BUDGET_FIELDS)
+_NAMES = frozenset(BUDGET_FIELDS)
+_NONE_GIVEN = (None,) * len(BUDGET_FIELDS)
 
 
 class BudgetError(ValueError):
@@ -72,6 +76,8 @@ class ThinkingBudget:
         Raises:
             BudgetError: a field has the wrong type, is outside its limits, or contradicts another.
         """
+        if _NAMES.isdisjoint(fields):
+            return cls()
         integers = {name: _checked_int(name, fields.get(name)) for name in BUDGET_LIMITS}
         budget = cls(**integers, wait_text=_checked_texts(fields.get(WAIT_TEXT)))
         budget._check_agreement()
@@ -80,10 +86,12 @@ class ThinkingBudget:
     @property
     def is_set(self) -> bool:
         """Whether any field was given: rule 8 leaves a request without one unforced."""
-        return any(getattr(self, name) is not None for name in BUDGET_FIELDS)
+        return bool(_values(self) != _NONE_GIVEN)
 
     def requested(self) -> dict[str, Any]:
         """The fields that were given, as receipts and the engine's `vllm_xargs` carry them."""
+        if not self.is_set:
+            return {}
         given = {name: getattr(self, name) for name in BUDGET_LIMITS}
         if self.wait_text is not None:
             given[WAIT_TEXT] = self.wait_text[0] if len(self.wait_text) == 1 else list(self.wait_text)

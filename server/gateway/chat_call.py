@@ -62,6 +62,8 @@ class ChatCall:
 
     def limited(self, budget: ThinkingBudget, *, by: tuple[str, ...]) -> Self:
         """The same request with what limits outside of it leave of its budget; `by` is for the receipt."""
+        if budget is self.budget and not by:
+            return self
         origin = replace(self.origin, clamped_by=(*self.origin.clamped_by, *by))
         return replace(self, budget=budget, origin=origin)
 

@@ -6,7 +6,32 @@ the time is up, open streams end with an error event and whole answers with a 50
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+
+
+class CutOff:
+    """A moment that comes at most once, and who is to be called then: no task has to wait for it."""
+
+    def __init__(self) -> None:
+        self._called: dict[Callable[[], None], None] = {}
+        self._is_over = False
+
+    def set(self) -> None:
+        self._is_over = True
+        for call in tuple(self._called):
+            call()
+
+    @contextlib.contextmanager
+    def calling(self, call: Callable[[], None]) -> Iterator[None]:
+        """Have `call` called at that moment, at once if it has been, until the block ends."""
+        self._called[call] = None
+        if self._is_over:
+            call()
+        try:
+            yield
+        finally:
+            del self._called[call]
 
 
 class Drain:
@@ -14,7 +39,7 @@ class Drain:
 
     def __init__(self) -> None:
         self.draining = False
-        self.cut_off = asyncio.Event()
+        self.cut_off = CutOff()
         """Set: whatever is still open ends now."""
 
     def begin(self) -> None:

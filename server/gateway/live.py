@@ -96,13 +96,17 @@ class LiveRequest:
             yield
             return
         self._under_way.add(call.receipt_id)
-        clock = asyncio.create_task(self._keep_time(call.receipt_id, call.budget.max_thinking_ms))
+        limit_ms = call.budget.max_thinking_ms
+        clock = None
+        if self.told is not None or limit_ms is not None:
+            clock = asyncio.create_task(self._keep_time(call.receipt_id, limit_ms))
         try:
             yield
         finally:
             self._under_way.discard(call.receipt_id)
-            clock.cancel()
-            await asyncio.gather(clock, return_exceptions=True)
+            if clock is not None:
+                clock.cancel()
+                await asyncio.gather(clock, return_exceptions=True)
 
     async def _keep_time(self, receipt_id: str, limit_ms: int | None) -> None:
         word: Word = "time"
@@ -110,8 +114,6 @@ class LiveRequest:
             word = self.told
         elif limit_ms is not None:
             await asyncio.sleep(limit_ms / 1000)
-        else:
-            return
         while True:
             try:
                 await self._tell(receipt_id, word)

@@ -86,9 +86,11 @@ def settle(call: ChatCall, rungs: Rungs, description: EngineDescription | None) 
         return call
     if applied.budget.is_set:
         check_beam_search(call.fields, applied.budget)
-    origin = Origin(budget.requested(), asked.requested_as, continues=call.origin.continues)
-    settled = replace(call, origin=origin)
-    return settled.limited(_with_fitting_reserve(call, applied.budget, engine), by=applied.clamped_by)
+    if budget is not asked.budget:
+        # An effort is asked for in tokens, too, once it is known how many.
+        origin = Origin(budget.requested(), asked.requested_as, continues=call.origin.continues)
+        call = replace(call, origin=origin)
+    return call.limited(_with_fitting_reserve(call, applied.budget, engine), by=applied.clamped_by)
 
 
 def budget_headers(call: ChatCall) -> Mapping[str, str]:

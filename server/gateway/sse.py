@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from server.gateway.bursts import Burst
 from server.gateway.disconnect import unless_disconnected
+from server.gateway.drain import CutOff
 from server.gateway.error_forms import error_event
 from server.gateway.errors import GatewayError, describe
 from server.gateway.observe.observer import observer_of
@@ -74,7 +75,7 @@ class EventStream(Response):
         self,
         produce: Callable[[Emit], Awaitable[None]],
         *,
-        cut_off: asyncio.Event,
+        cut_off: CutOff,
         burst: Burst | None = None,
         headers: Mapping[str, str] | None = None,
         closing: bytes | None = DONE,

@@ -33,7 +33,7 @@ from server.gateway.chat_call import ChatCall
 from server.gateway.chat_conflicts import check_beam_search
 from server.gateway.demand import Demand
 from server.gateway.disconnect import unless_disconnected
-from server.gateway.drain import Drain
+from server.gateway.drain import CutOff, Drain
 from server.gateway.engine import ChatEngine, Engine
 from server.gateway.errors import EngineDied, EngineUnavailable, InvalidRequest, QuotaStoreUnavailable
 from server.gateway.guard import tell
@@ -296,7 +296,7 @@ class _Admitted(Response):
         respond: Respond,
         has_other: Callable[[Grant, frozenset[str]], bool],
         *,
-        cut_off: asyncio.Event | None,
+        cut_off: CutOff | None,
     ) -> None:
         super().__init__()
         self._enter = enter
