@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import aiohttp
 import orjson
 from pydantic import BaseModel, ValidationError
 
@@ -16,6 +15,7 @@ from server.budget.markers import MarkerIds
 from server.budget.receipt import EngineReceipt
 from server.gateway.capacity import kv_cache_tokens
 from server.gateway.chat_call import EngineCall
+from server.gateway.engine_http import Connection, Connections
 from server.gateway.errors import EngineDied, EngineMisbehaved, EngineRefused, ReceiptMissing
 from server.gateway.granularity import Pace, StreamSpeed
 from server.gateway.observe.trace_context import trace_headers
@@ -105,7 +105,6 @@ class ChatEngine(Protocol):
 @dataclass(slots=True)
 class Engine:
     url: str
-    session: aiohttp.ClientSession
     settings: Settings
     status: EngineStatus = field(default_factory=EngineStatus)
     outstanding: int = 0
@@ -117,21 +116,25 @@ class Engine:
     pace: Pace = field(default_factory=Pace)
     parts_received: int = 0
     """Parts of streams so far: as long as it grows, the engine makes tokens."""
-    _streams: set[aiohttp.ClientResponse] = field(default_factory=set)
-    _sending: set[asyncio.Task[aiohttp.ClientResponse]] = field(default_factory=set)
-    _abandoned: set[asyncio.Task[aiohttp.ClientResponse]] = field(default_factory=set)
+    _connections: Connections = field(init=False)
+    _under_way: set[Connection] = field(default_factory=set)
+    """On which an answer to a POST is awaited or comes."""
+
+    def __post_init__(self) -> None:
+        self._connections = Connections(self.url, connect_timeout_s=self.settings.connect_timeout_s)
 
     @property
     def open_streams(self) -> int:
-        return len(self._streams)
+        return sum(connection.status > 0 for connection in self._under_way)
 
     def abandon(self) -> None:
         """Fail every request under way with EngineDied: the engine answers, but makes no tokens."""
-        for response in self._streams:
-            response.close()
-        self._abandoned |= self._sending
-        for sending in self._sending:
-            sending.cancel()
+        for connection in self._under_way:
+            connection.fail(ConnectionAbortedError("the engine makes no tokens"))
+
+    def close(self) -> None:
+        """Close the connections that wait for requests."""
+        self._connections.close()
 
     @contextmanager
     def occupied(self, generations: int) -> Iterator[None]:
@@ -196,11 +199,12 @@ class Engine:
             EngineRefused, EngineDied, EngineMisbehaved
         """
         try:
-            async with self._post(path, body, request_id, timeout_s) as response:
-                raw = await response.read()
-                _raise_for_status(response.status, raw)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            async with asyncio.timeout(timeout_s):
+                with await self._post(path, body, request_id) as answer:
+                    raw = await answer.body()
+        except (TimeoutError, OSError) as error:
             raise self._lost(error) from error
+        _raise_for_status(answer.status, raw)
         return _json_object(raw)
 
     async def get(self, path: str) -> dict[str, Any]:
@@ -211,7 +215,7 @@ class Engine:
         """
         try:
             status, raw = await self._get(path)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (TimeoutError, OSError) as error:
             raise self._lost(error) from error
         _raise_for_status(status, raw)
         return _json_object(raw)
@@ -239,10 +243,10 @@ class Engine:
         splitter = EventSplitter()
         finished = not says_done
         try:
-            async with self._post(path, body, request_id) as response:
-                if response.status != 200:
-                    _raise_for_status(response.status, await response.read())
-                async for part in response.content.iter_any():
+            with await self._post(path, body, request_id) as answer:
+                if answer.status != 200:
+                    _raise_for_status(answer.status, await answer.body())
+                while part := await answer.part():
                     self.parts_received += 1
                     events = splitter.feed(part)
                     if DONE in events:
@@ -250,7 +254,7 @@ class Engine:
                         events = [event for event in events if event != DONE]
                     if events:
                         yield events
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (TimeoutError, OSError) as error:
             raise self._lost(error) from error
         if not finished:
             raise self._lost(EOFError("the stream ended early"))
@@ -262,22 +266,18 @@ class Engine:
             ReceiptMissing, EngineDied, EngineMisbehaved
         """
         wait_ms = self.settings.receipt_wait_ms
-        query = {"output_tokens": str(output_tokens), "wait_ms": str(wait_ms)}
+        path = f"/s1/receipts/{receipt_id}?output_tokens={output_tokens}&wait_ms={wait_ms}"
         missing = ReceiptMissing(
             f"receipt missing: the engine has no record of this choice after {wait_ms} ms"
         )
-        timeout = aiohttp.ClientTimeout(total=wait_ms / 1000 + self.settings.control_timeout_s)
         try:
-            async with self.session.get(
-                f"{self.url}/s1/receipts/{receipt_id}", params=query, timeout=timeout
-            ) as response:
-                raw = await response.read()
-                if response.status != 200:
-                    raise missing
+            status, raw = await self._get(path, wait_ms / 1000 + self.settings.control_timeout_s)
         except TimeoutError:
             raise missing from None
-        except (aiohttp.ClientError, OSError) as error:
+        except OSError as error:
             raise self._lost(error) from error
+        if status != 200:
+            raise missing
         recorded = _receipt(raw)
         if recorded.receipt_id != receipt_id or recorded.output_tokens < output_tokens:
             raise missing
@@ -317,7 +317,7 @@ class Engine:
         """None if the engine doesn't say: not every server has vLLM's metrics."""
         try:
             status, raw = await self._get("/metrics")
-        except (aiohttp.ClientError, TimeoutError, OSError):
+        except (TimeoutError, OSError):
             return None
         return kv_cache_tokens(raw.decode(errors="replace")) if status == 200 else None
 
@@ -334,73 +334,30 @@ class Engine:
                 f"the engine's /s1/engine can't be read: {error.errors()[0]['msg']}"
             ) from error
 
-    @asynccontextmanager
-    async def _post(
-        self,
-        path: str,
-        body: bytes,
-        request_id: str | None,
-        timeout_s: float | None = None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        headers = {"content-type": "application/json", **self._connection_headers(), **trace_headers()}
+    async def _post(self, path: str, body: bytes, request_id: str | None) -> Connection:
+        """The connection on which the answer comes."""
+        headers = {"content-type": "application/json", **trace_headers()}
         if request_id is not None:
             headers["x-request-id"] = request_id
-        timeout = self.session.timeout if timeout_s is None else aiohttp.ClientTimeout(total=timeout_s)
+        return await self._connections.ask(
+            "POST", path, body=body, headers=headers, keeps=self._keeps_connections, under_way=self._under_way
+        )
 
-        async def send() -> aiohttp.ClientResponse:
-            return await self.session.post(self.url + path, data=body, headers=headers, timeout=timeout)
+    async def _get(self, path: str, timeout_s: float | None = None) -> tuple[int, bytes]:
+        async with asyncio.timeout(self.settings.control_timeout_s if timeout_s is None else timeout_s):
+            with await self._connections.ask("GET", path, keeps=self._keeps_connections) as answer:
+                return answer.status, await answer.body()
 
-        try:
-            response = await self._unless_abandoned(send())
-        except aiohttp.ServerDisconnectedError:
-            # The engine was closing this idle connection when it was reused, and has answered nothing.
-            # One that has died refuses the second attempt at once.
-            response = await self._unless_abandoned(send())
-        async with response:
-            self._streams.add(response)
-            try:
-                yield response
-            finally:
-                self._streams.discard(response)
-
-    async def _unless_abandoned(
-        self, send: Coroutine[Any, Any, aiohttp.ClientResponse]
-    ) -> aiohttp.ClientResponse:
-        sending = asyncio.create_task(send)
-        self._sending.add(sending)
-        try:
-            return await sending
-        except asyncio.CancelledError:
-            # It may have been answered in the very moment in which nobody waited any more.
-            sending.add_done_callback(_close_unread)
-            if sending in self._abandoned:
-                raise ConnectionAbortedError("the engine makes no tokens") from None
-            raise
-        finally:
-            self._sending.discard(sending)
-            self._abandoned.discard(sending)
-
-    async def _get(self, path: str) -> tuple[int, bytes]:
-        timeout = aiohttp.ClientTimeout(total=self.settings.control_timeout_s)
-        headers = self._connection_headers()
-        async with self.session.get(self.url + path, headers=headers, timeout=timeout) as response:
-            return response.status, await response.read()
-
-    def _connection_headers(self) -> dict[str, str]:
-        """Keep connections only to makes that are known to bear it."""
+    @property
+    def _keeps_connections(self) -> bool:
+        """Only to makes that are known to bear it."""
         rounds = self.status.rounds
-        keeps = self.status.description is not None or (rounds is not None and rounds.dialect.keeps_alive)
-        return {} if keeps else {"connection": "close"}
+        return self.status.description is not None or (rounds is not None and rounds.dialect.keeps_alive)
 
     def _lost(self, error: Exception) -> EngineDied:
         self.on_lost()
         detail = "timed out" if isinstance(error, TimeoutError) else type(error).__name__
         return EngineDied(f"the connection to the engine was lost ({detail}); the request can be repeated")
-
-
-def _close_unread(sending: asyncio.Task[aiohttp.ClientResponse]) -> None:
-    if not sending.cancelled() and sending.exception() is None:
-        sending.result().close()
 
 
 def _raise_for_status(status: int, raw: bytes) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
 from collections.abc import Mapping
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
-import aiohttp
 import structlog
 
 from server.budget.spec import ThinkingBudget
@@ -31,8 +29,6 @@ from server.gateway.settings import Settings, SettingsError
 
 log = structlog.get_logger(__name__)
 
-_IDLE_CONNECTION_S = 2
-"""Less than the 5 s after which vLLM closes an idle connection: never send on one it is about to close."""
 _SLOW_LOOKS_BEFORE_DOWN = 3
 """A busy engine may be slow to answer; one that refuses connections is down at once."""
 
@@ -55,16 +51,8 @@ class EnginePool:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """Of what watches each URL: an engine, or the name of several."""
         self._engines: dict[str, Engine] = {}
-        self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0, keepalive_timeout=_IDLE_CONNECTION_S, socket_factory=_watched_socket
-            ),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout_s),
-            headers={"accept-encoding": "identity"},
-        )
         for url in self._settings.engine_urls:
             if url.startswith(DNS_SCHEME):
                 self._tasks[url] = asyncio.create_task(self._follow(url))
@@ -79,13 +67,11 @@ class EnginePool:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
+        for engine in self.engines:
+            engine.close()
 
     def _watch(self, url: str) -> None:
-        if self._session is None:
-            raise RuntimeError("the pool has not been entered")
-        engine = self._engines[url] = Engine(url, self._session, self._settings)
+        engine = self._engines[url] = Engine(url, self._settings)
         self._tasks[url] = _Watcher(engine).start()
 
     async def _follow(self, dns_url: str) -> None:
@@ -251,7 +237,7 @@ class _Watcher:
                 engine.abandon()
             if engine.status.state != "ready" or self._slow_looks >= _SLOW_LOOKS_BEFORE_DOWN:
                 self._not_ready(str(error) or "it doesn't answer in time")
-        except (aiohttp.ClientError, EngineDied, OSError) as error:
+        except (EngineDied, OSError) as error:
             self._not_ready(str(error))
 
     async def _stalled(self) -> bool:
@@ -305,16 +291,3 @@ class _Watcher:
 
 def _names(cards: tuple[dict[str, Any], ...]) -> list[str]:
     return [card["id"] for card in cards]
-
-
-def _watched_socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """Notice within half a minute that an engine's machine has vanished: generation itself has no timeout."""
-    family, kind, protocol, _, _ = address
-    opened = socket.socket(family, kind, protocol)
-    opened.setblocking(False)
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
-        # Not every system has all of them.
-        if hasattr(socket, option):
-            opened.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-    return opened

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
-import aiohttp
 import pytest
 
 from server.gateway import balance
@@ -25,10 +23,8 @@ def prefix(*texts: str, **fields: Any) -> Prefix:
 
 
 @pytest.fixture
-async def engines() -> AsyncIterator[list[Engine]]:
-    settings = Settings()
-    async with aiohttp.ClientSession() as session:
-        yield [Engine(f"http://{name}", session, settings) for name in "abc"]
+def engines() -> list[Engine]:
+    return [Engine(f"http://{name}", Settings()) for name in "abc"]
 
 
 def test_a_longer_conversation_begins_with_the_shorter_one() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from server.budget.spec import BudgetError
 from server.gateway.errors import GatewayError
@@ -23,6 +24,8 @@ class RequestLog(Sink):
             content: whether prompts and outputs are logged, too.
         """
         self._content = content
+        # Bound once: the logger by name is put together anew at every use.
+        self._log: FilteringBoundLogger = log.bind()
 
     def started(self, seen: Observation) -> None:
         seen.keeps_text = self._content
@@ -30,7 +33,7 @@ class RequestLog(Sink):
     def finished(self, seen: Observation) -> None:
         fields = describe(seen) | (_content_of(seen) if self._content else {})
         told = {name: value for name, value in fields.items() if value is not None}
-        (log.warning if seen.outcome in _OUR_FAULT else log.info)("request", **told)
+        (self._log.warning if seen.outcome in _OUR_FAULT else self._log.info)("request", **told)
 
 
 def describe(seen: Observation) -> dict[str, Any]:
