@@ -26,6 +26,10 @@ class Burst:
         """Whether more follows at once, so that what is to be sent can wait for it."""
         return self._open > 0
 
+    def stay_open(self) -> None:
+        """Only the response's end is to come: it is written in one with what else is left."""
+        self._open += 1
+
     def at_close(self, flush: Callable[[], Awaitable[None]]) -> None:
         """Have `flush` called whenever all of a part has been handed on: before anything is written."""
         self._flushes.append(flush)

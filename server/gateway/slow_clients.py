@@ -7,12 +7,13 @@ thousand connections. Bodies have their own limit (`body.py`), idle connections 
 from __future__ import annotations
 
 from asyncio import TimerHandle, Transport
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from server.gateway.errors import envelope
+from server.gateway.joined_head import JoinedHead
 from server.gateway.settings import Settings
 
 
@@ -23,7 +24,7 @@ def http_protocol(settings: Settings) -> type[HttpToolsProtocol]:
         _header_timer: TimerHandle | None = None
 
         def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
+            super().connection_made(cast(Transport, JoinedHead(transport)))
             self._start_header_timer()
 
         def on_message_begin(self) -> None:

@@ -99,14 +99,13 @@ class EventStream(Response):
         self._burst.write_at_close(writer.flush)
         try:
             await unless_disconnected(receive, self._produce(writer.emit), cut_off=self._cut_off)
-            if self._closing is not None:
-                await writer.emit(self._closing)
+            last = b"" if self._closing is None else event_bytes(self._closing)
         except GatewayError as error:
             if not writer.started:
                 raise
             observer_of(scope).failed(error)
-            await writer.write(self._failure(error, scope))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            last = self._failure(error, scope)
+        await writer.end(last)
 
 
 class _Writer:
@@ -128,12 +127,21 @@ class _Writer:
             await self.flush()
 
     async def flush(self) -> None:
+        # A lock that is free is taken without a step in between.
         async with self._turn:
-            if not self._kept:
-                return
-            raw, self._kept = b"".join(self._kept), []
-            if not self.started:
-                self.started = True
-                headers = self._response.raw_headers
-                await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-            await self._send({"type": "http.response.body", "body": raw, "more_body": True})
+            if self._kept:
+                await self._write_out(more=True)
+
+    async def end(self, last: bytes) -> None:
+        """What is kept and `last` are the body's end."""
+        async with self._turn:
+            self._kept.append(last)
+            await self._write_out(more=False)
+
+    async def _write_out(self, *, more: bool) -> None:
+        raw, self._kept = b"".join(self._kept), []
+        if not self.started:
+            self.started = True
+            headers = self._response.raw_headers
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._send({"type": "http.response.body", "body": raw, "more_body": more})

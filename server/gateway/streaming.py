@@ -49,8 +49,18 @@ async def stream_chat(
 ) -> None:
     """Emit the chunks of all choices, interleaved as they come, then the usage if it was asked for."""
     streams = [ChoiceStream(engine, call, shape, emit) for call in calls]
+    reading = len(streams)
+
+    async def run(stream: ChoiceStream) -> None:
+        nonlocal reading
+        await stream.read()
+        reading -= 1
+        if not reading:
+            stream.call.burst.stay_open()
+        await stream.finish()
+
     with engine.occupied(len(calls)):
-        await run_all([stream.run() for stream in streams])
+        await run_all([run(stream) for stream in streams])
     if shape.wants_usage_chunk:
         chunk = streams[0].usage_chunk | {"id": shape.id, "created": shape.created, "choices": []}
         chunk["usage"] = merged_usage(
@@ -75,12 +85,16 @@ class ChoiceStream:
     _joining: dict[str, Any] | None = None
     """Text that more may be appended to while a burst is open."""
 
-    async def run(self) -> None:
+    async def read(self) -> None:
+        """Emit everything up to the finish."""
         if self.shape.merges:
             self.call.burst.at_close(self._send_joined)
         await self.engine.stream(self.call, self._on_chunk)
         if not self._held or not self.usage_chunk:
             raise EngineMisbehaved("the engine's stream has no finish reason or no usage")
+
+    async def finish(self) -> None:
+        """Emit the finish, with its receipt."""
         for chunk in self._held:
             await self._finish(chunk)
 
