@@ -188,7 +188,8 @@ async def test_twice_and_after_the_thinking(client: httpx.AsyncClient, toy: Toy)
 async def test_just_after_the_model_ended_its_thinking(client: httpx.AsyncClient, toy: Toy) -> None:
     toy.ends = 1.0
     async with streaming(client, toy, num_waits=0) as stream:
-        let(toy, 1 + len(IDS.end))
+        # Rounds put the end marker into a prompt; more would let the whole answer come.
+        let(toy, 1 + (len(IDS.end) if isinstance(toy, ToyNative) else 0))
         await eventually(lambda: len(stream.token_ids()) >= len(IDS.end))
         response = await client.post(NOW)
         assert (response.status_code, error_of(response)["code"]) == (409, "already_answering")
