@@ -9,8 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
+from server.logs import PlainText
 from tests.gateway.serving import eventually, gateway
 from tests.gateway.stand_in import Faults, StandIn
 from tests.gateway.test_gateway_chat import ASK
@@ -127,6 +129,26 @@ def test_json_lines_are_json_whoever_writes_them() -> None:
     assert (own["event"], own["receipt"], own["text"]) == ("request", {"waits": 2}, "two\nlines")
     assert (theirs["event"], theirs["level"], theirs["logger"]) == ("theirs 1", "warning", "uvicorn.error")
     assert failed["exception"][0]["exc_value"] == "broken"
+
+
+def test_plain_lines_are_as_structlog_writes_them() -> None:
+    console = structlog.dev.ConsoleRenderer(colors=False)
+    head = {"timestamp": "2026-01-01T00:00:00Z", "level": "info", "event": "request"}
+    for fields in (
+        {"b": "two words", "a": 1, "c": {"q": [1]}, "none": None, "plain": "x/y:z", "f": 0.5},
+        {
+            "line": "a\nb",
+            "quote": 'say "no"',
+            "equals": "a=b",
+            "empty": "",
+            "event": "of more than thirty characters",
+        },
+        {"level": "warning"},
+        {},
+        {"logger": "named"},
+    ):
+        ours, theirs = ({**head, **fields} for _ in range(2))
+        assert PlainText(console)(None, "info", ours) == console(None, "info", theirs)
 
 
 @pytest.mark.parametrize("format", ["text", "json"])
