@@ -84,7 +84,7 @@ def work(told: Connection, counters: Any) -> None:
 async def _run(job: Job, counters: Any) -> Outcome:
     run = _Run(job, counters)
     # A timer may fire early, and what starts before the run is not counted.
-    while (wait_s := job.begins - time.monotonic()) > 0:
+    while (wait_s := job.begins - time.monotonic()) > 0:  # noqa: ASYNC110 - no event, but a time
         await asyncio.sleep(wait_s)
     cpu, began = time.process_time(), time.monotonic()
     watching = asyncio.create_task(run.watch())
@@ -117,8 +117,8 @@ class _Run:
         asking: set[asyncio.Task[None]] = set()
         for planned in self.job.planned:
             intended = self.job.begins + planned.at_s
-            # A timer counts whole milliseconds from when the loop last looked at the clock: it may fire early.
-            while (wait_s := intended - time.monotonic()) > _TIMER_STEP_S:
+            # A timer counts whole milliseconds from the loop's last look at the clock: it may fire early.
+            while (wait_s := intended - time.monotonic()) > _TIMER_STEP_S:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(wait_s)
             intended = max(self.job.begins, min(intended, time.monotonic()))
             task = asyncio.create_task(self._ask(planned.index, intended, planned.overrides))

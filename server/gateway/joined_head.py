@@ -1,5 +1,5 @@
-"""A response's head and the first of its body in one write: uvicorn writes them apart, and a write to a socket
-costs a short answer more than making it does.
+"""A response's head and the first of its body in one write. uvicorn writes them apart, which costs a system
+call here, and a client that waits for the answer a wake-up.
 """
 
 from __future__ import annotations
