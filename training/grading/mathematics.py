@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import cmath
 import logging
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
@@ -14,10 +15,13 @@ from training.grading import forms
 
 _SMALL = 1e-3
 _RELATIVE = 1e-3
-_SAME_RATIO = 1e-9
+_DIGITS = 60
+_SAME_RATIO = 1e-30
+_SAME_RATIO_OF_DECIMALS = 1e-9
 _ROUNDING_OF_EVALF = 1e-60
 _EVALUATE_S = 3
-_PLACES = (0.7310, 1.9173, 3.1127)
+_PLACES = (Fraction(731, 10_000), Fraction(7310, 10_000), Fraction(19_173, 10_000), Fraction(31_127, 10_000))
+_APART = Fraction(37, 100)
 
 
 def parsed(text: str, *, boxed: bool = True) -> tuple[Any, ...]:
@@ -69,14 +73,14 @@ def equal(reference: tuple[Any, ...], answer: tuple[Any, ...]) -> bool:
 
 
 def _exactly_equal(reference: tuple[Any, ...], answer: tuple[Any, ...]) -> bool:
-    """At 60 digits: to math-verify, at 15, `1-5051/2^{100}` is 1."""
+    """At `_DIGITS`: to math-verify, at 15, `1-5051/2^{100}` is 1."""
     import sympy
 
     first, second = (
         next(reading for reading in readings if isinstance(reading, sympy.Expr) and reading.is_number)
         for readings in (reference, answer)
     )
-    difference, size = _value(first - second, digits=60), _value(first)
+    difference, size = _value(first - second, digits=_DIGITS), _value(first)
     return difference is not None and abs(difference) <= max(1e-40 * abs(size or 0), _ROUNDING_OF_EVALF)
 
 
@@ -108,17 +112,38 @@ def _same_equation(reference: tuple[Any, ...], answer: tuple[Any, ...]) -> bool:
 
 
 def _proportional(left: Any, right: Any, given_left: Any, given_right: Any) -> bool:
-    """Whether one equation is a number times the other, told at three places."""
+    """Whether one equation is a number times the other, told at places near zero and further away.
+
+    At many digits: where `e^{-40t}` is 1e-13 of its equation, what it is multiplied with must still tell.
+    """
     wanted, given = left - right, given_left - given_right
     symbols = sorted(wanted.free_symbols | given.free_symbols, key=str)
-    ratios = []
+    tolerance = _SAME_RATIO_OF_DECIMALS if _has_decimals(wanted, given) else _SAME_RATIO
+    first: Any = None
     for place in _PLACES:
-        at = {symbol: place + 0.37 * number for number, symbol in enumerate(symbols)}
-        value, given_value = _value(wanted.subs(at)), _value(given.subs(at))
-        if value is None or not given_value:
+        at = {symbol: place * (1 + number * _APART) for number, symbol in enumerate(symbols)}
+        ratio = _ratio(wanted.subs(at), given.subs(at))
+        if ratio is None:
             return False
-        ratios.append(value / given_value)
-    return 1e-9 < abs(ratios[0]) < 1e9 and all(abs(r / ratios[0] - 1) < _SAME_RATIO for r in ratios)
+        first = ratio if first is None else first
+        difference = _value(ratio / first - 1, digits=_DIGITS)
+        if difference is None or not (1e-9 < abs(complex(first)) < 1e9 and abs(difference) < tolerance):
+            return False
+    return True
+
+
+def _has_decimals(*expressions: Any) -> bool:
+    import sympy
+
+    return any(expression.has(sympy.Float) for expression in expressions)
+
+
+def _ratio(number: Any, other: Any) -> Any | None:
+    """At `_DIGITS`; None where one is no number or the other is zero."""
+    value, other_value = _evaluated(number, _DIGITS), _evaluated(other, _DIGITS)
+    if value is None or not value.is_finite or not other_value:
+        return None
+    return _evaluated(value / other_value, _DIGITS)
 
 
 def _number(readings: tuple[Any, ...]) -> tuple[complex, bool] | None:
@@ -134,15 +159,24 @@ def _number(readings: tuple[Any, ...]) -> tuple[complex, bool] | None:
 
 def _value(number: Any, *, digits: int = 15) -> complex | None:
     """None where it is no number, or takes too long."""
+    value = _evaluated(number, digits)
+    try:
+        return None if value is None else complex(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _evaluated(number: Any, digits: int) -> Any | None:
+    """As sympy's number of so many digits; None where it is no number, or takes too long."""
     from math_verify.errors import TimeoutException
     from math_verify.utils import timeout
 
     @timeout(timeout_seconds=_EVALUATE_S)  # type: ignore[untyped-decorator, unused-ignore]
-    def value() -> complex:
-        return complex(number.evalf(digits))
+    def value() -> Any:
+        return number.evalf(digits)
 
     try:
-        result: complex = value()
+        found = value()
     except (TypeError, ValueError, OverflowError, TimeoutException):
         return None
-    return result
+    return found if getattr(found, "is_number", False) else None
