@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from training.curate.errors import CurationError
 from training.curate.hub import LocalHub
 from training.evaluate.benchmarks import MAX_TOKENS, load_benchmark
 from training.evaluate.methods.registry import methods
-from training.evaluate.points import Sweep, jobs_of, make_series, read_sweep
+from training.evaluate.points import Sweep, jobs_of, make_series, read_sweep, series_of
 from training.evaluate.samples import Sample, read_samples, write_samples
 from training.evaluate.sweep_cli import SWEEPS
 from training.grading.program import grade
@@ -170,6 +171,29 @@ def test_a_point_of_two_series_is_asked_once() -> None:
     two = make_series("b", {"num_waits": [1, 2]}, methods())
     sweep = Sweep(("demo",), (one, two), samples=2)
     assert len(sweep.points) == 3 and len(list(jobs_of(sweep, 5))) == 3 * 2 * 5
+
+
+def test_a_series_may_ask_fewer_questions_but_never_fewer_than_another_wants() -> None:
+    few = make_series("a", {"num_waits": [0, 1], "limit": 3}, methods())
+    all_of_them = make_series("b", {"num_waits": 1}, methods())
+    sweep = Sweep(("demo",), (few, all_of_them), samples=2)
+    asked = Counter(point.label() for _, point, _ in jobs_of(sweep, 5))
+    assert asked == {"num_waits 0": 3 * 2, "num_waits 1": 5 * 2}
+    assert {at for at, _, _ in jobs_of(Sweep(("demo",), (few,)), 2)} == {0, 1}
+    with pytest.raises(CurationError, match="a: limit must be a whole number"):
+        make_series("a", {"num_waits": 1, "limit": [3]}, methods())
+
+
+def test_several_methods_are_several_series() -> None:
+    """The metrics of a series are those of one method."""
+    grid = {"method": ["token_conditional", "token_conditional_forced"], "tokens": [16, 32]}
+    found = series_of("tokens", grid, methods())
+    names = [(one.name, one.method, len(one.points)) for one in found]
+    assert names == [
+        ("tokens, token_conditional", "token_conditional", 2),
+        ("tokens, token_conditional_forced", "token_conditional_forced", 2),
+    ]
+    assert [one.name for one in series_of("waits", {"num_waits": [0, 1]}, methods())] == ["waits"]
 
 
 def test_sweep_files(tmp_path: Path) -> None:

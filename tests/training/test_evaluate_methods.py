@@ -149,5 +149,7 @@ def test_the_alternatives_sweep_names_every_method_that_needs_no_reward_model() 
     assert named == set(methods()) - {"weighted_vote", "best_of", "rebase"}
     texts = {point.get("wait_text") for point in sweep.points} - {None}
     assert texts == {"Wait", "Hmm", "Alternatively"}
+    every = {point.method for point in read_sweep(SWEEPS / "demo.yaml", methods()).points}
+    assert every == set(methods())
     rewarded = {point.method for point in read_sweep(SWEEPS / "reward.yaml", methods()).points}
     assert rewarded == {"budget", "majority_vote", "weighted_vote", "best_of", "rebase"}

@@ -13,8 +13,10 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from server.gateway.policy_file import read_policy
+from training.evaluate.bootstrap import Interval
 from training.evaluate.charts import flips_between, parallel_against_sequential
 from training.evaluate.cli import app
+from training.evaluate.equal import at_equal_tokens
 from training.evaluate.methods.registry import methods
 from training.evaluate.points import Series, make_series
 from training.evaluate.samples import Sample, write_samples
@@ -60,6 +62,7 @@ def write_run(folder: Path, series: list[Series], *, parallel: str = "", **facts
             "name": one.name,
             "method": one.method,
             "is_parallel": one.name == parallel,
+            "limit": one.limit,
             "points": [
                 {
                     "key": point.key,
@@ -115,6 +118,49 @@ def test_the_numbers_of_a_run(tmp_path: Path, budgets: Series, waits: Series) ->
     assert [flips_between(a, b) for a, b in zip(one.runs, one.runs[1:], strict=False)] == [(40, 0)] * 3 + [
         (0, 0)
     ]
+
+
+def test_a_series_of_fewer_questions_is_measured_on_the_first_of_them(
+    tmp_path: Path, budgets: Series
+) -> None:
+    few = make_series("few", {"max_thinking_tokens": [16, 64], "limit": 50}, methods())
+    results = read_results(write_run(tmp_path, [budgets, few]))
+    assert [one.num_questions for one in results.series] == [NUM_QUESTIONS, 50]
+    first = [int(name[1:]) for name in sorted(f"q{number}" for number in range(NUM_QUESTIONS))[:50]]
+    right = [100 * sum(number < NUM_QUESTIONS * ACCURACY[at] for number in first) / 50 for at in (16, 64)]
+    assert [run.accuracy.value for run in results.series[1].runs] == pytest.approx(right)
+
+
+def test_branches_are_compared_with_one_thought_of_as_many_tokens(tmp_path: Path, budgets: Series) -> None:
+    """A vote is right for 80 % whatever it may think; one thought of 64 tokens for 60 %, of 128 for 80 %."""
+    grid = {
+        "method": "majority_vote",
+        "width": 8,
+        "total_thinking_tokens": [64, 128, 999],
+        "temperature": 1.0,
+    }
+    vote = make_series("vote", {**grid, "limit": 100}, methods())
+    folder = write_run(tmp_path, [budgets, vote], parallel="vote")
+    rows = at_equal_tokens(read_results(folder).series)
+    assert [(row.allowed, row.series, row.num_questions) for row in rows] == [
+        (64, "maximum", 100), (64, "vote", 100), (128, "maximum", 100), (128, "vote", 100),
+    ]  # fmt: skip
+    assert rows[0].difference is None and rows[1].difference is not None and rows[3].difference is not None
+    first = [int(name[1:]) for name in sorted(f"q{number}" for number in range(NUM_QUESTIONS))[:100]]
+    gained = sum(120 <= number < 160 for number in first)
+    assert rows[1].difference.value == pytest.approx(gained)
+    assert rows[1].difference.interval is not None and 0 < rows[1].difference.interval.low < gained
+    assert rows[3].difference.value == 0 and rows[3].difference.interval == Interval(0, 0)
+    assert s1("report", folder).exit_code == 0
+    assert "At equal thinking tokens" in (folder / "report.html").read_text()
+    told = json.loads((folder / "summary.json").read_text())["equal_tokens"]
+    assert [row["difference_points"] and row["difference_points"]["value"] for row in told] == [
+        None, pytest.approx(gained), None, 0,
+    ]  # fmt: skip
+
+
+def test_without_branches_nothing_is_compared(tmp_path: Path, budgets: Series, waits: Series) -> None:
+    assert at_equal_tokens(read_results(write_run(tmp_path, [budgets, waits])).series) == []
 
 
 class _References(HTMLParser):

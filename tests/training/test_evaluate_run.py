@@ -105,6 +105,9 @@ def test_a_server_that_ends_costs_no_sample_twice(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert set(answered.values()) == {1} and answered.total() == 12
     assert len(samples(tmp_path)) == 12
+    facts = json.loads((tmp_path / "run.json").read_text())
+    assert len(facts["parts"]) == 2 and facts["parts"][0]["started_at"] == facts["started_at"]
+    assert facts["seconds"] == pytest.approx(sum(part["seconds"] for part in facts["parts"]))
 
 
 def test_a_refused_question_is_recorded_and_asked_again(tmp_path: Path) -> None:

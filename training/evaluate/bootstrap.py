@@ -27,6 +27,8 @@ class PerQuestion:
     thinking_tokens: Array
     at_least: float | None = None
     at_most: float | None = None
+    names: tuple[str, ...] = ()
+    """The questions, in that order."""
 
     @property
     def run(self) -> Run:

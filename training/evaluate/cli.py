@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from training.evaluate.demo import demo
 from training.evaluate.results_cli import recommend, report
 from training.evaluate.sweep_cli import check, run
 
@@ -21,6 +22,7 @@ app.command()(run)
 app.command()(report)
 app.command()(recommend)
 app.command()(check)
+app.command()(demo)
 
 Url = Annotated[str | None, typer.Option(help="An OpenAI-compatible API, such as http://127.0.0.1:8000/v1.")]
 ModelName = Annotated[str | None, typer.Option(help="Model to ask; the first the server lists if absent.")]

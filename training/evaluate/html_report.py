@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -11,11 +11,14 @@ from typing import Any
 
 from training.curate.files import replacing, write_json
 from training.evaluate import charts
+from training.evaluate.equal import as_json as equal_as_json
+from training.evaluate.equal import at_equal_tokens, yardstick
 from training.evaluate.summary import Measured, Results, SeriesSummary, as_json
 
 REPORT_FILE = "report.html"
 SUMMARY_FILE = "summary.json"
 FIGURES = "figures"
+_MAX_CURVES = 8
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
@@ -41,6 +44,10 @@ per 1,000 tokens is the same over raw tokens. Runs without thinking have no loga
 <li><b>Performance</b>: the best run's accuracy. The best of many runs is partly luck.</li>
 </ul>
 """
+_EQUAL = (
+    "<p>One line of thought that may think so many tokens, and parallel methods whose branches may think as "
+    "many together; question by question on the same ones. Tokens are what they used.</p>"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,32 +61,39 @@ class Drawn:
 
 def write_report(results: Results, folder: Path) -> Path:
     """Writes report.html, summary.json and figures/*.svg, *.png; returns the report's path."""
-    sections, names = [], dict.fromkeys(series.benchmark for series in results.series)
+    sections: list[str] = []
+    equal: list[dict[str, Any]] = []
+    names = dict.fromkeys(series.benchmark for series in results.series)
     for benchmark in names:
         series = [one for one in results.series if one.benchmark == benchmark]
         figures = list(draw(series))
         for drawn in figures:
             _save(drawn, folder / FIGURES)
         sections.append(_section(benchmark, series, figures))
+        equal += [{"benchmark": benchmark, **equal_as_json(row)} for row in at_equal_tokens(series)]
     path = folder / REPORT_FILE
     with replacing(path) as partial:
         partial.write_text(_page(results, sections), encoding="utf-8")
-    write_json(folder / SUMMARY_FILE, as_json(results))
+    write_json(folder / SUMMARY_FILE, {**as_json(results), "equal_tokens": equal})
     return path
 
 
 def draw(series: Sequence[SeriesSummary]) -> Iterator[Drawn]:
     """All figures of one benchmark."""
     name = _slug(series[0].benchmark)
-    yield Drawn(
-        f"{name}-accuracy",
-        charts.accuracy_over_tokens(series),
-        "Accuracy against mean thinking tokens. A dashed level is a run that didn't think.",
-    )
+    for suffix, title, group in _groups(series):
+        yield Drawn(
+            f"{name}-accuracy{suffix}",
+            charts.accuracy_over_tokens(group, title=title),
+            "Accuracy against mean thinking tokens. A dashed level is a run that didn't think.",
+        )
     yield Drawn(
         f"{name}-methods", charts.methods_side_by_side(series), "The three metrics, series by series."
     )
-    compared = charts.parallel_against_sequential(series)
+    measure = yardstick(series)
+    sequential = [one for one in series if not one.is_parallel] if measure is None else [measure]
+    parallel = [one for one in series if one.is_parallel]
+    compared = charts.parallel_against_sequential([*sequential, *parallel])
     if compared is not None:
         yield Drawn(f"{name}-parallel", compared, "Parallel against sequential, at all tokens they thought.")
     for one in series:
@@ -91,6 +105,22 @@ def draw(series: Sequence[SeriesSummary]) -> Iterator[Drawn]:
                 "against the one above it."
             )
             yield Drawn(f"{slug}-flips", charts.flips(one), caption)
+
+
+def _groups(series: Sequence[SeriesSummary]) -> list[tuple[str, str, list[SeriesSummary]]]:
+    """What one figure can hold; many series make three: budgets, other sequential methods, parallel ones."""
+    if len(series) <= _MAX_CURVES:
+        return [("", "", list(series))]
+    kinds = (
+        ("-budgets", "budget forcing", [one for one in series if one.method == "budget"]),
+        (
+            "-alternatives",
+            "other sequential methods",
+            [one for one in series if one.method != "budget" and not one.is_parallel],
+        ),
+        ("-branches", "parallel methods", [one for one in series if one.is_parallel]),
+    )
+    return [(suffix, title, group) for suffix, title, group in kinds if group]
 
 
 def _save(drawn: Drawn, folder: Path) -> None:
@@ -141,7 +171,36 @@ def _section(benchmark: str, series: Sequence[SeriesSummary], figures: Sequence[
         for figure in figures
     )
     tables = "".join(f"<h3>{escape(one.name)}</h3>{_runs_table(one)}" for one in series)
-    return f"<h2>{escape(benchmark)}</h2>{_metrics_table(series)}{drawn}{tables}"
+    return f"<h2>{escape(benchmark)}</h2>{_metrics_table(series)}{_equal_table(series)}{drawn}{tables}"
+
+
+def _equal_table(series: Sequence[SeriesSummary]) -> str:
+    """Nothing where no parallel run may think as much as a sequential one."""
+    compared = at_equal_tokens(series)
+    if not compared:
+        return ""
+    head = (
+        "may think",
+        "series",
+        "setting",
+        "accuracy (%)",
+        "difference (points)",
+        "thinking tokens",
+        "questions",
+    )
+    rows = [
+        (
+            f"{one.allowed:,.0f}",
+            one.series,
+            one.label,
+            _text(one.accuracy, 1),
+            "compared with" if one.difference is None else _text(one.difference, 1),
+            f"{one.thinking_tokens:,.0f}",
+            str(one.num_questions),
+        )
+        for one in compared
+    ]
+    return f"<h3>At equal thinking tokens</h3>{_EQUAL}{_table(head, rows)}"
 
 
 def _metrics_table(series: Sequence[SeriesSummary]) -> str:
@@ -152,6 +211,7 @@ def _metrics_table(series: Sequence[SeriesSummary]) -> str:
         "points per 1,000 tokens",
         "Performance (%)",
         "runs",
+        "questions",
     )
     rows = [
         (
@@ -161,6 +221,7 @@ def _metrics_table(series: Sequence[SeriesSummary]) -> str:
             _text(one.points_per_thousand_tokens, 1),
             f"{_text(one.performance, 1)} at {one.best.label}",
             str(len(one.runs)),
+            str(one.num_questions),
         )
         for one in series
     ]
@@ -194,7 +255,7 @@ def _conditions(results: Results) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     rows = [
         ("started", str(facts["started_at"])),
-        ("seconds of the last run", f"{facts['seconds']:,}"),
+        ("seconds", _seconds(facts)),
         ("samples per question and setting", str(facts["samples"])),
         ("graded by", ", ".join(f"{rule} {count}" for rule, count in facts["graded_by"].items())),
         ("grader model", str(facts["grader"] or "none")),
@@ -205,6 +266,16 @@ def _conditions(results: Results) -> str:
         said += f", fingerprint {benchmark['fingerprint']}, at most {benchmark['max_tokens']:,} tokens"
         rows.append((benchmark["name"], said))
     return f"<pre>{escape(str(facts['command']))}</pre>{_table(('', ''), rows)}"
+
+
+def _seconds(facts: Mapping[str, Any]) -> str:
+    """Until the report was drawn, with the machine's load, which other work shares."""
+    parts = facts.get("parts", [])
+    loads = ", ".join("{} to {}".format(*part["load_averages"]) for part in parts)
+    told = f", in {len(parts)} parts" if len(parts) > 1 else ""
+    return f"{facts['seconds']:,}{told}" + (
+        f"; load average {loads} on {parts[0]['cores']} cores" if parts else ""
+    )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -44,10 +44,14 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The runs that are measured together: a curve of the figures, a row of the metrics."""
+    """The runs of one method that are measured together: a curve of the figures, a row of the metrics.
+
+    `limit`: only the first so many questions; None: as many as the sweep asks.
+    """
 
     name: str
     points: tuple[Point, ...]
+    limit: int | None = None
 
     @property
     def method(self) -> str:
@@ -74,29 +78,45 @@ class Sweep:
         """Every point once, though several series may hold it."""
         return tuple(dict.fromkeys(point for series in self.series for point in series.points))
 
+    def num_asked(self, point: Point, num_items: int) -> int:
+        """Of a benchmark with so many questions: as many as the series that wants most."""
+        wanted = [series.limit or num_items for series in self.series if point in series.points]
+        return min(max(wanted), num_items)
+
+
+def series_of(name: str, grid: Mapping[str, Any], methods: Mapping[str, Method]) -> tuple[Series, ...]:
+    """As `make_series`; where `method` is a list of several, a series for each: `NAME, METHOD`."""
+    named = grid.get("method")
+    if not isinstance(named, list) or len(named) < 2:
+        return (make_series(name, grid, methods),)
+    return tuple(make_series(f"{name}, {method}", {**grid, "method": method}, methods) for method in named)
+
 
 def make_series(name: str, grid: Mapping[str, Any], methods: Mapping[str, Method]) -> Series:
-    """`grid` maps parameters to a value or a list of values; `method` is `budget` if absent.
+    """`grid` maps parameters to a value or a list of values; `method` is `budget` if absent, and `limit` the
+    series' own number of questions.
 
     Raises:
         CurationError: there is no such method, or it has no such parameter; names both.
     """
+    limit = None if grid.get("limit") is None else _count(grid["limit"], f"{name}: limit")
     axes = {
-        key: value if isinstance(value, list) else [value] for key, value in grid.items() if value is not None
+        key: value if isinstance(value, list) else [value]
+        for key, value in grid.items()
+        if value is not None and key != "limit"
     }
-    method_names = axes.pop("method", ["budget"])
+    method_name = axes.pop("method", ["budget"])[0]
+    if method_name not in methods:
+        raise CurationError(f"{name}: method must be one of {', '.join(methods)}. Given: {method_name!r}")
+    _require_known(axes, methods[method_name], name)
     points: dict[Point, None] = {}
-    for method_name in method_names:
-        if method_name not in methods:
-            raise CurationError(f"{name}: method must be one of {', '.join(methods)}. Given: {method_name!r}")
-        _require_known(axes, methods[method_name], name)
-        for values in itertools.product(*axes.values()):
-            point = _point(method_name, dict(zip(axes, values, strict=True)), name)
-            methods[method_name].check(point.fields)
-            points[point] = None
+    for values in itertools.product(*axes.values()):
+        point = _point(method_name, dict(zip(axes, values, strict=True)), name)
+        methods[method_name].check(point.fields)
+        points[point] = None
     if not points:
         raise CurationError(f"{name}: a list of values is empty")
-    return Series(name, tuple(points))
+    return Series(name, tuple(points), limit)
 
 
 def _require_known(names: Iterable[str], method: Method, where: str) -> None:
@@ -143,7 +163,7 @@ def read_sweep(path: Path, methods: Mapping[str, Method]) -> Sweep:
             raise CurationError(f"{path}: series {name!r} must map parameters to values. Given: {grid!r}")
     return Sweep(
         tuple(map(str, benchmarks)),
-        tuple(make_series(str(name), grid, methods) for name, grid in series.items()),
+        tuple(one for name, grid in series.items() for one in series_of(str(name), grid, methods)),
         _count(content.get("samples", 1), f"{path}: samples"),
         None if content.get("limit") is None else _count(content["limit"], f"{path}: limit"),
     )
@@ -157,10 +177,12 @@ def _count(value: object, where: str) -> int:
 
 def jobs_of(sweep: Sweep, num_items: int) -> Iterator[tuple[int, Point, int]]:
     """Question, point, sample. Question by question, so that the time left is told from all points alike."""
+    asked = {point: sweep.num_asked(point, num_items) for point in sweep.points}
     for at in range(num_items):
         for point in sweep.points:
-            for sample in range(sweep.samples):
-                yield at, point, sample
+            if at < asked[point]:
+                for sample in range(sweep.samples):
+                    yield at, point, sample
 
 
 def _shown(value: Value) -> str:

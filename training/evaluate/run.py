@@ -7,10 +7,8 @@ what `report` draws.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from training.endpoints.cache import CallCache
 from training.endpoints.client import Patience, calling
 from training.evaluate.benchmarks import Benchmark
 from training.evaluate.methods.base import Method
+from training.evaluate.parts import Part, recorded_parts, seconds_of
 from training.evaluate.points import Sweep
 from training.evaluate.report import versions
 from training.evaluate.samples import SAMPLES_FILE, Sample, write_samples
@@ -52,13 +51,12 @@ class Plan:
                 raise CurationError(f"benchmark {name!r} is given twice; name files with NAME=FILE")
 
 
-def run_sweep(plan: Plan, out: Path, console: Console) -> list[Sample]:
-    """Asks what is missing, grades everything, writes the folder.
+def run_sweep(plan: Plan, out: Path, console: Console, part: Part) -> list[Sample]:
+    """Asks what is missing, grades everything, writes the folder. `part` is this start of the command.
 
     Raises:
         EndpointError, CacheError, OSError: what was answered until then is in the folder's calls.jsonl.
     """
-    began, started_at = time.monotonic(), datetime.now(UTC)
     todo = jobs(plan.sweep, plan.benchmarks)
     with CallCache(out / CALLS_FILE) as cache:
         num_known = len(cache)
@@ -68,7 +66,7 @@ def run_sweep(plan: Plan, out: Path, console: Console) -> list[Sample]:
             calls += asyncio.run(_judge(plan, verdicts, asked, cache, console))
     samples, graded_by = make_samples(todo, asked, verdicts)
     write_samples(out / SAMPLES_FILE, samples)
-    facts = _facts(plan, started_at, time.monotonic() - began)
+    facts = _facts(plan, [*recorded_parts(out), part.told()])
     facts["calls"] = {"known_before": num_known, "sent": calls}
     facts["graded_by"] = dict(sorted(graded_by.items()))
     facts["undecided"] = sum(not sample.decided for sample in samples if sample.error is None)
@@ -90,14 +88,15 @@ async def _judge(plan: Plan, verdicts: Any, asked: Any, cache: CallCache, consol
     return caller.num_sent
 
 
-def _facts(plan: Plan, started_at: datetime, seconds: float) -> dict[str, Any]:
+def _facts(plan: Plan, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "command": plan.command,
         "url": plan.model.endpoint.url,
         "model": plan.model.endpoint.model,
         "grader": None if plan.grader is None else plan.grader.endpoint.model,
-        "started_at": started_at.isoformat(timespec="seconds"),
-        "seconds": round(seconds, 1),
+        "started_at": parts[0]["started_at"],
+        "seconds": seconds_of(parts),
+        "parts": parts,
         "versions": versions(_VERSIONS_OF),
         "samples": plan.sweep.samples,
         "benchmarks": [
@@ -115,6 +114,7 @@ def _facts(plan: Plan, started_at: datetime, seconds: float) -> dict[str, Any]:
                 "name": series.name,
                 "method": series.method,
                 "is_parallel": plan.methods[series.method].is_parallel,
+                "limit": series.limit,
                 "points": [
                     {
                         "key": point.key,

@@ -62,6 +62,10 @@ class SeriesSummary:
     performance: Measured
 
     @property
+    def num_questions(self) -> int:
+        return len(self.runs[0].questions.accuracy_points)
+
+    @property
     def best(self) -> RunSummary:
         return max(self.runs, key=lambda run: run.accuracy.value or 0.0)
 
@@ -97,7 +101,10 @@ def read_results(folder: Path) -> Results:
 def _series(
     benchmark: str, described: Mapping[str, Any], by_point: Mapping[tuple[str, str], Sequence[Sample]]
 ) -> SeriesSummary:
-    found = [(point, by_point.get((benchmark, point["key"]), ())) for point in described["points"]]
+    found = [
+        (point, _first(by_point.get((benchmark, point["key"]), ()), described.get("limit")))
+        for point in described["points"]
+    ]
     missing = [point["label"] for point, samples in found if not samples]
     if missing:
         raise CurationError(f"{SAMPLES_FILE} lacks {described['name']}, {missing[0]} ({benchmark})")
@@ -123,6 +130,13 @@ def _series(
     )
 
 
+def _first(samples: Sequence[Sample], limit: int | None) -> Sequence[Sample]:
+    """Those of the first so many questions: another series may have asked more of the same point."""
+    asked = list(dict.fromkeys(sample.question for sample in samples))[:limit]
+    kept = set(asked)
+    return [sample for sample in samples if sample.question in kept]
+
+
 def _per_question(samples: Sequence[Sample], bounds: Sequence[float | None]) -> PerQuestion:
     """Errors count as wrong, with the tokens that are known."""
     right: dict[str, list[float]] = defaultdict(list)
@@ -137,6 +151,7 @@ def _per_question(samples: Sequence[Sample], bounds: Sequence[float | None]) -> 
         np.array([np.mean(tokens[name]) for name in names]),
         bounds[0],
         bounds[1],
+        tuple(names),
     )
 
 
@@ -166,10 +181,11 @@ def as_json(results: Results) -> dict[str, Any]:
                 "benchmark": series.benchmark,
                 "name": series.name,
                 "method": series.method,
-                "control_percent": _measured(series.control),
-                "scaling_points_per_doubling": _measured(series.points_per_doubling),
-                "scaling_points_per_thousand_tokens": _measured(series.points_per_thousand_tokens),
-                "performance_percent": _measured(series.performance),
+                "num_questions": series.num_questions,
+                "control_percent": measured_as_json(series.control),
+                "scaling_points_per_doubling": measured_as_json(series.points_per_doubling),
+                "scaling_points_per_thousand_tokens": measured_as_json(series.points_per_thousand_tokens),
+                "performance_percent": measured_as_json(series.performance),
                 "runs": [_run_as_json(run) for run in series.runs],
             }
             for series in results.series
@@ -181,7 +197,7 @@ def _run_as_json(run: RunSummary) -> dict[str, Any]:
     return {
         "label": run.label,
         "parameters": dict(run.parameters),
-        "accuracy_percent": _measured(run.accuracy),
+        "accuracy_percent": measured_as_json(run.accuracy),
         "mean_thinking_tokens": round(run.thinking_tokens, 2),
         "mean_completion_tokens": None if run.completion_tokens is None else round(run.completion_tokens, 2),
         "num_samples": run.num_samples,
@@ -190,7 +206,7 @@ def _run_as_json(run: RunSummary) -> dict[str, Any]:
     }
 
 
-def _measured(measured: Measured) -> dict[str, Any]:
+def measured_as_json(measured: Measured) -> dict[str, Any]:
     interval = measured.interval
     return {
         "value": None if measured.value is None else round(measured.value, 3),

@@ -17,8 +17,10 @@ from rich.markup import escape
 from training.curate.options import GraderKey, GraderName, HubDir, ReplyTimeout, RetryFor
 
 if TYPE_CHECKING:
+    from training.curate.progress import Progress
     from training.endpoints.client import Endpoint
     from training.evaluate.points import Sweep
+    from training.evaluate.samples import Sample
 
 SWEEPS = Path(__file__).parent / "sweeps"
 
@@ -81,6 +83,7 @@ def run(
     from training.curate.running import one_line_errors
     from training.endpoints.client import Patience
     from training.evaluate.methods.registry import methods
+    from training.evaluate.parts import recorded_part
     from training.evaluate.run import Plan, run_sweep
     from training.evaluate.sweep import Model
     from training.grading.model import GRADER_SAMPLING, Grader
@@ -95,27 +98,33 @@ def run(
         "temperature": _numbers("--temperature", temperature, float),
     }
     with one_line_errors(progress, out):
-        chosen = _chosen_sweep(sweep, benchmark, grid, samples, limit)
-        benchmarks = _load(chosen, hub_dir, suffix)
+        chosen = chosen_sweep(sweep, benchmark, grid, samples, limit)
+        benchmarks = load_benchmarks(chosen, hub_dir, suffix)
         judge = parse_endpoint("--grader", grader, grader_key) if grader else None
         plan = Plan(
             sweep=chosen,
             benchmarks=benchmarks,
-            model=Model(_endpoint(url, model, os.environ.get(key) or None), concurrency, max_tokens),
+            model=Model(endpoint(url, model, os.environ.get(key) or None), concurrency, max_tokens),
             methods=methods(),
             patience=Patience(retry_for, reply_timeout),
             command=shlex.join(["s1", *sys.argv[1:]]),
             grader=Grader(judge, GRADER_SAMPLING) if judge else None,
         )
-        got = run_sweep(plan, out, progress.errors)
-    errors = [sample.error for sample in got if sample.error is not None]
+        with recorded_part(out) as part:
+            got = run_sweep(plan, out, progress.errors, part)
+    if tell_errors(got, out, progress):
+        raise typer.Exit(1)
+
+
+def tell_errors(samples: Sequence[Sample], out: Path, progress: Progress) -> bool:
+    """Whether there are any; the first few are shown."""
+    errors = [sample.error for sample in samples if sample.error is not None]
     for error in list(dict.fromkeys(errors))[:5]:
         progress.errors.print(f"error: {escape(error)}", soft_wrap=True)
     progress.console.print(
-        f"{len(got):,} samples, {len(errors):,} errors: {escape(str(out))}", soft_wrap=True
+        f"{len(samples):,} samples, {len(errors):,} errors: {escape(str(out))}", soft_wrap=True
     )
-    if errors:
-        raise typer.Exit(1)
+    return bool(errors)
 
 
 def check(
@@ -150,7 +159,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _chosen_sweep(
+def chosen_sweep(
     file: str | None,
     benchmarks: Sequence[str] | None,
     grid: dict[str, Any],
@@ -162,7 +171,7 @@ def _chosen_sweep(
 
     from training.curate.errors import CurationError
     from training.evaluate.methods.registry import methods
-    from training.evaluate.points import Sweep, make_series, read_sweep
+    from training.evaluate.points import Sweep, read_sweep, series_of
 
     given = [name for name, values in grid.items() if values is not None]
     if file is not None:
@@ -178,10 +187,10 @@ def _chosen_sweep(
         )
     if not benchmarks:
         raise CurationError("name at least one --benchmark, or a --sweep")
-    return Sweep(tuple(benchmarks), (make_series("sweep", grid, methods()),), samples or 1, limit)
+    return Sweep(tuple(benchmarks), series_of("sweep", grid, methods()), samples or 1, limit)
 
 
-def _load(sweep: Sweep, hub_dir: Path | None, suffix: str) -> tuple[Any, ...]:
+def load_benchmarks(sweep: Sweep, hub_dir: Path | None, suffix: str) -> tuple[Any, ...]:
     from training.evaluate.benchmarks import load_benchmark
 
     rows = _hub(hub_dir)
@@ -194,7 +203,7 @@ def _hub(hub_dir: Path | None) -> Any:
     return hub_rows if hub_dir is None else LocalHub(hub_dir)
 
 
-def _endpoint(url: str, model: str | None, api_key: str | None) -> Endpoint:
+def endpoint(url: str, model: str | None, api_key: str | None) -> Endpoint:
     from training.endpoints.client import Endpoint
     from training.endpoints.errors import EndpointError
     from training.evaluate.client import ServerError, open_client, served_model
