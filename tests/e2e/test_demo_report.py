@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -29,18 +30,21 @@ series:
 """
 
 
-def test_one_command_measures_every_kind_of_method_and_ends_what_it_started(tmp_path: Path) -> None:
-    sweep, out = tmp_path / "sweep.yaml", tmp_path / "run"
-    sweep.write_text(SWEEP)
-    command = ["evaluate", "demo", "--sweep", str(sweep), "--limit", "3", "--out", str(out)]
-    run = subprocess.Popen(
-        [sys.executable, "-m", "server.cli", *command],
+def _start(out: Path, *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "server.cli", "evaluate", "demo", *options, "--out", str(out)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "NO_COLOR": "1"},
         start_new_session=True,
     )
+
+
+def test_one_command_measures_every_kind_of_method_and_ends_what_it_started(tmp_path: Path) -> None:
+    sweep, out = tmp_path / "sweep.yaml", tmp_path / "run"
+    sweep.write_text(SWEEP)
+    run = _start(out, "--sweep", str(sweep), "--limit", "3")
     said, _ = run.communicate(timeout=400)
     assert run.returncode == 0, said
     with pytest.raises(ProcessLookupError):
@@ -55,3 +59,18 @@ def test_one_command_measures_every_kind_of_method_and_ends_what_it_started(tmp_
         *(f"branches, {method}" for method in ("majority_vote", "weighted_vote", "best_of", "rebase")),
     ]
     assert "At equal thinking tokens" in (out / "report.html").read_text()
+
+
+def test_told_to_end_it_ends_what_it_started(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run = _start(out, "--limit", "3")
+    log = out / "reward.log"
+    while not (log.is_file() and "s1 serve --reward-url" in log.read_text()):
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.1)
+    run.terminate()
+    said, _ = run.communicate(timeout=100)
+    assert run.returncode == 130 and "Run the same command to go on" in said, said
+    assert "Traceback" not in said and len((out / "parts.jsonl").read_text().splitlines()) == 1
+    with pytest.raises(ProcessLookupError):
+        os.killpg(run.pid, 0)

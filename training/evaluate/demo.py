@@ -46,8 +46,7 @@ def demo(
     from training.train import TrainStopped
 
     progress = Progress()
-    # As Ctrl-C: both engines are stopped, and what was answered is kept.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _end_on_sigterm_as_on_ctrl_c()
     with one_line_errors(progress, out):
         chosen = chosen_sweep(sweep, None, {}, None, limit)
         try:
@@ -61,6 +60,12 @@ def demo(
     progress.console.print(f"{seconds_of(parts):,.0f} s, engines' starts included, in {len(parts)} part(s)")
     if tell_errors(samples, out, progress):
         raise typer.Exit(1)
+
+
+def _end_on_sigterm_as_on_ctrl_c() -> None:
+    """Both engines are stopped, and what was answered is kept; asyncio ends its tasks on SIGINT only."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
 
 
 def _measure(sweep: Sweep, out: Path, concurrency: int, progress: Progress, part: Part) -> list[Sample]:
