@@ -33,6 +33,7 @@ from server.gateway.conformance import conformance
 from server.gateway.keys_cli import keys
 from server.gateway.policy_file import read_policy
 from server.gateway.settings import SettingsError, read_settings
+from server.gateway.workers.share import check_workers
 from server.logs import configure_logging
 from server.policy_cli import policy as policy_commands
 from server.serve import ServeError, serve_until_stopped
@@ -96,6 +97,9 @@ def serve(
     port: Annotated[
         int | None, typer.Option(help="Port to listen on; 0 lets the system choose. Default: 8000.")
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Gateway processes that serve the port together. Default: 1.")
+    ] = None,
     engine_url: Annotated[
         list[str] | None, typer.Option(help="Use an engine that already runs; may be repeated.")
     ] = None,
@@ -138,6 +142,7 @@ def serve(
             os.environ,
             host=host,
             port=port,
+            workers=workers,
             engine_urls=engine_url or None,
             policy_file=policy,
             family=family,
@@ -152,6 +157,7 @@ def serve(
             playground=playground,
         )
         check_exposure(settings)
+        check_workers(settings)
         if settings.policy_file is not None:
             read_policy(settings.policy_file)
         if not settings.engine_urls:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import json
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,15 @@ from server.engine.supervisor import EngineStartError, EngineSupervisor
 from server.garbage import rarely_collect_garbage
 from server.gateway.access import is_loopback
 from server.gateway.app import create_app
-from server.gateway.drain import Drain
 from server.gateway.settings import Settings
 from server.gateway.slow_clients import uvicorn_options
+from server.gateway.stopping import GatewayServer, stop_on_signals
 from server.gateway.upstream import EnginePool
+from server.gateway.workers.port import shared_socket
+from server.gateway.workers.supervisor import Workers
 
 log = structlog.get_logger(__name__)
 
-_INTERRUPT_GRACE_S = 5
-"""Open requests get this long after Ctrl-C; after SIGTERM, `drain_timeout_s`."""
-_CLOSING_S = 5
-"""For the last bytes of requests that were cut off."""
 _POLL_S = 0.2
 _EXAMPLE_QUESTION = "How many r in raspberry?"
 
@@ -60,9 +59,10 @@ def serve_until_stopped(settings: Settings, options: EngineOptions | None, *, lo
             f"[yellow]listening on {escape(settings.host)} without authentication: "
             "anyone who reaches this port can use the model[/yellow]"
         )
+    serve = _serve if settings.workers == 1 else _serve_by_workers
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, options, listener, log_path=log_path, url=url, console=console))
+            runner.run(serve(settings, options, listener, log_path=log_path, url=url, console=console))
     finally:
         listener.close()
 
@@ -88,16 +88,17 @@ async def _serve(
         settings = settings.model_copy(update={"engine_urls": (supervisor.url,)})
         background.append(supervisor.running)
     pool = EnginePool(settings)
+
+    async def look() -> _Found | None:
+        if not pool.ready:
+            return None
+        return _Found(next(iter(pool.models())), pool.ready[0].status.enforcement)
+
     announce = _Announcement(
-        pool,
-        url=url,
-        console=console,
-        engine_log=log_path if options else None,
-        needs_key=settings.keys_file is not None,
-        playground=settings.playground,
+        look, settings, url=url, console=console, engine_log=log_path if options else None
     )
     app: FastAPI = create_app(settings, engines=pool, background=[*background, announce.running])
-    server = _Server(
+    server = GatewayServer(
         uvicorn.Config(
             app,
             log_level="warning",
@@ -105,15 +106,9 @@ async def _serve(
             **uvicorn_options(settings),
         )
     )
-    drain: Drain = app.state.context.drain
-    grace_s = {signal.SIGINT: _INTERRUPT_GRACE_S, signal.SIGTERM: settings.drain_timeout_s}
-    delay_s = {signal.SIGINT: 0, signal.SIGTERM: settings.drain_delay_s}
-    loop = asyncio.get_running_loop()
-    for number in grace_s:
-        stop = functools.partial(_stop, server, drain, delay_s=delay_s[number], grace_s=grace_s[number])
-        loop.add_signal_handler(number, stop)
+    stop_on_signals(server, app.state.context.drain, settings)
     if settings.policy_file is not None:
-        loop.add_signal_handler(signal.SIGHUP, app.state.context.policy.reload)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.state.context.policy.reload)
     rarely_collect_garbage()
     await server.serve(sockets=[listener])
     if failures:
@@ -121,39 +116,77 @@ async def _serve(
     console.print("stopped")
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, but signals are ours: it would close its sockets at once and cancel what is open."""
+async def _serve_by_workers(
+    settings: Settings,
+    options: EngineOptions | None,
+    listener: socket.socket,
+    *,
+    log_path: Path,
+    url: str,
+    console: Console,
+) -> None:
+    """The same by several processes; this one supervises them, and the engine."""
+    # That nobody else had the address is known; from now on the workers share it.
+    host, port = listener.getsockname()[:2]
+    listener.close()
+    failures: list[Exception] = []
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+    def give_up(error: EngineStartError) -> None:
+        failures.append(error)
+        workers.stop(signal.SIGTERM)
+
+    async with AsyncExitStack() as stack:
+        stack.callback(_shared(host, port).close)
+        supervisor = None
+        if options is not None:
+            supervisor = EngineSupervisor(options, log_path=log_path, on_give_up=give_up)
+            settings = settings.model_copy(update={"engine_urls": (supervisor.url,)})
+        workers = Workers(settings, (host, port))
+        if supervisor is not None:
+            await stack.enter_async_context(supervisor.running())
+
+        async def look() -> _Found | None:
+            found = await workers.hub.readiness()
+            if not found["ready"]:
+                return None
+            engine = next(engine for engine in found["engines"] if engine["state"] == "ready")
+            return _Found(engine["models"][0], engine["enforcement"])
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, workers.stop, number)
+        if settings.policy_file is not None:
+            loop.add_signal_handler(signal.SIGHUP, workers.reload_policy)
+        announce = _Announcement(
+            look, settings, url=url, console=console, engine_log=log_path if options else None
+        )
+        await stack.enter_async_context(announce.running())
+        await workers.run()
+        if workers.failure is not None:
+            failures.append(workers.failure)
+    if failures:
+        raise ServeError(str(failures[0]))
+    console.print("stopped")
 
 
-def _stop(server: uvicorn.Server, drain: Drain, *, delay_s: float, grace_s: float) -> None:
-    """First signal: unready, then no new connections, then the end of open requests. Second: all at once."""
-    loop = asyncio.get_running_loop()
+def _shared(host: str, port: int) -> socket.socket:
+    """It holds the address while no worker listens there.
 
-    def close() -> None:
-        server.should_exit = True
-
-    def cut() -> None:
-        drain.cut()
-        loop.call_later(_CLOSING_S, _hang_up, server)
-
-    if drain.draining:
-        close()
-        cut()
-        return
-    drain.begin()
-    loop.call_later(delay_s, close)
-    loop.call_later(delay_s + grace_s, cut)
+    Raises:
+        ServeError: somebody else took it just now.
+    """
+    try:
+        return shared_socket(host, port)
+    except OSError as error:
+        raise ServeError(f"can't listen on {host}:{port}: {error.strerror}") from error
 
 
-def _hang_up(server: uvicorn.Server) -> None:
-    """On clients that don't even read their error."""
-    for connection in list(server.server_state.connections):
-        if connection.transport is not None:
-            connection.transport.abort()
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Of a server that is ready."""
+
+    model: str
+    enforcement: str
 
 
 class _Announcement:
@@ -161,20 +194,23 @@ class _Announcement:
 
     def __init__(
         self,
-        pool: EnginePool,
+        look: Callable[[], Awaitable[_Found | None]],
+        settings: Settings,
         *,
         url: str,
         console: Console,
         engine_log: Path | None,
-        needs_key: bool,
-        playground: bool,
     ) -> None:
-        self._pool = pool
+        """
+        Args:
+            look: tells of the server once it is ready.
+        """
+        self._look = look
         self._url = url
         self._console = console
         self._engine_log = engine_log
-        self._needs_key = needs_key
-        self._playground = f"playground: [bold]{url}/[/bold]\n" if playground else ""
+        self._needs_key = settings.keys_file is not None
+        self._playground = f"playground: [bold]{url}/[/bold]\n" if settings.playground else ""
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -188,10 +224,9 @@ class _Announcement:
         if self._engine_log is not None:
             self._console.print(f"[dim]engine log: {escape(str(self._engine_log))}[/dim]")
         with self._console.status("starting the engine (about half a minute on a CPU)…"):
-            while not self._pool.ready:  # noqa: ASYNC110 - the pool's state is polled by design
+            while (found := await self._look()) is None:  # noqa: ASYNC110 - it is polled by design
                 await asyncio.sleep(_POLL_S)
-        model = next(iter(self._pool.models()))
-        enforced = self._pool.ready[0].status.enforcement
+        model, enforced = found.model, found.enforcement
         self._console.print(
             f"\n[bold green]ready[/bold green]  {escape(model)} at [bold]{self._url}/v1[/bold]   "
             f"budgets: {enforced}\n"

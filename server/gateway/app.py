@@ -34,6 +34,7 @@ from server.gateway.routes.playground import add_playground
 from server.gateway.settings import Settings
 from server.gateway.turnstile import Turnstile
 from server.gateway.upstream import EnginePool
+from server.gateway.workers.fleet import Fleet, Here
 
 Background = Callable[[], AbstractAsyncContextManager[Any]]
 
@@ -44,6 +45,7 @@ def create_app(
     engines: EnginePool | None = None,
     background: Sequence[Background] = (),
     ledger: Ledger | None = None,
+    fleet: Fleet | None = None,
 ) -> FastAPI:
     """The gateway's ASGI application.
 
@@ -52,6 +54,7 @@ def create_app(
         background: async contexts entered before the pool and left after it, for example the supervisor of
             an engine. Entering must not wait for the engine: /health has to answer meanwhile.
         ledger: where used tokens are counted; by default as the settings say.
+        fleet: who knows what runs in all of the gateway's processes; by default this is the only one.
 
     Raises:
         SettingsError: there is no engine URL, the policy or keys file can't be used, or no client for Redis.
@@ -92,6 +95,7 @@ def create_app(
         reward,
         KeptThinking(settings),
     )
+    app.state.fleet = fleet or Here(app.state.context)
     for router in (
         control.router,
         chat.router,

@@ -99,5 +99,6 @@ def paced(call: ChatCall, engine: Engine, usual: Granularity) -> ChatCall:
     # Only our own plugin's engines are known to take the field: others may ignore or refuse it.
     if engine.status.description is None:
         return call
-    interval = engine.pace.interval(engine.outstanding)
+    # Other workers have about as many under way there.
+    interval = engine.pace.interval(engine.outstanding * engine.settings.workers)
     return call if interval == 1 else replace(call, fields=call.fields | {"stream_interval": interval})

@@ -7,6 +7,7 @@ with the process.
 from __future__ import annotations
 
 import asyncio
+import time
 from array import array
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ from server.gateway.settings import Settings
 
 _INHERITED = VllmCompletions.sampling_fields | {"include_reasoning", "seed", "stop"}
 """Fields of a request that hold for its continuation, too, beside its limit of completion tokens."""
-_INT32 = "i"
+INT32 = "i"
 _ENTRY_TOKENS = 64
 """What an entry weighs beside its tokens: one that holds none must not be free."""
 
@@ -58,6 +59,8 @@ class Kept:
     earlier_waits: int = 0
     """Of the completions that it continues itself."""
     choices: dict[int, KeptChoice] = field(default_factory=dict)
+    noted_s: float = 0.0
+    """When it was noted, of the system's clock."""
 
     @classmethod
     def of(cls, call: ChatCall, *, model: str, gives_ids: bool) -> Kept:
@@ -129,6 +132,7 @@ class KeptThinking:
         if self._kept.get(name) is not kept:
             self._drop(name)
             self._kept[name] = kept
+            kept.noted_s = time.time()
             self._tokens += kept.size
             asyncio.get_running_loop().call_later(self._keep_s, self._expire, name, kept)
             self._make_room()
@@ -185,7 +189,7 @@ class KeepingEngine:
     async def stream(self, call: EngineCall, on_event: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
         asked = _asking_for_ids(call)
         prompt: Sequence[int] = ()
-        output = array(_INT32)
+        output = array(INT32)
         usage: Any = None
 
         async def note(chunk: dict[str, Any]) -> None:
@@ -218,7 +222,7 @@ class KeepingEngine:
         return await self.engine.end_thinking(receipt_id, ended_by)
 
     def _keep(self, call: EngineCall, prompt: Sequence[int], output: Sequence[int]) -> KeptChoice:
-        choice = KeptChoice(array(_INT32, prompt), array(_INT32, output))
+        choice = KeptChoice(array(INT32, prompt), array(INT32, output))
         if call.receipt_id is not None:
             self._by_receipt[call.receipt_id] = choice
         self.store.put(self.name, self.kept, call.index or 0, choice)

@@ -70,6 +70,10 @@ class Quotas(BaseModel):
     def needs_ledger(self) -> bool:
         return self.counts_tokens or self.concurrency is not None
 
+    @property
+    def is_set(self) -> bool:
+        return self.needs_ledger or self.requests_per_minute is not None
+
 
 class Key(BaseModel):
     """One key as the file has it. Nothing in it lets anyone in."""

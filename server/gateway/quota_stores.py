@@ -5,6 +5,7 @@ from __future__ import annotations
 from server.gateway.ledger import Ledger, MemoryLedger
 from server.gateway.rates import RequestRates, memory_storage, redis_storage
 from server.gateway.settings import Settings, SettingsError
+from server.gateway.unshared import Unshared, UnsharedRates
 
 
 def quota_stores(settings: Settings) -> tuple[Ledger, RequestRates]:
@@ -12,6 +13,8 @@ def quota_stores(settings: Settings) -> tuple[Ledger, RequestRates]:
     Raises:
         SettingsError: the client for Redis is not installed.
     """
+    if settings.redis_url is None and settings.workers > 1:
+        return Unshared(), UnsharedRates()
     if settings.redis_url is None:
         return MemoryLedger(), RequestRates(memory_storage())
     try:

@@ -25,6 +25,8 @@ class Settings(BaseModel):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """0 lets the system choose."""
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that serve this port together (docs/workers.md)."""
     engine_urls: tuple[str, ...] = ()
     """Base URLs of the engines, without /v1. An EnginePool needs one. `dns+http://NAME:PORT` stands for an
     engine at every address of the name, as they come and go."""

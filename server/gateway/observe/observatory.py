@@ -97,13 +97,22 @@ class Observatory:
 
         Only OpenMetrics has exemplars.
         """
-        if self._instruments is not None:
-            engines = (engine.url for engine in self._pool.engines)
-            self._instruments.know(models=self._pool.models(), engines=engines)
-            for seen in self.running:
-                self._instruments.count_intervals(seen)
+        self._refresh()
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
+
+    def collect(self) -> list[Metric]:
+        """The metrics as they are now."""
+        self._refresh()
+        return list(self._registry.collect())
+
+    def _refresh(self) -> None:
+        if self._instruments is None:
+            return
+        engines = (engine.url for engine in self._pool.engines)
+        self._instruments.know(models=self._pool.models(), engines=engines)
+        for seen in self.running:
+            self._instruments.count_intervals(seen)
 
 
 def _tracing(settings: Settings) -> Tracing | None:

@@ -16,6 +16,7 @@ from server.gateway.context import context_of
 from server.gateway.errors import CompletionNotFound, Conflict, InvalidRequest
 from server.gateway.think_more import ThinkMoreRequest, continuation
 from server.gateway.validation import invalid_request
+from server.gateway.workers.fleet import fleet_of
 
 router = APIRouter(tags=["chat"])
 
@@ -53,7 +54,7 @@ async def control(request: Request) -> ControlResult:
         asked = ControlRequest.model_validate(body)
     except ValidationError as error:
         raise invalid_request(error) from None
-    await _answer_now(request, asked.id)
+    await fleet_of(request).answer_now(caller_of(request).account, asked.id)
     return ControlResult(id=asked.id, action=asked.action)
 
 
@@ -62,7 +63,7 @@ async def control(request: Request) -> ControlResult:
     summary="End a running completion's thinking after its next token, so that it answers",
 )
 async def answer_now(request: Request, id: str) -> ControlResult:
-    await _answer_now(request, id)
+    await fleet_of(request).answer_now(caller_of(request).account, id)
     return ControlResult(id=id, action="answer_now")
 
 
@@ -79,8 +80,8 @@ async def think_more(request: Request, id: str) -> Response:
             "no completion can think on here: `think_more_keep_s` or `think_more_keep_tokens` is 0",
             code="think_more_off",
         )
-    kept = context.kept.find(account, id)
-    if context.live.is_running(account, id):
+    kept, is_running = await fleet_of(request).kept(account, id)
+    if is_running:
         raise Conflict(f"`{id}` has not ended yet", code="still_running")
     if kept is None:
         raise CompletionNotFound(
@@ -90,16 +91,3 @@ async def think_more(request: Request, id: str) -> Response:
         )
     call = continuation(body, kept, id=id)
     return await answer_chat(request, call, lambda _id, _created: ChatForm())
-
-
-async def _answer_now(request: Request, id: str) -> None:
-    refusal: Conflict | None = None
-    applied = False
-    for live in context_of(request).live.find(caller_of(request).account, id):
-        try:
-            await live.answer_now()
-            applied = True
-        except Conflict as error:
-            refusal = error
-    if refusal is not None and not applied:
-        raise refusal

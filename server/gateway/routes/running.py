@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from server.gateway.access import is_admin
 from server.gateway.context import context_of
 from server.gateway.errors import Forbidden
-from server.gateway.observe.observatory import describe_running
+from server.gateway.workers.fleet import fleet_of
 
 router = APIRouter(tags=["operation"])
 
@@ -18,11 +18,10 @@ router = APIRouter(tags=["operation"])
 @router.get("/s1/requests", summary="The requests under way, without what they say; for an admin key")
 async def running_requests(request: Request) -> dict[str, Any]:
     _require_admin(request)
-    observatory = context_of(request).observatory
     return {
         "object": "list",
-        "observing": observatory.is_on,
-        "data": [describe_running(seen) for seen in observatory.running],
+        "observing": context_of(request).observatory.is_on,
+        "data": await fleet_of(request).requests(),
     }
 
 

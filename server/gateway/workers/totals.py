@@ -1,0 +1,164 @@
+"""The metrics of several workers as those of one gateway.
+
+Counters, histograms and what is under way add up. What workers see of the same engine doesn't: there the
+worst view holds, or the largest. Of a worker that has ended its counters stay in the sum, as it last told
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
+
+from server.gateway.workers.fleet import SEVERITY, STRENGTH
+
+Snapshot = list[dict[str, Any]]
+"""The families of one process, fit for JSON."""
+_Labels = tuple[tuple[str, str], ...]
+_Series = tuple[str, _Labels]
+
+_RULES: Mapping[str, Callable[[float, float], float]] = {
+    "s1_engine_kv_cache_tokens": max,
+    "s1_engine_reconnects": max,
+    "s1_build": max,
+    "process_start_time_seconds": min,
+    "process_max_fds": min,
+}
+"""By family, what two workers' values become where it isn't their sum."""
+_VIEWS: Mapping[str, tuple[str, Sequence[str]]] = {
+    "s1_engine_state": ("state", tuple(reversed(SEVERITY))),
+    "s1_engine_enforcement": ("enforcement", STRENGTH),
+}
+"""Families with a 1 at one value of a label, and these values, the one that holds first."""
+_LASTING = ("counter", "histogram")
+
+
+class Fixed(Collector):
+    """Metrics that were collected before, for an encoder."""
+
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._metrics
+
+
+def snapshot(metrics: Iterable[Metric]) -> Snapshot:
+    return [
+        {
+            "name": metric.name,
+            "text": metric.documentation,
+            "type": metric.type,
+            "samples": [
+                (sample.name, sample.labels, sample.value, _exemplar_to_json(sample.exemplar))
+                for sample in metric.samples
+            ],
+        }
+        for metric in metrics
+    ]
+
+
+def lasting(one: Snapshot) -> Snapshot:
+    """What stays of a worker that has ended: what it has counted."""
+    return [family for family in one if family["type"] in _LASTING]
+
+
+def add_up(parts: Sequence[Snapshot]) -> Snapshot:
+    families: dict[str, dict[str, Any]] = {}
+    sums: dict[str, dict[_Series, list[Any]]] = {}
+    for part in parts:
+        for family in part:
+            families.setdefault(family["name"], family)
+            series = sums.setdefault(family["name"], {})
+            for sample in family["samples"]:
+                _add(series, family["name"], sample)
+    for name, view in _VIEWS.items():
+        _keep_worst(sums.get(name, {}), *view)
+    return [family | {"samples": _samples(sums[name])} for name, family in families.items()]
+
+
+def total(living: Sequence[Snapshot], ended: Snapshot) -> Snapshot:
+    """
+    Args:
+        living: of the workers that are there.
+        ended: what stays of others, added up. Series of engines that nobody living knows are dropped.
+    """
+    engines = {labels["engine"] for part in living for labels in _labels(part, "s1_engine_state")}
+
+    def is_current(sample: Sequence[Any]) -> bool:
+        return "engine" not in sample[1] or sample[1]["engine"] in engines
+
+    current = [
+        family | {"samples": [sample for sample in family["samples"] if is_current(sample)]}
+        for family in ended
+    ]
+    return add_up([*living, current])
+
+
+def metrics_of(one: Snapshot) -> list[Metric]:
+    metrics = []
+    for family in one:
+        metric = Metric(family["name"], family["text"], family["type"])
+        for name, labels, value, exemplar in family["samples"]:
+            metric.add_sample(name, labels, value, exemplar=_exemplar_from_json(exemplar))
+        metrics.append(metric)
+    return metrics
+
+
+def _add(sums: dict[_Series, list[Any]], family: str, sample: Sequence[Any]) -> None:
+    name, labels, value, exemplar = sample
+    at = (name, tuple(sorted(labels.items())))
+    before = sums.get(at)
+    if before is None:
+        sums[at] = [value, exemplar]
+        return
+    # When a series began is when the first worker began it.
+    combine = min if name.endswith("_created") else _RULES.get(family, _plus)
+    before[0] = combine(before[0], value)
+    before[1] = _later(before[1], exemplar)
+
+
+def _plus(a: float, b: float) -> float:
+    return a + b
+
+
+def _later(a: Any, b: Any) -> Any:
+    if a is None or b is None:
+        return a or b
+    return max(a, b, key=lambda exemplar: exemplar["timestamp"] or 0)
+
+
+def _keep_worst(series: dict[_Series, list[Any]], label: str, worst_first: Sequence[str]) -> None:
+    """A 1 at one value of `label` for each engine."""
+    seen: dict[str, set[str]] = {}
+    for (_, labels), (value, _) in series.items():
+        if value:
+            seen.setdefault(dict(labels)["engine"], set()).add(dict(labels)[label])
+    for (_, labels), entry in series.items():
+        engine = dict(labels)["engine"]
+        holds = next((value for value in worst_first if value in seen.get(engine, ())), None)
+        entry[0] = float(dict(labels)[label] == holds)
+
+
+def _labels(part: Snapshot, family: str) -> Iterator[Mapping[str, str]]:
+    for found in part:
+        if found["name"] == family:
+            yield from (sample[1] for sample in found["samples"])
+
+
+def _samples(series: Mapping[_Series, Sequence[Any]]) -> list[tuple[Any, ...]]:
+    return [(name, dict(labels), value, exemplar) for (name, labels), (value, exemplar) in series.items()]
+
+
+def _exemplar_to_json(exemplar: Any) -> dict[str, Any] | None:
+    if exemplar is None:
+        return None
+    return {"labels": exemplar.labels, "value": exemplar.value, "timestamp": exemplar.timestamp}
+
+
+def _exemplar_from_json(told: Mapping[str, Any] | None) -> Exemplar | None:
+    return None if told is None else Exemplar(told["labels"], told["value"], told["timestamp"])
