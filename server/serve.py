@@ -30,7 +30,7 @@ from server.gateway.slow_clients import uvicorn_options
 from server.gateway.stopping import GatewayServer, stop_on_signals
 from server.gateway.upstream import EnginePool
 from server.gateway.workers.port import shared_socket
-from server.gateway.workers.supervisor import Workers
+from server.gateway.workers.supervisor import Workers, WorkersError
 
 log = structlog.get_logger(__name__)
 
@@ -141,7 +141,10 @@ async def _serve_by_workers(
         if options is not None:
             supervisor = EngineSupervisor(options, log_path=log_path, on_give_up=give_up)
             settings = settings.model_copy(update={"engine_urls": (supervisor.url,)})
-        workers = Workers(settings, (host, port))
+        try:
+            workers = Workers(settings, (host, port))
+        except WorkersError as error:
+            raise ServeError(str(error)) from error
         if supervisor is not None:
             await stack.enter_async_context(supervisor.running())
 

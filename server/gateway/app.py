@@ -31,7 +31,7 @@ from server.gateway.policy_file import PolicyStore
 from server.gateway.quota_stores import quota_stores
 from server.gateway.routes import chat, control, health, messages, models, passthrough, responses, running
 from server.gateway.routes.playground import add_playground
-from server.gateway.settings import Settings
+from server.gateway.settings import Settings, SettingsError
 from server.gateway.turnstile import Turnstile
 from server.gateway.upstream import EnginePool
 from server.gateway.workers.fleet import Fleet, Here
@@ -58,7 +58,10 @@ def create_app(
 
     Raises:
         SettingsError: there is no engine URL, the policy or keys file can't be used, or no client for Redis.
+            Or these are settings of several processes without what joins them.
     """
+    if settings.workers > 1 and fleet is None:
+        raise SettingsError(f"workers: only `s1 serve` starts several. Given: {settings.workers}")
     pool = engines or EnginePool(settings)
     keys = KeyRing.of(settings)
     usual_ledger, rates = quota_stores(settings)

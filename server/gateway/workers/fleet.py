@@ -21,6 +21,7 @@ from server.gateway.engine import Engine
 from server.gateway.errors import CompletionNotFound, Conflict, GatewayError, Overloaded
 from server.gateway.kept_thinking import INT32, Kept, KeptChoice
 from server.gateway.observe.observatory import describe_running
+from server.gateway.settings import Settings
 
 if TYPE_CHECKING:
     from server.gateway.context import Context
@@ -29,8 +30,8 @@ SEVERITY = ("ready", "starting", "down")
 """An engine's states, from the best: of several workers' views the worst holds."""
 STRENGTH = ("none", "rounds", "native")
 """How budgets are enforced; of several views the weakest holds."""
-_TIMEOUT_S = 15
-"""For the hub, which waits less long for each worker."""
+_ASKING_S = 10
+"""Beyond what a worker waits for an engine, the hub has so long, which is longer than it gives workers."""
 
 
 class Fleet(Protocol):
@@ -99,17 +100,18 @@ class Here:
 class Together:
     """All workers. Usable from `running` on."""
 
-    def __init__(self, hub: str) -> None:
+    def __init__(self, hub: str, settings: Settings) -> None:
         """
         Args:
             hub: path of its Unix socket.
         """
         self._hub = hub
+        self._timeout_s = settings.control_timeout_s + _ASKING_S
         self._session: aiohttp.ClientSession | None = None
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        async with socket_session(self._hub, timeout_s=_TIMEOUT_S) as session:
+        async with socket_session(self._hub, timeout_s=self._timeout_s) as session:
             self._session = session
             yield
 

@@ -19,9 +19,6 @@ from server.gateway.workers.totals import Fixed, Snapshot, add_up, lasting, metr
 
 log = structlog.get_logger(__name__)
 
-_ANSWER_S = 10
-"""For a worker that is asked; control waits for an engine in between."""
-
 
 @dataclass(slots=True)
 class Member:
@@ -34,11 +31,16 @@ class Member:
 
 
 class Hub:
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, *, answer_s: float) -> None:
+        """
+        Args:
+            answer_s: for a worker that is asked; control waits for an engine in between.
+        """
         self.draining = False
         self.complete = False
         """Whether all workers have been there at once."""
         self._workers = workers
+        self._answer_s = answer_s
         self._members: dict[int, Member] = {}
         self._ended: Snapshot = []
         self._counting = asyncio.Lock()
@@ -52,8 +54,11 @@ class Hub:
         return app
 
     def join(self, index: int, socket: Path) -> None:
-        self._members[index] = Member(index, socket_session(str(socket), timeout_s=_ANSWER_S))
+        self._members[index] = Member(index, socket_session(str(socket), timeout_s=self._answer_s))
         self.complete = self.complete or len(self._members) == self._workers
+
+    def has_joined(self, index: int) -> bool:
+        return index in self._members
 
     async def leave(self, index: int) -> None:
         """A worker that has ended; one that never joined is no matter."""

@@ -19,12 +19,12 @@ from pathlib import Path
 import aiohttp
 import structlog
 
-from server.gateway.policy_file import PolicyFileError, parse_policy, read_policy
 from server.gateway.settings import Settings
 from server.gateway.stopping import CLOSING_S, drain_times_s
 from server.gateway.workers.fleet import socket_session
 from server.gateway.workers.hub import Hub
 from server.gateway.workers.inside import site
+from server.gateway.workers.policy_copy import PolicyCopy
 from server.gateway.workers.port import shared_socket
 from server.gateway.workers.share import engines_from, share_of
 from server.gateway.workers.worker import Order
@@ -39,6 +39,9 @@ _FIRST_BACKOFF_S = 0.25
 _MAX_BACKOFF_S = 30.0
 _STEADY_S = 60.0
 """A worker that ran this long was well: the next death starts the back-off anew."""
+_ASKING_S = 5.0
+"""Beyond what it waits for an engine, a worker that is asked has so long."""
+_SOCKET_PATH_BYTES = 107
 _LAST_S = 15.0
 """Beyond its own limits a worker that stops has so long, then it is killed."""
 
@@ -54,21 +57,24 @@ class Workers:
         """
         Args:
             address: host and port, held by a `shared_socket`.
+
+        Raises:
+            WorkersError: there is no place for the workers' sockets.
+            PolicyFileError
         """
         self.failure: WorkersError | None = None
-        self.hub = Hub(settings.workers)
+        self.hub = Hub(settings.workers, answer_s=settings.control_timeout_s + _ASKING_S)
         self._settings = settings
         self._address = address
-        self._directory = Path(tempfile.mkdtemp(prefix="s1-workers-"))  # mode 0700
+        self._directory = _private_directory()
         self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._stopping = asyncio.Event()
         self._starts = 0
+        self._policy_renewals = 0
+        self._policy: PolicyCopy | None = None
         if settings.policy_file is not None:
-            self._policy = self._directory / "policy.yaml"
-            read_policy(settings.policy_file)
-            self._adopt_policy(settings.policy_file.read_text(encoding="utf-8"))
-            self._settings = settings.model_copy(update={"policy_file": self._policy})
-            self._policy_source = settings.policy_file
+            self._policy = PolicyCopy(settings.policy_file, self._directory)
+            self._settings = settings.model_copy(update={"policy_file": self._policy.path})
 
     async def run(self) -> None:
         """Until all workers have ended after a `stop`."""
@@ -90,21 +96,13 @@ class Workers:
 
     def reload_policy(self) -> None:
         """Read the policy again; all workers take it or none does."""
-        try:
-            text = self._policy_source.read_text(encoding="utf-8")
-            parse_policy(text, name=str(self._policy_source))
-        except (OSError, UnicodeDecodeError, PolicyFileError) as error:
-            log.error("policy not reloaded: the old one stays in force", reason=str(error))
+        if self._policy is None or not self._policy.renew():
             return
-        self._adopt_policy(text)
-        for process in self._processes.values():
-            _send(process, signal.SIGHUP)
-
-    def _adopt_policy(self, text: str) -> None:
-        """A copy that was checked: a worker that starts later must not find a file that is half done."""
-        fresh = self._policy.with_suffix(".new")
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(self._policy)
+        self._policy_renewals += 1
+        for index, process in self._processes.items():
+            # One that has just been started doesn't take signals yet, and gets this one when it joins.
+            if self.hub.has_joined(index):
+                _send(process, signal.SIGHUP)
 
     async def _keep(self, index: int) -> None:
         """Have a worker in this place until `stop`."""
@@ -180,11 +178,14 @@ class Workers:
     async def _watch(self, index: int, process: asyncio.subprocess.Process, own_socket: Path) -> None:
         """Let it join once it takes clients; kill it if it stops answering."""
         answered_at: float | None = None
+        policy_renewals = self._policy_renewals
         async with socket_session(str(own_socket), timeout_s=_LOOK_INTERVAL_S) as session:
             while answered_at is None or time.monotonic() - answered_at <= _HANG_S:
                 listening = await _listening(session)
                 if listening and answered_at is None:
                     self.hub.join(index, own_socket)
+                    if self._policy_renewals > policy_renewals:
+                        _send(process, signal.SIGHUP)
                 if listening:
                     answered_at = time.monotonic()
                 await asyncio.sleep(_JOIN_POLL_S if answered_at is None else _LOOK_INTERVAL_S)
@@ -199,6 +200,17 @@ class Workers:
     @property
     def _hub_socket(self) -> Path:
         return self._directory / "hub.sock"
+
+
+def _private_directory() -> Path:
+    directory = Path(tempfile.mkdtemp(prefix="s1-workers-"))  # mode 0700
+    longest = directory / "63-999999.sock"
+    if len(bytes(longest)) > _SOCKET_PATH_BYTES:
+        directory.rmdir()
+        raise WorkersError(
+            f"TMPDIR: a socket's path may have {_SOCKET_PATH_BYTES} bytes at most. Given: {longest}"
+        )
+    return directory
 
 
 async def _listening(session: aiohttp.ClientSession) -> bool:

@@ -66,7 +66,7 @@ def main() -> None:
 async def _serve(order: Order) -> None:
     settings = order.settings
     pool = _WarmPool(settings) if order.replaces else EnginePool(settings)
-    together = Together(str(order.hub_socket))
+    together = Together(str(order.hub_socket), settings)
     app = create_app(settings, engines=pool, background=[together.running], fleet=together)
     context = app.state.context
     server = GatewayServer(
