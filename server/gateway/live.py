@@ -167,8 +167,8 @@ class LiveRequests:
         found = self._requests.get((account, id))
         if found is None:
             raise CompletionNotFound(
-                f"no completion `{id}` of this key is under way in this gateway process: it has ended, or "
-                "another process answers it",
+                f"no completion `{id}` of this key is under way in this gateway: it has ended, or "
+                "another gateway answers it",
                 param="id",
             )
         return list(found)

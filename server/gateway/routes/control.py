@@ -85,8 +85,8 @@ async def think_more(request: Request, id: str) -> Response:
         raise Conflict(f"`{id}` has not ended yet", code="still_running")
     if kept is None:
         raise CompletionNotFound(
-            f"no completion `{id}` of this key is kept in this gateway process: it is too old, others have "
-            "taken its place, or another process has answered it",
+            f"no completion `{id}` of this key is kept in this gateway: it is too old, others have "
+            "taken its place, or another gateway has answered it",
             param="id",
         )
     call = continuation(body, kept, id=id)
