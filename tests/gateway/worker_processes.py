@@ -8,7 +8,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,13 @@ def environment(**settings: Any) -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("S1_GATEWAY_")}
     # Wide enough that the line with the URL isn't broken.
     clean["COLUMNS"] = "200"
+    quick = {"starting_interval_s": 0.05, "stream_granularity": "token"}
+    settings = {**quick, **settings}
     return clean | {f"S1_GATEWAY_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+def left_in(directory: str) -> list[Path]:
+    return list(Path(directory).iterdir())
 
 
 @contextlib.asynccontextmanager
@@ -64,9 +71,20 @@ async def serving_by_workers(
     directory: Path, *engine_urls: str, workers: int = 3, **settings: Any
 ) -> AsyncIterator[Served]:
     """A server that is ready; afterwards nothing of it is left."""
+    # Not in pytest's directories: a socket's path may have 107 bytes only.
+    with tempfile.TemporaryDirectory(prefix="s1-test-") as temporary:
+        given = environment(**settings) | {"TMPDIR": temporary}
+        async with _serving(directory, engine_urls, workers, given) as served:
+            yield served
+        assert left_in(temporary) == []
+
+
+@contextlib.asynccontextmanager
+async def _serving(
+    directory: Path, engine_urls: Sequence[str], workers: int, given: dict[str, str]
+) -> AsyncIterator[Served]:
     log = directory / f"workers-{os.urandom(4).hex()}.log"
-    quick = {"starting_interval_s": 0.05, "stream_granularity": "token"}
-    process = _start(command(*engine_urls, workers=workers), log, environment(**{**quick, **settings}))
+    process = _start(command(*engine_urls, workers=workers), log, given)
     with _ended(process):
         await eventually(
             lambda: _READY.search(log.read_text()) or process.poll() is not None, within_s=START_S

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -76,7 +77,7 @@ async def _serve(order: Order) -> None:
     loop = asyncio.get_running_loop()
     if settings.policy_file is not None:
         loop.add_signal_handler(signal.SIGHUP, context.policy.reload)
-    await loop.connect_read_pipe(lambda: _Starter(server, context.drain), sys.stdin)
+    await loop.connect_read_pipe(lambda: _Starter(server, context.drain, order.hub_socket.parent), sys.stdin)
     rarely_collect_garbage()
     listener = socket.socket(fileno=order.listener_fd)
     async with answering(
@@ -102,11 +103,17 @@ class _WarmPool(EnginePool):
 class _Starter(asyncio.Protocol):
     """The process that started this one, as its end of our stdin."""
 
-    def __init__(self, server: uvicorn.Server, drain: Drain) -> None:
+    def __init__(self, server: uvicorn.Server, drain: Drain, sockets: Path) -> None:
+        """
+        Args:
+            sockets: the directory that it would have removed.
+        """
         self._server = server
         self._drain = drain
+        self._sockets = sockets
 
     def connection_lost(self, error: Exception | None) -> None:
+        shutil.rmtree(self._sockets, ignore_errors=True)
         stop_at_once(self._server, self._drain)
         asyncio.get_running_loop().call_later(_ORPHAN_S, os._exit, 1)
 
