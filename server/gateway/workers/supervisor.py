@@ -24,10 +24,10 @@ from server.gateway.stopping import CLOSING_S, drain_times_s
 from server.gateway.workers.fleet import socket_session
 from server.gateway.workers.hub import Hub
 from server.gateway.workers.inside import site
+from server.gateway.workers.order import Order
 from server.gateway.workers.policy_copy import PolicyCopy
 from server.gateway.workers.port import shared_socket
 from server.gateway.workers.share import engines_from, share_of
-from server.gateway.workers.worker import Order
 
 log = structlog.get_logger(__name__)
 
@@ -144,7 +144,7 @@ class Workers:
             order = self._order(index, own_socket, listener.fileno())
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-m", "server.gateway.workers.worker"),
+                *("-m", "server.worker"),
                 stdin=asyncio.subprocess.PIPE,
                 pass_fds=(listener.fileno(),),
                 # A terminal's Ctrl-C is for the parent, which hands it on.

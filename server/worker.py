@@ -1,4 +1,4 @@
-"""One worker: `python -m server.gateway.workers.worker`, told what to be in a line on its stdin.
+"""One worker: `python -m server.worker`, told what to be in a line on its stdin.
 
 stdin stays open as long as the process that started it lives; its end ends the worker.
 """
@@ -17,17 +17,17 @@ from typing import Self
 import structlog
 import uvicorn
 import uvloop
-from pydantic import BaseModel, ConfigDict
 
 from server.garbage import rarely_collect_garbage
 from server.gateway.app import create_app
 from server.gateway.drain import Drain
-from server.gateway.settings import Settings, SettingsError
+from server.gateway.settings import SettingsError
 from server.gateway.slow_clients import uvicorn_options
 from server.gateway.stopping import GatewayServer, stop_at_once, stop_on_signals
 from server.gateway.upstream import EnginePool
 from server.gateway.workers.fleet import Here, Together
 from server.gateway.workers.inside import answering
+from server.gateway.workers.order import Order
 from server.logs import configure_logging
 
 _WARM_S = 15
@@ -35,21 +35,6 @@ _WARM_S = 15
 _POLL_S = 0.05
 _ORPHAN_S = 15
 """A worker whose starter is gone has ended by then, whatever it has open."""
-
-
-class Order(BaseModel):
-    """What a worker is to be."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    index: int
-    settings: Settings
-    listener_fd: int
-    """A bound socket; the worker listens at it."""
-    own_socket: Path
-    hub_socket: Path
-    replaces: bool
-    """Whether it takes the place of one that has ended."""
 
 
 def main() -> None:
