@@ -1,7 +1,8 @@
 """The budget state machine: one token at a time, pure Python, the oracle of every test.
 
-It is written to be read. The engine runs the same rules vectorised (`server.engine.forcing`), and tests
-hold the two together. Rule numbers refer to docs/budget.md.
+It is written to be read. vLLM's V1 runner runs it as it stands, wherever a token decides something
+(`server.engine.forcing`); V2's kernels run the same rules on the device, and tests hold the two together.
+Rule numbers refer to docs/budget.md.
 
 A forced exit needs a newline before the end marker. That newline stands before the marker, so it counts as
 a thinking token: it takes the last place of the budget, and a maximum is never exceeded by it.
@@ -10,7 +11,8 @@ a thinking token: it takes the last place of the budget, and a maximum is never 
 from __future__ import annotations
 
 from collections import deque
-from enum import Enum
+from collections.abc import Sequence
+from enum import Enum, IntEnum
 
 from server.budget.markers import MarkerIds
 from server.budget.receipt import EngineReceipt
@@ -26,6 +28,15 @@ class Phase(Enum):
     CLOSING = "closing"
     ANSWER_START = "answer_start"
     ANSWER = "answer"
+
+
+class Mask(IntEnum):
+    """Which tokens can't be sampled next, besides those that the model's vocabulary lacks."""
+
+    NONE = 0
+    ENDS = 1
+    ANSWER_START = 2
+    ANSWER_START_VISIBLE = 3
 
 
 class BudgetMachine:
@@ -57,6 +68,7 @@ class BudgetMachine:
         self._thoughts: deque[int] = deque(maxlen=budget.loop_guard)
         self._free_answer = answer_prompt
         self._exit = ids.end + (ids.answer_prompt if answer_prompt else ())
+        self._end_attempt = ids.end_attempt
         self._just_waited = False
         self._blanks = 0
         self._told_by: str | None = None
@@ -69,23 +81,47 @@ class BudgetMachine:
         return self._queue[0] if self._queue else None
 
     @property
+    def mask(self) -> Mask:
+        if self._queue:
+            return Mask.NONE
+        if self.phase is Phase.THINKING and self._just_waited:
+            return Mask.ENDS
+        if self.phase is Phase.ANSWER_START:
+            too_blank = self._free_answer and self._blanks >= MAX_BLANK_ANSWER_TOKENS
+            return Mask.ANSWER_START_VISIBLE if too_blank else Mask.ANSWER_START
+        return Mask.NONE
+
+    @property
     def masked(self) -> frozenset[int]:
         """Tokens that can't be sampled next."""
         if self._queue:
             return frozenset()
-        if self.phase is Phase.THINKING and self._just_waited:
-            return self.ids.end_attempt | self.ids.unknown
-        if self.phase is Phase.ANSWER_START:
-            too_blank = self._free_answer and self._blanks >= MAX_BLANK_ANSWER_TOKENS
-            blank = self.ids.blank if too_blank else frozenset()
-            return self.ids.not_first_in_answer | self.ids.unknown | blank
-        return self.ids.unknown
+        return masked_ids(self.ids, self.mask) | self.ids.unknown
+
+    @property
+    def calm_tokens(self) -> int:
+        """So many coming tokens decide nothing, and `replace` does the same to each of them.
+
+        Unless one is an end attempt, or the last of a loop, or one that ends a sentence while `may_land`.
+        """
+        if not self._may_leave() or self._told_by is not None:
+            return 0
+        calm = self.budget.max - 2 - self.thinking_tokens
+        if self.waits >= self.budget.num_waits and self.thinking_tokens < self.budget.min:
+            calm = min(calm, self.budget.min - 1 - self.thinking_tokens)
+        return max(0, calm)
+
+    def may_land(self, within: int) -> bool:
+        """Whether one of so many coming tokens can be where rule 6 ends the thinking."""
+        return self.budget.landing > 0 and (
+            self.thinking_tokens + within >= self.budget.max - self.budget.landing
+        )
 
     def replace(self, sampled: int) -> int:
         """The token that stands in the output when the model sampled `sampled`. Changes nothing."""
         if self._queue:
             return self._queue[0]
-        if self.phase is Phase.THINKING and sampled in self.ids.end_attempt:
+        if self.phase is Phase.THINKING and sampled in self._end_attempt:
             return self._next_wait()[0] if self._waits_now() else self.ids.end[0]
         markers = (self.ids.start[0], self.ids.end[0])
         if self.phase is Phase.ANSWER and self.ids.family.marker_ends_answer and sampled in markers:
@@ -112,10 +148,20 @@ class BudgetMachine:
             if self.position > self.thinking_begin:
                 self._thoughts.append(token)
             self._check_maximum()
-            self._check_landing(token)
-            self._check_loop(token)
-            self._check_told(token)
+            if self.budget.landing:
+                self._check_landing(token)
+            if self.budget.loop_guard:
+                self._check_loop(token)
+            if self._told_by is not None:
+                self._check_told(token)
         return token
+
+    def skip(self, tokens: Sequence[int]) -> None:
+        """Commit thinking tokens that decide nothing: at most `calm_tokens`, and none of its exceptions."""
+        self.thinking_tokens += len(tokens)
+        self.position += len(tokens)
+        if self._thoughts.maxlen:
+            self._thoughts.extend(tokens)
 
     def end_thinking(self, ended_by: str) -> None:
         """Rule 10: leave the thinking after the next token, but neither in a wait text nor right after it.
@@ -157,7 +203,7 @@ class BudgetMachine:
 
     def _commit_thinking(self, sampled: int) -> None:
         """Rule 2: an end token becomes a wait or the end marker; any other token is a thought."""
-        if sampled not in self.ids.end_attempt:
+        if sampled not in self._end_attempt:
             self.thinking_tokens += 1
             self._just_waited = False
         elif self._waits_now():
@@ -180,13 +226,13 @@ class BudgetMachine:
     def _check_landing(self, token: int) -> None:
         """Rule 6: near the maximum, leave at the first sentence or line end."""
         near = self.thinking_tokens >= self.budget.max - self.budget.landing
-        if self.budget.landing and near and self._may_leave() and token in self.ids.sentence_end:
+        if near and self._may_leave() and token in self.ids.sentence_end:
             self._force_exit(newline=token not in self.ids.line_end)
 
     def _check_loop(self, token: int) -> None:
         """Rule 9: leave when the last tokens are one sequence, several times over."""
         window = self.budget.loop_guard
-        if not window or len(self._thoughts) < window or not self._may_leave():
+        if len(self._thoughts) < window or not self._may_leave():
             return
         tail = list(self._thoughts)
         if any(tail[period:] == tail[:-period] for period in range(1, window // LOOP_REPEATS + 1)):
@@ -194,7 +240,7 @@ class BudgetMachine:
 
     def _check_told(self, token: int) -> None:
         """Rule 10: leave because somebody said so."""
-        if self._told_by is not None and self._may_leave():
+        if self._told_by is not None and self._may_leave():  # the first half is for the type checker
             self._force_exit(newline=token not in self.ids.line_end, ended_by=self._told_by)
 
     def _may_leave(self) -> bool:
@@ -208,3 +254,15 @@ class BudgetMachine:
 
     def _end(self, ended_by: str, thinking_end: int) -> None:
         self.phase, self.ended_by, self.thinking_end = Phase.CLOSING, ended_by, thinking_end
+
+
+def masked_ids(ids: MarkerIds, mask: Mask) -> frozenset[int]:
+    match mask:
+        case Mask.NONE:
+            return frozenset()
+        case Mask.ENDS:
+            return ids.end_attempt
+        case Mask.ANSWER_START:
+            return ids.not_first_in_answer
+        case Mask.ANSWER_START_VISIBLE:
+            return ids.not_first_in_answer | ids.blank

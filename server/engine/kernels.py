@@ -1,8 +1,8 @@
 """The budget rules as Triton kernels: one row of int32 state per request slot, never read by the host.
 
-The same rules as `server.budget.machine`, which is their oracle, in the form of `server.engine.forcing`:
-scripts of forced tokens, and a step of conditional moves instead of branches. `triton` is imported directly,
-so that `TRITON_INTERPRET=1` runs these kernels on a CPU, where vLLM substitutes its own `triton`.
+The same rules as `server.budget.machine`, which is their oracle, in another form: scripts of forced tokens,
+and a step of conditional moves instead of branches. `triton` is imported directly, so that
+`TRITON_INTERPRET=1` runs these kernels on a CPU, where vLLM substitutes its own `triton`.
 
 Four kernels, in the order of a decoding step: `advance` commits what the last step appended, `plan_rows`
 decides for each row of logits, `edit_logits` forces and masks, `post` edits the sampled ids. The ones that

@@ -16,10 +16,11 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDi
 from server.budget.markers import MarkerIds
 from server.engine import sampler_hook
 from server.engine.admission import RECEIPT_ID
+from server.engine.edits import DeviceEdits, HostEdits
 from server.engine.forcing import ForcingBatch
 from server.engine.plugin import encoder, marker_ids, open_receipts, resolve_budget, validate
 from server.engine.receipts import ReceiptPublisher
-from server.engine.rows import Choice, Mask, Plan
+from server.engine.rows import Choice
 from server.engine.scripts import EndedBy
 from server.engine.told import Told
 
@@ -44,11 +45,9 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
         if device.type == "cpu":
             sampler_hook.install_cpu_generator_rewind()
         model_config = vllm_config.model_config
-        vocab_size = model_config.get_vocab_size()
-        ids = marker_ids(model_config, vocab_size)
+        ids = marker_ids(model_config, model_config.get_vocab_size())
         self._configure(
             ids,
-            vocab_size=vocab_size,
             max_model_len=model_config.max_model_len,
             capacity=vllm_config.scheduler_config.max_num_seqs,
             device=device,
@@ -60,7 +59,6 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
         self,
         ids: MarkerIds,
         *,
-        vocab_size: int,
         max_model_len: int,
         capacity: int,
         device: torch.device,
@@ -71,19 +69,9 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
         self._encode = encode
         self._max_model_len = max_model_len
         self._batch = ForcingBatch(self._ids, capacity=capacity)
-        self._device = device
-        self._plan: Plan | None = None
+        self._edits = HostEdits(self._ids) if device.type == "cpu" else DeviceEdits(self._ids, device)
         self._told = Told()
         self._receipts = receipts
-        self._ends = _membership(self._ids.end_attempt, vocab_size, device)
-        self._answer_ends = _membership({self._ids.start[0], self._ids.end[0]}, vocab_size, device)
-        visible_only = self._ids.not_first_in_answer | self._ids.blank
-        self._unknown_runs = _runs(self._ids.unknown)
-        self._masked_ids = {
-            Mask.ENDS: _id_tensor(self._ids.end_attempt, device),
-            Mask.ANSWER_START: _id_tensor(self._ids.not_first_in_answer, device),
-            Mask.ANSWER_START_VISIBLE: _id_tensor(visible_only, device),
-        }
 
     def is_argmax_invariant(self) -> bool:
         return False
@@ -104,40 +92,21 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """Force and mask the rows that need it. `logits`: [rows, vocabulary], float32, edited in place."""
-        self._plan = None
         if self._batch.idle:
             return logits
         self._batch.advance()
-        plan = self._plan = self._batch.plan()
-        for mask, masked_rows in plan.masked:
-            rows = torch.from_numpy(masked_rows).to(self._device)
-            logits[rows.unsqueeze(1), self._masked_ids[mask]] = -torch.inf
-        if self._unknown_runs:
-            rows = torch.from_numpy(plan.budgeted_rows).to(self._device)
-            for begin, end in self._unknown_runs:
-                logits[:, begin:end].index_fill_(0, rows, -torch.inf)
-        if plan.forced_rows.size:
-            rows = torch.from_numpy(plan.forced_rows).to(self._device)
-            tokens = torch.from_numpy(plan.forced_tokens).to(self._device)
-            logits[rows] = -torch.inf
-            logits[rows, tokens] = 0.0
+        self._edits.apply(self._batch.plan(), logits)
         return logits
 
     def post_sample(self, sampled: torch.Tensor) -> torch.Tensor:
         """Replace end attempts. `sampled`: [rows], token ids, edited in place."""
-        plan = self._plan
-        if plan is None:
+        if self._batch.idle:
             return sampled
-        if plan.thinking_rows.size:
-            rows = torch.from_numpy(plan.thinking_rows).to(self._device)
-            ended = self._ends[sampled[rows].long()]
-            replacements = torch.from_numpy(plan.thinking_replacements).to(self._device, sampled.dtype)
-            sampled[rows] = torch.where(ended, replacements, sampled[rows])
-            self._batch.sampled_ends(plan.thinking_rows[ended.cpu().numpy()])
-        if plan.answer_rows.size and self._ids.family.marker_ends_answer:
-            rows = torch.from_numpy(plan.answer_rows).to(self._device)
-            ended = self._answer_ends[sampled[rows].long()]
-            sampled[rows] = sampled[rows].masked_fill(ended, self._ids.eos_token)
+        # On a CPU this is the tensor's own memory. On a device the runner is about to wait for these ids
+        # anyway.
+        on_host = sampled.cpu()
+        if self._batch.replace(on_host.numpy()) and on_host is not sampled:
+            sampled.copy_(on_host)
         return sampled
 
     def end_thinking(self, receipt_id: str, ended_by: EndedBy) -> bool | None:
@@ -170,30 +139,9 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
         if resolved is None:
             return None
         effective, opened, answer_prompt = resolved
-        return Choice(arguments.get(RECEIPT_ID, ""), effective, opened, answer_prompt, output)
+        return Choice(self._ids, arguments.get(RECEIPT_ID, ""), effective, opened, answer_prompt, output)
 
     def _remove(self, row: int) -> None:
         choice = self._batch.remove(row)
         if choice is not None and choice.receipt_id and self._receipts is not None:
             self._receipts.publish(self._batch.receipt(choice))
-
-
-def _membership(ids: set[int] | frozenset[int], vocab_size: int, device: torch.device) -> torch.Tensor:
-    table = torch.zeros(vocab_size, dtype=torch.bool)
-    table[sorted(i for i in ids if i < vocab_size)] = True
-    return table.to(device)
-
-
-def _runs(ids: frozenset[int]) -> tuple[tuple[int, int], ...]:
-    """Begin and end of every run of neighbouring ids: padding is one run, and one stretch of memory a row."""
-    runs: list[tuple[int, int]] = []
-    for token_id in sorted(ids):
-        if runs and runs[-1][1] == token_id:
-            runs[-1] = (runs[-1][0], token_id + 1)
-        else:
-            runs.append((token_id, token_id + 1))
-    return tuple(runs)
-
-
-def _id_tensor(ids: frozenset[int], device: torch.device) -> torch.Tensor:
-    return torch.tensor(sorted(ids), dtype=torch.long, device=device)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 
@@ -28,7 +28,6 @@ class UnsupportedEngineError(RuntimeError):
     """This vLLM, or this configuration of it, can't enforce budgets exactly."""
 
 
-@runtime_checkable
 class PostSampler(Protocol):
     """A logits processor that also edits the sampled ids."""
 
@@ -54,8 +53,9 @@ def install() -> None:
     def sample(self: Any, logits: torch.Tensor, sampling_metadata: Any, *args: Any, **kwargs: Any) -> Any:
         sampled, logprobs = original(self, logits, sampling_metadata, *args, **kwargs)
         for processor in sampling_metadata.logitsprocs.non_argmax_invariant:
-            if isinstance(processor, PostSampler):
-                sampled = processor.post_sample(sampled)
+            # Asked at every step: `isinstance` of a protocol would take longer than an idle step.
+            if (post_sample := getattr(processor, "post_sample", None)) is not None:
+                sampled = post_sample(sampled)
         return sampled, logprobs
 
     sample.edits_sampled_ids = True  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Fixed sequences of forced tokens, and each choice's wait texts: what both processors force from.
+"""Fixed sequences of forced tokens, and each choice's wait texts: what V2's kernels force from.
 
 A row stands at one position of one script, or of none. The wait script's tokens are the choice's own: its
 wait texts are used in turn.

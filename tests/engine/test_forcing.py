@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.budget.machine import BudgetMachine
+from server.budget.machine import BudgetMachine, Mask
 from server.budget.markers import MarkerIds
 from server.budget.spec import EffectiveBudget
 from server.engine.forcing import ForcingBatch
-from server.engine.rows import Choice, Mask
+from server.engine.rows import Choice
 from server.engine.scripts import EndedBy
 from tests.support.toy_markers import (
     DOT,
@@ -82,7 +82,7 @@ class Bench:
         self.runs: list[Run] = []
 
     def add(self, budget: EffectiveBudget, *, opened: bool, answer_prompt: bool) -> None:
-        choice = Choice(str(len(self.runs)), budget, opened, answer_prompt, output=[])
+        choice = Choice(self.ids, str(len(self.runs)), budget, opened, answer_prompt, output=[])
         machine = BudgetMachine(self.ids, budget, opened=opened, answer_prompt=answer_prompt)
         self.runs.append(Run(machine, choice))
 
@@ -118,14 +118,16 @@ class Bench:
         for run in self.runs:
             run.row = b if run.row == a else a if run.row == b else run.row
 
-    def step(self) -> None:
+    def step(self, says: int | None = None) -> None:
+        """
+        Args:
+            says: what the model says where it may, and no sample is discarded.
+        """
         self.batch.advance()
         plan = self.batch.plan()
         forced = dict(zip(plan.forced_rows.tolist(), plan.forced_tokens.tolist(), strict=True))
         masked = {row: mask for mask, rows in plan.masked for row in rows.tolist()}
-        replacing = dict(zip(plan.thinking_rows.tolist(), plan.thinking_replacements.tolist(), strict=True))
-        answering = set(plan.answer_rows.tolist())
-        ended: list[int] = []
+        sampled_ids = np.full(self.capacity, TURN, dtype=np.int64)
         placed = [run for run in self.runs if run.row is not None]
         assert plan.budgeted_rows.tolist() == sorted(run.row for run in placed)
         for run in placed:
@@ -136,19 +138,19 @@ class Bench:
             if run.machine.forced is None:
                 assert allowed == set(range(VOCABULARY)) - run.machine.masked
             choices = [t for t in _LIKELY if t in allowed] or sorted(allowed)
-            sampled = forced.get(row, self._say(run.choice.output, choices))
-            token = sampled
-            if row in replacing and sampled in self.ids.end_attempt:
-                token = replacing[row]
-                ended.append(row)
-            if row in answering and sampled in (self.ids.start[0], self.ids.end[0]):
-                token = self.ids.eos_token if self.ids.family.marker_ends_answer else sampled
-            assert token == run.machine.replace(sampled)
-            if self.random.random() < 0.15:
+            said = says if says in allowed else self._say(run.choice.output, choices)
+            sampled_ids[row] = forced.get(row, said)
+        tokens = sampled_ids.copy()
+        edited = self.batch.replace(tokens)
+        assert edited or np.array_equal(tokens, sampled_ids)
+        assert all(tokens[row] == TURN for row in set(range(self.capacity)) - {run.row for run in placed})
+        for run in placed:
+            sampled = int(sampled_ids[run.row])
+            assert tokens[run.row] == run.machine.replace(sampled)
+            if says is None and self.random.random() < 0.15:
                 continue  # the runner discards this row's sample
-            run.choice.output.append(token)
+            run.choice.output.append(int(tokens[run.row]))
             run.machine.commit(sampled)
-        self.batch.sampled_ends(np.array(ended, dtype=np.intp))
 
     def _say(self, output: list[int], choices: list[int]) -> int:
         """A model that repeats itself now and then."""
@@ -170,7 +172,7 @@ class Bench:
         for run in self.runs:
             if run.row is not None:
                 self.batch.remove(run.row)
-            if run.choice.saved is not None:
+            if run.choice.output or run.choice.machine.position:
                 assert self.batch.receipt(run.choice) == run.machine.receipt(run.choice.receipt_id)
 
 
@@ -198,30 +200,60 @@ def test_vectorised_rules_equal_the_machine(
     bench.check_receipts()
 
 
+BUDGETS_THAT_SLEEP = {
+    "maximum": EffectiveBudget(max=24, min=0, num_waits=0, landing=0, clamped_by=()),
+    "minimum": EffectiveBudget(max=60, min=20, num_waits=0, landing=0, clamped_by=()),
+    "landing": EffectiveBudget(max=30, min=0, num_waits=0, landing=12, clamped_by=()),
+    "loop": EffectiveBudget(max=60, min=0, num_waits=0, landing=0, clamped_by=(), loop_guard=12),
+}
+
+
+@pytest.mark.parametrize("event", [TURN, EOS, DOT, None])
+@pytest.mark.parametrize("budget", BUDGETS_THAT_SLEEP.values(), ids=BUDGETS_THAT_SLEEP.keys())
+def test_a_row_that_sleeps_wakes_where_something_is_decided(
+    budget: EffectiveBudget, event: int | None
+) -> None:
+    """After so many plain tokens, all different or all the same, one that may decide something."""
+    ids = toy_markers(wait=(WAIT, WAIT_TAIL))
+    for plain in range(1, 30):
+        for words in ([25, 26, 27, 28, 29], [25]):
+            bench = Bench(ids, seed=0, capacity=1)
+            bench.add(budget, opened=True, answer_prompt=True)
+            bench.runs[0].row = 0
+            bench.batch.add(0, bench.runs[0].choice)
+            said = [words[i % len(words)] for i in range(plain)] + ([] if event is None else [event])
+            slept = False
+            for i in range(plain + 8):
+                bench.step(says=said[i] if i < len(said) else 27)
+                slept |= bench.runs[0].choice.asleep
+            assert slept
+            bench.check_receipts()
+
+
 def test_nobody_is_told_who_is_not_there() -> None:
     assert ForcingBatch(toy_markers(), capacity=2).end_thinking("nobody", EndedBy.REQUEST) is None
 
 
 @pytest.mark.parametrize("told_after", [None, 2, 6])
 @pytest.mark.parametrize("kept", range(1, 12))
-def test_tokens_that_vllm_takes_back_are_replayed(kept: int, told_after: int | None) -> None:
+@pytest.mark.parametrize("most", [12, 60])
+def test_tokens_that_vllm_takes_back_are_replayed(most: int, kept: int, told_after: int | None) -> None:
     """A shorter output than the one last seen (a failed KV load) rolls the state back."""
     ids = toy_markers(wait=(WAIT, WAIT_TAIL))
-    budget = EffectiveBudget(max=12, min=0, num_waits=1, landing=0, clamped_by=())
+    budget = EffectiveBudget(max=most, min=0, num_waits=2, landing=0, clamped_by=())
     bench = Bench(ids, seed=0, capacity=1)
     bench.add(budget, opened=True, answer_prompt=True)
     run = bench.runs[0]
     run.row = 0
     bench.batch.add(0, run.choice)
     sampled: list[int] = []
-    for token in [25, 26, TURN, 0, 27, 25, TURN, 0, 0, 27, 25, 26]:
+    for token in [25, 26, TURN, 0, 27, 25, TURN, 0, 27, *[25, 26] * (most // 10)]:
         bench.batch.advance()
         if len(sampled) == told_after:
             bench.batch.end_thinking("0", EndedBy.TIME)
             run.machine.end_thinking("time")
-        plan = bench.batch.plan()
-        if plan.thinking_rows.size and token in ids.end_attempt:
-            bench.batch.sampled_ends(plan.thinking_rows)
+        bench.batch.plan()
+        bench.batch.replace(np.array([token]))
         sampled.append(token)
         run.choice.output.append(run.machine.commit(token))
     bench.batch.advance()
@@ -232,5 +264,8 @@ def test_tokens_that_vllm_takes_back_are_replayed(kept: int, told_after: int | N
         if position == told_after:
             again.end_thinking("time")
         again.commit(token)
+    plan = bench.batch.plan()
+    assert plan.forced_tokens.tolist() == ([] if again.forced is None else [again.forced])
+    assert [mask for mask, _ in plan.masked] == ([] if again.mask is Mask.NONE else [again.mask])
     assert bench.batch.remove(0) is run.choice
     assert bench.batch.receipt(run.choice) == again.receipt("0")

@@ -22,6 +22,7 @@ from vllm.v1.sample.metadata import SamplingMetadata  # noqa: E402
 from vllm.v1.sample.sampler import Sampler  # noqa: E402
 
 from server.engine import sampler_hook  # noqa: E402
+from server.engine.edits import DeviceEdits, HostEdits  # noqa: E402
 from server.engine.processor_v1 import BudgetForcing  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -33,17 +34,18 @@ def hook() -> None:
     sampler_hook.install()
 
 
-def new_processor() -> BudgetForcing:
+def new_processor(edits: type[DeviceEdits | HostEdits] = HostEdits) -> BudgetForcing:
     processor = BudgetForcing.__new__(BudgetForcing)
     processor._configure(
         toy_markers(),
-        vocab_size=VOCABULARY,
         max_model_len=100_000,
         capacity=ROWS,
         device=CPU,
         receipts=None,
         encode=list,
     )
+    if edits is DeviceEdits:
+        processor._edits = DeviceEdits(toy_markers(), CPU)
     return processor
 
 
@@ -101,12 +103,15 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("edits", [HostEdits, DeviceEdits])
 @pytest.mark.parametrize("sampling", CASES, ids=str)
-def test_every_step_is_the_plain_step_with_the_end_replaced(sampling: Sampling) -> None:
+def test_every_step_is_the_plain_step_with_the_end_replaced(
+    sampling: Sampling, edits: type[DeviceEdits | HostEdits]
+) -> None:
     """8 rows of different budgets over 400 steps, an unbudgeted one among them: 3,200 steps a case."""
     rng = random.Random(1)
     torch.manual_seed(2)
-    processor = new_processor()
+    processor = new_processor(edits)
     ids = toy_markers()
     outputs: list[list[int]] = [[] for _ in range(ROWS)]
     budgets = [None] + [

@@ -56,7 +56,7 @@ def test_samples_of_a_profile_are_shared_out_by_where_they_were_taken() -> None:
 
 
 def test_the_measured_step_really_forces_waits() -> None:
-    step = Step(16, 256)
+    step = Step(16, 256, attempts_every=16)
     for _ in range(40):
         assert step() > 0
     assert all(output.count(markers(256).wait[0]) >= 1 for output in step.outputs)
