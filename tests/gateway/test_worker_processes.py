@@ -250,6 +250,22 @@ async def test_without_redis_quotas_are_refused(engine: StandIn, tmp_path: Path)
     assert "'late-" in said and "S1_GATEWAY_REDIS_URL" in said and "Given: 2" in said
 
 
+def test_a_worker_that_can_not_start_ends_the_others() -> None:
+    # The URL is read by the workers only.
+    argv = command("http://127.0.0.1:1", workers=2)
+    said = refusal(argv, environment(redis_url="redis://localhost:no-port"), code=1)
+    assert "a gateway worker ended before all were there (exit code 1)" in said
+
+
+def test_sockets_need_a_short_path(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    argv = command("http://127.0.0.1:1", workers=2)
+    said = refusal(argv, environment() | {"TMPDIR": str(long)}, code=1)
+    assert "TMPDIR" in said and str(long) in said
+    assert not list(long.iterdir())
+
+
 def refusal(argv: list[str], environment_: dict[str, str], *, code: int) -> str:
     done = subprocess.run(argv, env=environment_, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == code, done.stderr
