@@ -235,6 +235,15 @@ def test_the_margin_is_held_with_confidence_only(tmp_path: Path) -> None:
     assert "→ max_thinking_tokens 64" in s1("recommend", folder, "--margin", 30, "--confidence", 0.9).output
 
 
+def test_runs_that_were_asked_fewer_questions_are_not_recommended(tmp_path: Path, budgets: Series) -> None:
+    few = make_series("few", {"max_thinking_tokens": [64], "num_waits": 1, "limit": 50}, methods())
+    again = make_series("again", {"max_thinking_tokens": [128], "limit": 50}, methods())
+    folder = write_run(tmp_path, [few, again, budgets])
+    output = " ".join(s1("recommend", folder, "--margin", 2).output.split())
+    assert "→ max_thinking_tokens 128" in output and "num_waits 1" not in output
+    assert "as they were asked fewer questions: 1 run(s)" in output
+
+
 @pytest.mark.parametrize(
     ("grid", "message"),
     [

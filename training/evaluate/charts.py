@@ -12,6 +12,8 @@ from training.evaluate.summary import Measured, RunSummary, SeriesSummary
 _WIDTH_INCHES = 7.6
 _MARKERS = "os^Dv*PX<>"
 _MAX_PANELS = 9
+_MOST_POINTS = 100.0
+"""Beyond it a slope says only that its runs are close in tokens."""
 _RIGHT, _WRONG, _GAINED, _LOST = "#2a7f62", "#e8e3d9", "#2a7f62", "#c1443c"
 
 
@@ -57,6 +59,8 @@ def methods_side_by_side(series: Sequence[SeriesSummary]) -> Any:
         axes.set_title(title, fontsize=9)
         axes.axvline(0, color="black", lw=0.6)
         axes.grid(alpha=0.3, axis="x")
+    low, high = panels[1].get_xlim()
+    panels[1].set_xlim(max(low, -_MOST_POINTS), min(high, _MOST_POINTS))
     panels[0].set_yticks(places, [one.name for one in series], fontsize=8)
     return figure
 

@@ -88,7 +88,9 @@ def draw(series: Sequence[SeriesSummary]) -> Iterator[Drawn]:
             "Accuracy against mean thinking tokens. A dashed level is a run that didn't think.",
         )
     yield Drawn(
-        f"{name}-methods", charts.methods_side_by_side(series), "The three metrics, series by series."
+        f"{name}-methods",
+        charts.methods_side_by_side(series),
+        "The three metrics, series by series. Slopes are cut at 100 points.",
     )
     measure = yardstick(series)
     sequential = [one for one in series if not one.is_parallel] if measure is None else [measure]

@@ -54,6 +54,8 @@ class Recommendation:
     candidates: tuple[Candidate, ...]
     chosen: Candidate
     best: Candidate
+    num_left_out: int = 0
+    """Runs that were asked fewer questions than others, which can't be compared question by question."""
 
     def cost_per_thousand_requests(self, candidate: Candidate) -> float | None:
         """In the price's currency, by mean completion tokens; None without a price or a count."""
@@ -68,15 +70,18 @@ def recommend(results: Results, benchmark: str | None, wish: Wish) -> Recommenda
         CurationError: no such benchmark, several and none named, or no run that a policy can ask for.
     """
     name = _benchmark(results, benchmark)
+    longest_first = sorted(results.series, key=lambda series: -series.num_questions)
     found = [
         (series.name, run)
-        for series in results.series
+        for series in longest_first
         if series.benchmark == name and series.method == BUDGET_METHOD
         for run in series.runs
     ]
     unique = {_key(run): (series, run) for series, run in reversed(found)}
     # A run without any budget field is no budget to set, but it may be the best there is.
-    runs = list(reversed(unique.values()))
+    every = list(reversed(unique.values()))
+    most = max((len(run.questions.accuracy_points) for _, run in every), default=0)
+    runs = [(series, run) for series, run in every if len(run.questions.accuracy_points) == most]
     if not any(any(name in run.parameters for name in BUDGET_FIELDS) for _, run in runs):
         raise CurationError(f"{name}: no run has a budget that a policy could set")
     _require_one_temperature([run for _, run in runs])
@@ -96,7 +101,7 @@ def recommend(results: Results, benchmark: str | None, wish: Wish) -> Recommenda
             f"{wish.confidence:.0%}; the surest, {surest.run.label}, is with {surest.confidence:.0%}. "
             "Ask more questions or samples, or allow a larger margin"
         )
-    return Recommendation(name, wish, tuple(candidates), sure[0], best)
+    return Recommendation(name, wish, tuple(candidates), sure[0], best, len(every) - len(runs))
 
 
 def write_policy(recommendation: Recommendation, model: str, path: Path, command: str) -> None:
@@ -123,6 +128,10 @@ def reasons(recommendation: Recommendation) -> list[str]:
         f"(95 % of the samples: at most {chosen.p95_tokens:,.0f}).",
         f"The best: {best.run.label}, accuracy {_accuracy(best)} at {best.run.thinking_tokens:,.0f} tokens.",
     ]
+    if recommendation.num_left_out:
+        lines.append(
+            f"Not compared, as they were asked fewer questions: {recommendation.num_left_out} run(s)."
+        )
     cost = recommendation.cost_per_thousand_requests(chosen)
     cost_of_best = recommendation.cost_per_thousand_requests(best)
     if cost is not None and cost_of_best is not None:
