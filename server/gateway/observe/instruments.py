@@ -6,20 +6,18 @@ closed set. What clients make up never becomes a label.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry
 
 from server.budget.receipt import count_tokens
 from server.budget.spec import EndedBy
 from server.gateway.errors import QuotaExceeded
 from server.gateway.metering import Used
-from server.gateway.observe.intervals import Intervals
 from server.gateway.observe.observation import EngineWatch, Observation, SettledChoice, Sink
 from server.gateway.observe.outcomes import QUOTA_REASONS, EngineFailure, quota_reason
+from server.gateway.observe.series import Counts, Distribution, Distributions, Everything
 from server.gateway.reservation import THINKING, TOTAL
 
 _TOKENS = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
@@ -48,15 +46,16 @@ class Instruments(Sink):
         """
         self._by_model: dict[str, _OfModel] = {}
         self._per_key = per_key
-        self._engine_errors: dict[tuple[str, EngineFailure], int] = {}
-        self._engine_retries: dict[str, int] = {}
+        families: list[Counts | Distributions] = []
         key = ("key",) if per_key else ()
 
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(name, text, labels, registry=registry)
+        def counter(name: str, text: str, *labels: str) -> Counts:
+            families.append(made := Counts(name, text, labels))
+            return made
 
-        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(name, text, ("model", *labels), buckets=buckets, registry=registry)
+        def histogram(name: str, text: str, bounds: tuple[float, ...], *labels: str) -> Distributions:
+            families.append(made := Distributions(name, text, bounds, ("model", *labels)))
+            return made
 
         self.requests = counter(
             "s1_requests", "Requests that ended, by how they did.", "api", "model", "outcome", *key
@@ -119,13 +118,25 @@ class Instruments(Sink):
         self.answer_rate = histogram(
             "s1_answer_rate_tokens_per_second", "While answering; of streams.", _RATES
         )
-        registry.register(_Plain(self))
+        self.intervals = histogram(
+            "s1_inter_token_latency_seconds",
+            "Between two parts of a stream that carry text.",
+            _INTERVALS_S,
+            "phase",
+        )
+        self.engine_errors = counter(
+            "s1_engine_errors", "Requests to an engine that failed.", "engine", "kind"
+        )
+        self.engine_retries = counter(
+            "s1_engine_retries", "Requests that another engine took over from this one.", "engine"
+        )
+        registry.register(Everything(families))
         for kind in (THINKING, TOTAL):
-            self.quota_reserved.labels(kind)
-            self.quota_used.labels(kind)
+            self.quota_reserved.begin(kind)
+            self.quota_used.begin(kind)
         if not per_key:
             for reason in QUOTA_REASONS:
-                self.quota_refusals.labels(reason)
+                self.quota_refusals.begin(reason)
 
     def of_model(self, model: str) -> _OfModel:
         found = self._by_model.get(model)
@@ -151,33 +162,29 @@ class Instruments(Sink):
         for model in models:
             self.of_model(model)
         urls = tuple(engines)
-        kinds = get_args(EngineFailure)
-        self._engine_errors = {
-            (url, kind): self._engine_errors.get((url, kind), 0) for url in urls for kind in kinds
-        }
-        self._engine_retries = {url: self._engine_retries.get(url, 0) for url in urls}
+        self.engine_errors.keep([(url, kind) for url in urls for kind in get_args(EngineFailure)])
+        self.engine_retries.keep([(url,) for url in urls])
 
     def placed(self, seen: Observation, queued_s: float) -> None:
         if seen.model is not None:
             self.of_model(seen.model).queue.observe(queued_s, exemplar_of(seen))
 
     def retried(self, engine: str) -> None:
-        self._engine_retries[engine] = self._engine_retries.get(engine, 0) + 1
+        self.engine_retries.add((engine,))
 
     def engine_failed(self, engine: str, failure: EngineFailure) -> None:
-        at = (engine, failure)
-        self._engine_errors[at] = self._engine_errors.get(at, 0) + 1
+        self.engine_errors.add((engine, failure))
 
     def branched(self, seen: Observation, method: str, width: int) -> None:
-        self.branches.labels(seen.model or NO_MODEL, method).observe(width, exemplar_of(seen))
+        self.branches.of(seen.model or NO_MODEL, method).observe(width, exemplar_of(seen))
 
     def reserved(self, amounts: Mapping[str, int]) -> None:
         for kind, amount in amounts.items():
-            self.quota_reserved.labels(kind).inc(amount)
+            self.quota_reserved.add((kind,), amount)
 
     def charged(self, used: Used) -> None:
-        self.quota_used.labels("thinking").inc(used.thinking)
-        self.quota_used.labels("total").inc(used.total)
+        self.quota_used.add((THINKING,), used.thinking)
+        self.quota_used.add((TOTAL,), used.total)
 
     def settled(self, seen: Observation, watch: EngineWatch, choice: SettledChoice) -> None:
         if seen.model is None:
@@ -185,19 +192,19 @@ class Instruments(Sink):
         own, key, exemplar = self.of_model(seen.model), self.key_label(seen), exemplar_of(seen)
         for kind, tokens in _tokens_by_kind(choice, first=_is_first(seen)).items():
             if tokens:
-                own.tokens(kind, key).inc(tokens)
+                self.tokens.add((own.model, kind, *key), tokens)
         if choice.receipt is not None:
             self._settle_receipt(own, choice.receipt, exemplar)
             if choice.receipt["effective"] is not None and _answers_nothing(choice):
-                self.empty.labels(seen.model).inc()
+                self.empty.add((own.model,))
 
     def _settle_receipt(self, own: _OfModel, receipt: Mapping[str, Any], exemplar: Exemplar) -> None:
         thinking, effective = receipt["thinking_tokens"], receipt["effective"]
         own.used.observe(thinking, exemplar)
         if receipt["ended_by"] is not None:
-            own.ended(receipt["ended_by"]).inc()
+            self.ended.add((own.model, receipt["ended_by"]))
         for reason in receipt["clamped_by"]:
-            self.clamped.labels(own.model, reason).inc()
+            self.clamped.add((own.model, reason))
         requested = receipt["requested"].get("max_thinking_tokens")
         if requested is not None:
             own.requested.observe(requested, exemplar)
@@ -209,19 +216,19 @@ class Instruments(Sink):
         own.answer.observe(receipt["answer_tokens"], exemplar)
         if receipt["waits"]:
             asked = min(receipt["waits"], effective["num_waits"])
-            own.waits.inc(receipt["waits"])
-            self.refused_ends.labels(own.model, "num_waits").inc(asked)
-            self.refused_ends.labels(own.model, "min_thinking_tokens").inc(receipt["waits"] - asked)
+            self.waits.add((own.model,), receipt["waits"])
+            self.refused_ends.add((own.model, "num_waits"), asked)
+            self.refused_ends.add((own.model, "min_thinking_tokens"), receipt["waits"] - asked)
 
     def finished(self, seen: Observation) -> None:
         model, key = seen.model or NO_MODEL, self.key_label(seen)
-        self.requests.labels(seen.api, model, seen.outcome, *key).inc()
+        self.requests.add((seen.api, model, seen.outcome, *key))
         if isinstance(seen.error, QuotaExceeded):
-            self.quota_refusals.labels(quota_reason(seen.error), *key).inc()
+            self.quota_refusals.add((quota_reason(seen.error), *key))
         if seen.model is None or seen.ended is None:
             return
         own, exemplar = self.of_model(model), exemplar_of(seen)
-        own.duration(seen.api).observe(seen.ended - seen.started, exemplar)
+        self.duration.of(model, seen.api).observe(seen.ended - seen.started, exemplar)
         self.count_intervals(seen)
         for watch in seen.watches:
             self._finish_watch(own, seen, watch, exemplar)
@@ -233,45 +240,10 @@ class Instruments(Sink):
             own.first_answer.observe(watch.first_answer - seen.started, exemplar)
         if not watch.choices:
             for kind, tokens in _tokens_without_receipt(watch).items():
-                self.cut_short.labels(own.model, kind).inc(tokens)
+                self.cut_short.add((own.model, kind), tokens)
             return
         for phase, rate in rates_of(watch).items():
             own.rate[phase].observe(rate, exemplar)
-
-    def engine_counts(self) -> Iterator[Metric]:
-        errors = CounterMetricFamily(
-            "s1_engine_errors", "Requests to an engine that failed.", labels=("engine", "kind")
-        )
-        for (url, failure), count in self._engine_errors.items():
-            errors.add_metric((url, failure), count)
-        retries = CounterMetricFamily(
-            "s1_engine_retries", "Requests that another engine took over from this one.", labels=("engine",)
-        )
-        for url, count in self._engine_retries.items():
-            retries.add_metric((url,), count)
-        yield from (errors, retries)
-
-    def intervals_metric(self) -> Metric:
-        metric = HistogramMetricFamily(
-            "s1_inter_token_latency_seconds",
-            "Between two parts of a stream that carry text.",
-            labels=("model", "phase"),
-        )
-        for own in self._by_model.values():
-            for phase, intervals in own.intervals.items():
-                metric.add_metric((own.model, phase), intervals.buckets(), intervals.sum_s)
-        return metric
-
-
-class _Plain(Collector):
-    """What is counted in plain numbers."""
-
-    def __init__(self, instruments: Instruments) -> None:
-        self._instruments = instruments
-
-    def collect(self) -> Iterator[Metric]:
-        yield from self._instruments.engine_counts()
-        yield self._instruments.intervals_metric()
 
 
 class _OfModel:
@@ -279,43 +251,27 @@ class _OfModel:
 
     def __init__(self, instruments: Instruments, model: str) -> None:
         self.model = model
-        self.intervals = {phase: Intervals(_INTERVALS_S) for phase in get_args(Phase)}
-        self.queue = instruments.queue.labels(model)
-        self.first_thinking = instruments.first_thinking.labels(model)
-        self.first_answer = instruments.first_answer.labels(model)
-        self.requested = instruments.requested.labels(model)
-        self.effective = instruments.effective.labels(model)
-        self.used = instruments.used.labels(model)
-        self.utilisation = instruments.utilisation.labels(model)
-        self.answer = instruments.answer.labels(model)
-        self.waits = instruments.waits.labels(model)
-        self.empty = instruments.empty.labels(model)
-        self.rate = {
-            "thinking": instruments.thinking_rate.labels(model),
-            "answer": instruments.answer_rate.labels(model),
+        self.intervals = {phase: instruments.intervals.of(model, phase) for phase in get_args(Phase)}
+        self.queue = instruments.queue.of(model)
+        self.first_thinking = instruments.first_thinking.of(model)
+        self.first_answer = instruments.first_answer.of(model)
+        self.requested = instruments.requested.of(model)
+        self.effective = instruments.effective.of(model)
+        self.used = instruments.used.of(model)
+        self.utilisation = instruments.utilisation.of(model)
+        self.answer = instruments.answer.of(model)
+        self.rate: Mapping[str, Distribution] = {
+            "thinking": instruments.thinking_rate.of(model),
+            "answer": instruments.answer_rate.of(model),
         }
-        self._instruments = instruments
-        self._tokens: dict[tuple[str, ...], Counter] = {}
-        self._ended = {reason: instruments.ended.labels(model, reason) for reason in get_args(EndedBy)}
+        instruments.waits.begin(model)
+        instruments.empty.begin(model)
+        for ended_by in get_args(EndedBy):
+            instruments.ended.begin(model, ended_by)
         for reason in REFUSED_END_REASONS:
-            instruments.refused_ends.labels(model, reason)
+            instruments.refused_ends.begin(model, reason)
         for kind in get_args(Phase):
-            instruments.cut_short.labels(model, kind)
-        self._durations: dict[str, Histogram] = {}
-
-    def tokens(self, kind: str, key: tuple[str, ...]) -> Counter:
-        labels = (kind, *key)
-        if labels not in self._tokens:
-            self._tokens[labels] = self._instruments.tokens.labels(self.model, *labels)
-        return self._tokens[labels]
-
-    def ended(self, ended_by: str) -> Counter:
-        return self._ended[ended_by]
-
-    def duration(self, api: str) -> Histogram:
-        if api not in self._durations:
-            self._durations[api] = self._instruments.duration.labels(self.model, api)
-        return self._durations[api]
+            instruments.cut_short.begin(model, kind)
 
 
 def exemplar_of(seen: Observation) -> Exemplar:

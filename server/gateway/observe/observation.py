@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from server.budget.receipt import EngineReceipt
 from server.gateway.chat_call import ChatCall, EngineCall
-from server.gateway.observe.intervals import Intervals
 from server.gateway.observe.observer import Observer
 from server.gateway.observe.outcomes import EngineFailure, Outcome, engine_failure, outcome_of
+from server.gateway.observe.series import Distribution
 from server.gateway.observe.trace_context import TraceContext
 
 if TYPE_CHECKING:
@@ -90,12 +90,12 @@ class EngineWatch:
             text = delta.get("reasoning") or delta.get("reasoning_content") or delta.get("content")
             self.text.append(text or "")
 
-    def count_intervals(self, by_phase: Mapping[str, Intervals]) -> None:
+    def count_intervals(self, by_phase: Mapping[str, Distribution]) -> None:
         """Count the times between two parts that haven't been counted yet."""
         for phase, times in (("thinking", self.thinking), ("answer", self.answer)):
             known = self._counted.get(phase, 0)
             if len(times) > max(known, 1):
-                by_phase[phase].add_between(times[max(0, known - 1) :])
+                by_phase[phase].observe_between(times[max(0, known - 1) :])
                 self._counted[phase] = len(times)
 
     @property
