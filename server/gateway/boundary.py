@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import uuid
+import secrets
 from http import HTTPStatus
 
 import structlog
@@ -41,7 +41,7 @@ class Boundary:
         given = Headers(scope=scope).get("x-request-id", "")
         sane = _SANE_REQUEST_ID.fullmatch(given) is not None
         state = scope.setdefault("state", {})
-        state["request_id"] = given if sane else uuid.uuid4().hex
+        state["request_id"] = given if sane else secrets.token_hex(16)
         state["request_id_given"] = sane
         response = _Started(send, state, id_headers=_id_headers(scope))
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
@@ -206,7 +206,7 @@ def _engine_call(
         body["seed"] += index
     receipt_id = None
     if call.budget.is_set:
-        receipt_id = uuid.uuid4().hex
+        receipt_id = secrets.token_hex(16)
         body["vllm_xargs"] = body.get("vllm_xargs", {}) | _xargs(call, receipt_id)
     return EngineCall(
         index=None if call.beam_search else index,

@@ -25,6 +25,7 @@ Way = Literal["switch", "inline"]
 
 _FIELDS = ("reasoning", "reasoning_content")
 _DETAILS = "reasoning_details"
+_NAMES = frozenset({*_FIELDS, _DETAILS})
 _TEXTS = {"thinking": "thinking", "reasoning.text": "text"}
 """Kinds of parts whose thinking can be read, and where it stands in them."""
 _REDACTED = ("redacted_thinking", "reasoning.encrypted")
@@ -54,6 +55,8 @@ class EarlierThinking:
             InvalidRequest: the thinking is malformed, or the policy keeps what the template can't.
             EngineDied, EngineMisbehaved
         """
+        if not any(_may_hold_thinking(message) for message in call.fields["messages"]):
+            return call
         messages = [
             _read(message, f"messages[{i}]", mode) for i, message in enumerate(call.fields["messages"])
         ]
@@ -80,6 +83,10 @@ class EarlierThinking:
         if place not in self._ways:
             self._ways[place] = await _find_way(engine, model)
         return self._ways[place]
+
+
+def _may_hold_thinking(message: Mapping[str, Any]) -> bool:
+    return isinstance(message.get("content"), list) or not _NAMES.isdisjoint(message)
 
 
 def _read(message: Mapping[str, Any], path: str, mode: PreserveThinking) -> _Message:
