@@ -26,7 +26,7 @@ _SCRIPT = Script(thinking=40, answer=22)
 _PACED_S = 0.02
 _REQUEST = "once a request: before and after its stream"
 _PARTS: Mapping[str, tuple[str, ...]] = {
-    "the write to the client's socket": ("RequestResponseCycle.send",),
+    "the write to the client's socket": ("RequestResponseCycle.send", "gateway/joined_head.py"),
     "between answer and socket: middleware": (
         "gateway/sse.py",
         "gateway/guard.py",
@@ -35,7 +35,7 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
         "starlette/",
         "gateway/turnstile.py",
     ),
-    "aiohttp's reader": ("aiohttp/",),
+    "the engine's connection": ("gateway/engine_http.py",),
     "cutting events, JSON to objects": ("gateway/engine.py",),
     "the chunk's form, joining, JSON": ("streaming.py", "bursts.py", "granularity.py", "chat_service.py"),
     "metering, observation, control": ("metering.py", "observe/", "live.py"),
@@ -112,7 +112,7 @@ def _shares(samples: str) -> Mapping[str, float]:
     for line in samples.splitlines():
         stack, _, times = line.rpartition(" ")
         leaf = stack.rpartition(";")[2]
-        in_stream = "stream_chat" in stack or "Runner.run" in leaf
+        in_stream = "stream_chat" in stack or "Runner.run" in leaf or "Connection.data_received" in stack
         part = next((name for name, signs in _PARTS.items() if any(sign in leaf for sign in signs)), "other")
         seen[part if in_stream else _REQUEST] += int(times)
     total = sum(seen.values())
