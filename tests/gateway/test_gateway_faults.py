@@ -143,7 +143,7 @@ async def test_a_missing_receipt_is_an_error_and_never_made_up(
 
 
 async def test_a_receipt_that_takes_too_long(engine: StandIn) -> None:
-    async with gateway(engine.url, control_timeout_s=0.1) as client:
+    async with gateway(engine.url, control_timeout_s=0.5) as client:
         engine.faults = Faults(stall_receipt=True)
         response = await client.post("/v1/chat/completions", json=ASK | {"max_thinking_tokens": 4})
         assert response.json()["error"]["code"] == "receipt_missing"

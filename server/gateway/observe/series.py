@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice, repeat
 from operator import sub
@@ -73,9 +72,9 @@ class Distribution:
     def observe_between(self, moments: Sequence[float]) -> None:
         """Observe the time from each moment to the next; the same moment again is no time between."""
         gaps = filter(None, map(sub, islice(moments, 1, None), moments))
-        # Counted without a line of Python for each token.
-        for bucket, count in Counter(map(bisect_left, repeat(self._bounds), gaps)).items():
-            self._counts[bucket] += count
+        counts = self._counts
+        for bucket in map(bisect_left, repeat(self._bounds), gaps):
+            counts[bucket] += 1
         self._sum += moments[-1] - moments[0]
 
     @property
