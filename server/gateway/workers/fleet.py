@@ -189,7 +189,8 @@ async def _asking() -> AsyncIterator[None]:
 def socket_session(path: str, *, timeout_s: float) -> aiohttp.ClientSession:
     """A client of who listens at a Unix socket; the host in its URLs means nothing."""
     return aiohttp.ClientSession(
-        connector=aiohttp.UnixConnector(path, limit=0),
+        # A connection that breaks then means that nobody is there, never that one was idle for too long.
+        connector=aiohttp.UnixConnector(path, limit=0, force_close=True),
         timeout=aiohttp.ClientTimeout(total=timeout_s),
         raise_for_status=True,
     )
