@@ -14,7 +14,7 @@ from typing import Any
 
 from server.budget.effort import EFFORTS, NO_EFFORT
 from server.budget.forms import FORMS, Form
-from server.gateway.chat_request import ChatCompletionRequest
+from server.gateway.chat.chat_request import ChatCompletionRequest
 
 END = "<!-- /api-table -->"
 _DEFAULT = "x-default"

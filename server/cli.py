@@ -28,9 +28,9 @@ from server.engine.launch import (
     require_vllm,
 )
 from server.engine.selection import SelectionError, choose_runner
-from server.gateway.access import check_exposure
+from server.gateway.access.callers import check_exposure
+from server.gateway.access.keys_cli import keys
 from server.gateway.conformance import conformance
-from server.gateway.keys_cli import keys
 from server.gateway.policy_file import read_policy
 from server.gateway.settings import SettingsError, read_settings
 from server.gateway.workers.share import check_workers

@@ -23,12 +23,12 @@ from rich.markup import escape
 from server.engine.launch import EngineOptions
 from server.engine.supervisor import EngineStartError, EngineSupervisor
 from server.garbage import rarely_collect_garbage
-from server.gateway.access import is_loopback
+from server.gateway.access.callers import is_loopback
 from server.gateway.app import create_app
+from server.gateway.connection.slow_clients import uvicorn_options
+from server.gateway.connection.stopping import GatewayServer, stop_on_signals
+from server.gateway.engines.upstream import EnginePool
 from server.gateway.settings import Settings
-from server.gateway.slow_clients import uvicorn_options
-from server.gateway.stopping import GatewayServer, stop_on_signals
-from server.gateway.upstream import EnginePool
 from server.gateway.workers.port import shared_socket
 from server.gateway.workers.supervisor import Workers, WorkersError
 

@@ -20,11 +20,11 @@ import uvloop
 
 from server.garbage import rarely_collect_garbage
 from server.gateway.app import create_app
-from server.gateway.drain import Drain
+from server.gateway.connection.drain import Drain
+from server.gateway.connection.slow_clients import uvicorn_options
+from server.gateway.connection.stopping import GatewayServer, stop_at_once, stop_on_signals
+from server.gateway.engines.upstream import EnginePool
 from server.gateway.settings import SettingsError
-from server.gateway.slow_clients import uvicorn_options
-from server.gateway.stopping import GatewayServer, stop_at_once, stop_on_signals
-from server.gateway.upstream import EnginePool
 from server.gateway.workers.fleet import Here, Together
 from server.gateway.workers.inside import answering
 from server.gateway.workers.order import Order

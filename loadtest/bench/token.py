@@ -26,17 +26,17 @@ _SCRIPT = Script(thinking=40, answer=22)
 _PACED_S = 0.02
 _REQUEST = "once a request: before and after its stream"
 _PARTS: Mapping[str, tuple[str, ...]] = {
-    "the write to the client's socket": ("RequestResponseCycle.send", "gateway/joined_head.py"),
+    "the write to the client's socket": ("RequestResponseCycle.send", "gateway/connection/joined_head.py"),
     "between answer and socket: middleware": (
-        "gateway/sse.py",
-        "gateway/guard.py",
-        "gateway/boundary.py",
+        "gateway/chat/sse.py",
+        "gateway/access/guard.py",
+        "gateway/connection/boundary.py",
         "observe/middleware.py",
         "starlette/",
-        "gateway/turnstile.py",
+        "gateway/chat/turnstile.py",
     ),
-    "the engine's connection": ("gateway/engine_http.py",),
-    "cutting events, JSON to objects": ("gateway/engine.py",),
+    "the engine's connection": ("gateway/engines/engine_http.py",),
+    "cutting events, JSON to objects": ("gateway/engines/engine.py",),
     "the chunk's form, joining, JSON": ("streaming.py", "bursts.py", "granularity.py", "chat_service.py"),
     "metering, observation, control": ("metering.py", "observe/", "live.py"),
     "event loop": ("asyncio/",),

@@ -12,28 +12,28 @@ from starlette.exceptions import HTTPException
 
 from server import __version__
 from server.budget.spec import BudgetError
-from server.gateway.access import KeyRing
-from server.gateway.api_schemas import body_schemas
-from server.gateway.boundary import Boundary, http_error_response, known_error_response
+from server.gateway.access.callers import KeyRing
+from server.gateway.access.guard import Guard
+from server.gateway.access.ledger import Ledger
+from server.gateway.access.quota_stores import quota_stores
+from server.gateway.apis.api_schemas import body_schemas
+from server.gateway.chat.earlier_thinking import EarlierThinking
+from server.gateway.chat.turnstile import Turnstile
+from server.gateway.connection.boundary import Boundary, http_error_response, known_error_response
+from server.gateway.connection.cors import add_cors
+from server.gateway.connection.drain import Drain
 from server.gateway.context import Context
-from server.gateway.cors import add_cors
-from server.gateway.drain import Drain
-from server.gateway.earlier_thinking import EarlierThinking
+from server.gateway.engines.upstream import EnginePool
 from server.gateway.errors import GatewayError
-from server.gateway.guard import Guard
-from server.gateway.kept_thinking import KeptThinking
-from server.gateway.ledger import Ledger
-from server.gateway.live import LiveRequests
+from server.gateway.live.control import LiveRequests
+from server.gateway.live.kept_thinking import KeptThinking
 from server.gateway.observe.middleware import Observing
 from server.gateway.observe.observatory import Observatory
 from server.gateway.parallel.reward import RewardModel
 from server.gateway.policy_file import PolicyStore
-from server.gateway.quota_stores import quota_stores
 from server.gateway.routes import chat, control, health, messages, models, passthrough, responses, running
 from server.gateway.routes.playground import add_playground
 from server.gateway.settings import Settings, SettingsError
-from server.gateway.turnstile import Turnstile
-from server.gateway.upstream import EnginePool
 from server.gateway.workers.fleet import Fleet, Here
 
 Background = Callable[[], AbstractAsyncContextManager[Any]]

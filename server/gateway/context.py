@@ -7,16 +7,16 @@ from typing import cast
 
 from starlette.requests import Request
 
-from server.gateway.drain import Drain
-from server.gateway.earlier_thinking import EarlierThinking
-from server.gateway.kept_thinking import KeptThinking
-from server.gateway.live import LiveRequests
+from server.gateway.chat.earlier_thinking import EarlierThinking
+from server.gateway.chat.turnstile import Turnstile
+from server.gateway.connection.drain import Drain
+from server.gateway.engines.upstream import EnginePool
+from server.gateway.live.control import LiveRequests
+from server.gateway.live.kept_thinking import KeptThinking
 from server.gateway.observe.observatory import Observatory
 from server.gateway.parallel.reward import RewardModel
 from server.gateway.policy_file import PolicyStore
 from server.gateway.settings import Settings
-from server.gateway.turnstile import Turnstile
-from server.gateway.upstream import EnginePool
 
 
 @dataclass(frozen=True, slots=True)

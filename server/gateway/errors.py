@@ -33,7 +33,7 @@ from typing import Any
 from starlette.responses import Response
 
 from server.budget.spec import BudgetError
-from server.gateway.error_forms import ErrorResponse
+from server.gateway.apis.error_forms import ErrorResponse
 
 RETRY_AFTER_S = 5
 """What a 503 tells clients to wait: an engine that restarts needs longer, one that is only busy less."""

@@ -8,8 +8,8 @@ from typing import get_args
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from server.gateway.engine import Enforcement, EngineState
-from server.gateway.upstream import EnginePool
+from server.gateway.engines.engine import Enforcement, EngineState
+from server.gateway.engines.upstream import EnginePool
 
 
 class EngineCollector(Collector):

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from server.budget.families import FAMILY_TEXTS, FamilyError, FamilyOptions
-from server.gateway.discovery import DNS_SCHEME
-from server.gateway.granularity import Granularity
+from server.gateway.chat.granularity import Granularity
+from server.gateway.engines.discovery import DNS_SCHEME
 
 ENVIRONMENT_PREFIX = "S1_GATEWAY_"
 

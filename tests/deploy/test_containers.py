@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from server.gateway.guard import OPEN_PATHS
+from server.gateway.access.guard import OPEN_PATHS
 from tests.support.chart import one, render, rendered, values_of
 from tests.support.deployment import (
     CI_FILE,

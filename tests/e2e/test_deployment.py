@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from server.gateway.guard import OPEN_PATHS
+from server.gateway.access.guard import OPEN_PATHS
 from tests.support.commands import s1_ok
 from tests.support.deployment import (
     LONG,

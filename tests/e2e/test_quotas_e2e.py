@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from server.gateway.ledger import MemoryLedger
+from server.gateway.access.ledger import MemoryLedger
 from tests.gateway.serving import eventually, gateway
 from tests.gateway.with_keys import KeysForTests
 from tests.support.engines import Running, metric

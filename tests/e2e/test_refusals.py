@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from server.gateway.chat_fields import VLLM_FIELDS
+from server.gateway.chat.chat_fields import VLLM_FIELDS
 from tests.gateway.test_gateway_bad_requests import BAD
 from tests.support.engines import Running, gateway_only
 

@@ -11,11 +11,11 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from server.gateway.access.ledger import Ledger
 from server.gateway.app import create_app
-from server.gateway.discovery import Resolve
-from server.gateway.ledger import Ledger
+from server.gateway.engines.discovery import Resolve
+from server.gateway.engines.upstream import EnginePool
 from server.gateway.settings import Settings
-from server.gateway.upstream import EnginePool
 
 
 class _Server(uvicorn.Server):

@@ -12,9 +12,9 @@ from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from server.gateway.apis.messages_answer import SIGNATURE, MessageStream, message_of_completion
+from server.gateway.apis.responses_answer import ResponseShape, ResponseStream, response_of_completion
 from server.gateway.errors import EngineMisbehaved
-from server.gateway.messages_answer import SIGNATURE, MessageStream, message_of_completion
-from server.gateway.responses_answer import ResponseShape, ResponseStream, response_of_completion
 
 RECEIPT = {"thinking_tokens": 2}
 USAGE = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from server.gateway.engine_http import (
+from server.gateway.engines.engine_http import (
     ClientConnectorError,
     ClientPayloadError,
     Connection,

@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 from typer.testing import CliRunner
 
 from server.cli import app as commands
-from server.gateway.access import KeyRing, check_exposure, is_loopback
+from server.gateway.access.callers import KeyRing, check_exposure, is_loopback
 from server.gateway.app import create_app
 from server.gateway.errors import InvalidKey
 from server.gateway.settings import Settings, SettingsError

@@ -15,10 +15,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from server.budget.spec import ThinkingBudget
-from server.gateway.admission import FairQueue, Ticket, shrunk
-from server.gateway.balance import Prefix
-from server.gateway.capacity import kv_cache_tokens
-from server.gateway.demand import Demand, estimate_tokens
+from server.gateway.engines.admission import FairQueue, Ticket, shrunk
+from server.gateway.engines.balance import Prefix
+from server.gateway.engines.capacity import kv_cache_tokens
+from server.gateway.engines.demand import Demand, estimate_tokens
 from server.gateway.settings import Settings
 from tests.gateway.serving import eventually, gateway
 from tests.gateway.stand_in import Faults, StandIn, running

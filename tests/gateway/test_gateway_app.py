@@ -13,13 +13,13 @@ import pytest
 from server import __version__
 from server.budget.spec import BUDGET_FIELDS
 from server.gateway.app import create_app
-from server.gateway.chat_fields import (
+from server.gateway.chat.chat_fields import (
     ENGINE_IGNORES,
     GATEWAY_FIELDS,
     UNSUPPORTED_OPENAI_FIELDS,
     VLLM_FIELDS,
 )
-from server.gateway.chat_request import ChatCompletionRequest
+from server.gateway.chat.chat_request import ChatCompletionRequest
 from server.gateway.settings import Settings, SettingsError, read_settings
 from tests.gateway.serving import serving
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from server.gateway import balance
-from server.gateway.balance import Balance, Prefix, least_busy
-from server.gateway.engine import Engine
+from server.gateway.engines import balance
+from server.gateway.engines.balance import Balance, Prefix, least_busy
+from server.gateway.engines.engine import Engine
 from server.gateway.settings import Settings
 from tests.gateway.serving import eventually, gateway
 from tests.gateway.stand_in import Faults, StandIn, running

@@ -13,10 +13,10 @@ import httpx
 import pytest
 import uvicorn
 
+from server.gateway.access.rates import HEADER_NAMES
 from server.gateway.app import create_app
-from server.gateway.rates import HEADER_NAMES
+from server.gateway.connection.slow_clients import uvicorn_options
 from server.gateway.settings import Settings
-from server.gateway.slow_clients import uvicorn_options
 from tests.gateway.serving import eventually, gateway, running_server
 from tests.gateway.stand_in import StandIn
 from tests.gateway.test_gateway_chat import ASK

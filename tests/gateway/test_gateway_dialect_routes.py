@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 
-from server.gateway.ledger import MemoryLedger
+from server.gateway.access.ledger import MemoryLedger
 from tests.gateway.serving import eventually, gateway
 from tests.gateway.stand_in import PROMPT_TOKENS, Faults, StandIn, running
 from tests.gateway.with_keys import KeysForTests

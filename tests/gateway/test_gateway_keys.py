@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from server.cli import app
-from server.gateway.keys import (
+from server.gateway.access.keys import (
     KeysError,
     KeysFile,
     Quotas,

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from server.gateway.access.ledger import DAY_S, MINUTE_S, Ask, Ledger, MemoryLedger, Outcome, Window
+from server.gateway.access.ledger_redis import RedisLedger, connect
 from server.gateway.errors import QuotaStoreUnavailable
-from server.gateway.ledger import DAY_S, MINUTE_S, Ask, Ledger, MemoryLedger, Outcome, Window
-from server.gateway.ledger_redis import RedisLedger, connect
 from tests.gateway.redis_server import RunningRedis, redis_server
 
 MINUTE = Window("thinking_tokens_per_minute", MINUTE_S, 50)

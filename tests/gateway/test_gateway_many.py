@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from server.gateway.discovery import engine_urls, resolve_addresses
-from server.gateway.progress import ProgressWatch, tokens_made
+from server.gateway.engines.discovery import engine_urls, resolve_addresses
+from server.gateway.engines.progress import ProgressWatch, tokens_made
 from server.gateway.settings import Settings
 from tests.gateway.serving import eventually, gateway
 from tests.gateway.stand_in import Faults, StandIn, running

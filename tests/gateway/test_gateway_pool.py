@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from server.budget.spec import BUDGET_FIELDS
-from server.gateway.engine import Engine
+from server.gateway.engines.engine import Engine
 from tests.gateway.serving import eventually, gateway
 from tests.gateway.stand_in import MAX_MODEL_LEN, Faults, StandIn, running
 from tests.gateway.test_gateway_chat import ASK

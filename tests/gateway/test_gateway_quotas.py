@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from server.gateway.ledger import MemoryLedger
-from server.gateway.rates import duration
+from server.gateway.access.ledger import MemoryLedger
+from server.gateway.access.rates import duration
 from tests.gateway import toy_engine
 from tests.gateway.serving import eventually, gateway
 from tests.gateway.stand_in import PROMPT_TOKENS, Faults, StandIn

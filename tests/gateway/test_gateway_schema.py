@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from jsonschema import Draft202012Validator
 from schemathesis.checks import not_a_server_error
 
-from server.gateway.api_schemas import body_schemas
+from server.gateway.apis.api_schemas import body_schemas
 from server.gateway.app import create_app
 from server.gateway.settings import Settings
 from tests.gateway.serving import gateway

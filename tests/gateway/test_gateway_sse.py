@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.gateway.sse import EventSplitter
+from server.gateway.chat.sse import EventSplitter
 
 STREAM = (
     b': a comment\n\ndata: {"a": 1}\n\ndata:no space\r\n\r\nevent: x\nid: 7\ndata:  two spaces\n\n'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from server.gateway.joined_head import JoinedHead
+from server.gateway.connection.joined_head import JoinedHead
 
 HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
 

@@ -15,7 +15,7 @@ import pytest
 
 from server.budget.machine import BudgetMachine
 from server.budget.spec import BUDGET_FIELDS, ThinkingBudget, resolve
-from server.gateway.keys import Quotas
+from server.gateway.access.keys import Quotas
 from tests.gateway.serving import eventually, gateway
 from tests.gateway.toy_engine import MAX_MODEL_LEN, Toy, running
 from tests.gateway.toy_native import ToyNative, running_native

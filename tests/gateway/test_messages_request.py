@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from server.budget.spec import BudgetError
-from server.gateway.chat_call import parse_chat
+from server.gateway.apis.messages_request import chat_fields_of_messages
+from server.gateway.chat.chat_call import parse_chat
 from server.gateway.errors import InvalidRequest
-from server.gateway.messages_request import chat_fields_of_messages
 
 USER = {"role": "user", "content": "q"}
 ASK: dict[str, Any] = {"max_tokens": 2000, "messages": [USER]}

@@ -8,10 +8,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from server.budget.spec import ThinkingBudget
-from server.gateway.chat_call import EngineCall
+from server.gateway.chat.chat_call import EngineCall
+from server.gateway.chat.receipts import Finish
 from server.gateway.observe.instruments import Instruments
 from server.gateway.observe.observation import Observation
-from server.gateway.receipts import Finish
 
 ENDED = Finish("stop", None, has_answer=True)
 USAGE = {"prompt_tokens": 26, "completion_tokens": 10}

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from server.budget.spec import BudgetError
-from server.gateway.chat_call import parse_chat
+from server.gateway.apis.responses_request import chat_fields_of_responses
+from server.gateway.chat.chat_call import parse_chat
 from server.gateway.errors import InvalidRequest
-from server.gateway.responses_request import chat_fields_of_responses
 
 USER = {"role": "user", "content": "q"}
 SCHEMA = {"type": "object", "properties": {}}

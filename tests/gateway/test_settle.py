@@ -8,9 +8,9 @@ import pytest
 
 from server.budget.policy import Policy
 from server.budget.spec import BudgetError, ThinkingBudget
-from server.gateway.chat_call import ChatCall, parse_chat
-from server.gateway.engine import EngineDescription
-from server.gateway.settle import Rungs, budget_headers, settle
+from server.gateway.chat.chat_call import ChatCall, parse_chat
+from server.gateway.chat.settle import Rungs, budget_headers, settle
+from server.gateway.engines.engine import EngineDescription
 
 POLICY = Policy.model_validate(
     {

@@ -8,9 +8,9 @@ import httpx
 import orjson
 import pytest
 
-from server.gateway.bursts import Burst, joins
+from server.gateway.chat.bursts import Burst, joins
+from server.gateway.chat.granularity import CROWD, CROWDED_UPDATES_PER_S, MOST_TOKENS, UPDATES_PER_S, Pace
 from server.gateway.errors import EngineDied
-from server.gateway.granularity import CROWD, CROWDED_UPDATES_PER_S, MOST_TOKENS, UPDATES_PER_S, Pace
 from tests.gateway.serving import gateway
 from tests.gateway.stand_in import NATURAL_THINKING, Faults, StandIn
 

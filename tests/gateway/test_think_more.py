@@ -13,7 +13,7 @@ import pytest
 
 from server.budget.machine import BudgetMachine
 from server.budget.spec import EffectiveBudget
-from server.gateway.kept_thinking import Kept, KeptChoice, KeptThinking
+from server.gateway.live.kept_thinking import Kept, KeptChoice, KeptThinking
 from server.gateway.settings import Settings, SettingsError, read_settings
 from tests.gateway.serving import eventually, gateway
 from tests.gateway.toy_engine import MAX_MODEL_LEN, Toy, running

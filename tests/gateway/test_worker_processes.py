@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from server.gateway.keys import Quotas
+from server.gateway.access.keys import Quotas
 from tests.gateway.redis_server import redis_server
 from tests.gateway.scraping import receipts_of, scrape, summed, total
 from tests.gateway.serving import eventually

@@ -13,7 +13,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from server.gateway.app import create_app
 from server.gateway.errors import CompletionNotFound, Conflict, EngineRefused, GatewayError, Overloaded
-from server.gateway.kept_thinking import Kept, KeptChoice
+from server.gateway.live.kept_thinking import Kept, KeptChoice
 from server.gateway.settings import Settings, SettingsError
 from server.gateway.workers.fleet import (
     error_of,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from server.gateway.keys import add_key, new_key, remove_key
+from server.gateway.access.keys import add_key, new_key, remove_key
 
 
 @dataclass

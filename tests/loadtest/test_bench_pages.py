@@ -42,11 +42,12 @@ def test_ratios_are_of_the_same_rounds() -> None:
 
 
 def test_samples_of_a_profile_are_shared_out_by_where_they_were_taken() -> None:
+    stream = "main (a.py:1);stream_chat (server/gateway/chat/streaming.py:3)"
     samples = (
-        "main (a.py:1);stream_chat (server/gateway/streaming.py:3);RequestResponseCycle.send (x.py:5) 6\n"
-        "main (a.py:1);stream_chat (server/gateway/streaming.py:3);joins (server/gateway/bursts.py:9) 2\n"
-        "main (a.py:1);parse_chat (server/gateway/chat_call.py:9) 1\n"
-        "main (a.py:1);stream_chat (server/gateway/streaming.py:3);nobody (elsewhere.py:9) 1\n"
+        f"{stream};RequestResponseCycle.send (x.py:5) 6\n"
+        f"{stream};joins (server/gateway/chat/bursts.py:9) 2\n"
+        "main (a.py:1);parse_chat (server/gateway/chat/chat_call.py:9) 1\n"
+        f"{stream};nobody (elsewhere.py:9) 1\n"
     )
     shares = _shares(samples)
     assert sum(shares.values()) == pytest.approx(1)

@@ -13,12 +13,12 @@ from prometheus_client import CollectorRegistry
 
 from server.budget.receipt import count_tokens
 from server.budget.spec import EndedBy
+from server.gateway.access.metering import Used
+from server.gateway.access.reservation import THINKING, TOTAL
 from server.gateway.errors import QuotaExceeded
-from server.gateway.metering import Used
 from server.gateway.observe.observation import EngineWatch, Observation, SettledChoice, Sink
 from server.gateway.observe.outcomes import QUOTA_REASONS, EngineFailure, quota_reason
 from server.gateway.observe.series import Counts, Distribution, Distributions, Everything
-from server.gateway.reservation import THINKING, TOTAL
 
 _TOKENS = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 _RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.999, 1.0)

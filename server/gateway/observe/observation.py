@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from server.budget.receipt import EngineReceipt
-from server.gateway.chat_call import ChatCall, EngineCall
+from server.gateway.chat.chat_call import ChatCall, EngineCall
 from server.gateway.observe.observer import Observer
 from server.gateway.observe.outcomes import EngineFailure, Outcome, engine_failure, outcome_of
 from server.gateway.observe.series import Distribution
 from server.gateway.observe.trace_context import TraceContext
 
 if TYPE_CHECKING:
-    from server.gateway.access import Caller
-    from server.gateway.engine import ChatEngine
-    from server.gateway.metering import Used
-    from server.gateway.receipts import Finish
+    from server.gateway.access.callers import Caller
+    from server.gateway.access.metering import Used
+    from server.gateway.chat.receipts import Finish
+    from server.gateway.engines.engine import ChatEngine
 
 Api = Literal["chat", "messages", "responses", "completions", "embeddings"]
 Phase = Literal["received", "queued", "prefill", "thinking", "answering", "generating"]

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from starlette.datastructures import Headers
 
 from server import __version__
+from server.gateway.engines.upstream import EnginePool
 from server.gateway.metrics import EngineCollector, QueueCollector
 from server.gateway.observe.instruments import NO_MODEL, Instruments
 from server.gateway.observe.observation import Api, EngineWatch, Observation, Sink
@@ -21,7 +22,6 @@ from server.gateway.observe.observer import UNOBSERVED, Observer
 from server.gateway.observe.request_log import RequestLog
 from server.gateway.observe.trace_context import TraceContext, enter_trace, read_trace_context
 from server.gateway.settings import Settings, SettingsError
-from server.gateway.upstream import EnginePool
 
 if TYPE_CHECKING:
     from server.gateway.observe.tracing import Tracing

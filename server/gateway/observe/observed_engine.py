@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from server.budget.receipt import EngineReceipt
-from server.gateway.chat_call import EngineCall
+from server.gateway.chat.chat_call import EngineCall
 from server.gateway.errors import GatewayError
 from server.gateway.observe.observation import Clock, EngineWatch, Observation
 
 if TYPE_CHECKING:
-    from server.gateway.engine import ChatEngine
+    from server.gateway.engines.engine import ChatEngine
 
 OnEvent = Callable[[dict[str, Any]], Awaitable[None]]
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, cast
 from starlette.types import Scope
 
 if TYPE_CHECKING:
-    from server.gateway.chat_call import ChatCall
-    from server.gateway.engine import ChatEngine
-    from server.gateway.metering import Used
+    from server.gateway.access.metering import Used
+    from server.gateway.chat.chat_call import ChatCall
+    from server.gateway.engines.engine import ChatEngine
 
 
 class Observer:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from server.budget.receipt import receipt
-from server.gateway.chat_call import EngineCall
-from server.gateway.completion import answer_call
-from server.gateway.engine import ChatEngine
+from server.gateway.chat.chat_call import EngineCall
+from server.gateway.chat.completion import answer_call
+from server.gateway.engines.engine import ChatEngine
 from server.gateway.errors import GatewayError
 from server.gateway.parallel.answer_text import extract_answer
 from server.gateway.parallel.equivalence import Key, answer_key

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from server.budget.families import FAMILIES
 from server.budget.markers import MarkerIds
-from server.gateway.completions_vllm import VllmCompletions
-from server.gateway.engine import Engine
+from server.gateway.engines.engine import Engine
 from server.gateway.errors import EngineMisbehaved
+from server.gateway.rounds.completions_vllm import VllmCompletions
 
 
 @dataclass(frozen=True, slots=True)

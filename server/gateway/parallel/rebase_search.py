@@ -15,12 +15,10 @@ from typing import Any
 import orjson
 
 from server.budget.spec import DEFAULT_ANSWER_RESERVE_TOKENS
-from server.gateway.chat_call import EngineCall
-from server.gateway.completions import Ask, Part
-from server.gateway.completions_vllm import VllmCompletions
-from server.gateway.engine import Engine
+from server.gateway.chat.chat_call import EngineCall
+from server.gateway.chat.gather import run_all
+from server.gateway.engines.engine import Engine
 from server.gateway.errors import EngineMisbehaved
-from server.gateway.gather import run_all
 from server.gateway.parallel.answer_text import extract_answer
 from server.gateway.parallel.equivalence import answer_key
 from server.gateway.parallel.fields import ParallelSpec
@@ -28,7 +26,9 @@ from server.gateway.parallel.markers import ThinkingMarkers
 from server.gateway.parallel.rebase import Node, Tree, allocate
 from server.gateway.parallel.reward import RewardModel
 from server.gateway.parallel.vote import Ballot, is_decided
-from server.gateway.rounds_fields import prompt_fields
+from server.gateway.rounds.completions import Ask, Part
+from server.gateway.rounds.completions_vllm import VllmCompletions
+from server.gateway.rounds.fields import prompt_fields
 
 _SEED_STRIDE = 1_000_003
 _INT64 = 2**63

@@ -9,9 +9,11 @@ from typing import Any
 import orjson
 
 from server.budget.spec import BudgetError
-from server.gateway.chat_call import ChatCall, EngineCall
-from server.gateway.completion import answer_call
-from server.gateway.engine import ChatEngine, Engine
+from server.gateway.chat.chat_call import ChatCall, EngineCall
+from server.gateway.chat.completion import answer_call
+from server.gateway.chat.receipts import merged_usage, reasoning_details
+from server.gateway.chat.streaming import EmitChunk, StreamShape
+from server.gateway.engines.engine import ChatEngine, Engine
 from server.gateway.errors import InvalidRequest
 from server.gateway.parallel.branch import Branch, run_branches
 from server.gateway.parallel.fields import PARALLEL, TOTAL, ParallelSpec
@@ -19,9 +21,7 @@ from server.gateway.parallel.judge import RewardJudge
 from server.gateway.parallel.rebase_engine import RebaseEngine, check_rebase
 from server.gateway.parallel.reward import RewardModel
 from server.gateway.parallel.vote import Ballot, Verdict, best_of, is_decided, verdict
-from server.gateway.receipts import merged_usage, reasoning_details
 from server.gateway.settings import Settings
-from server.gateway.streaming import EmitChunk, StreamShape
 
 _ENDING = ("finish_reason", "stop_reason", "thinking_budget", "parallel")
 OnProgress = Callable[[dict[str, Any]], Awaitable[None]]

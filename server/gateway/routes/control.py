@@ -8,13 +8,13 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
-from server.gateway.access import caller_of
-from server.gateway.answer_forms import ChatForm
-from server.gateway.body import read_body
-from server.gateway.chat_service import answer_chat
+from server.gateway.access.callers import caller_of
+from server.gateway.apis.answer_forms import ChatForm
+from server.gateway.apis.body import read_body
+from server.gateway.chat.chat_service import answer_chat
 from server.gateway.context import context_of
 from server.gateway.errors import CompletionNotFound, Conflict, InvalidRequest
-from server.gateway.think_more import ThinkMoreRequest, continuation
+from server.gateway.live.think_more import ThinkMoreRequest, continuation
 from server.gateway.validation import invalid_request
 from server.gateway.workers.fleet import fleet_of
 

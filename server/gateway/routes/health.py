@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from server import __version__
-from server.gateway.access import is_admin
+from server.gateway.access.callers import is_admin
 from server.gateway.errors import Forbidden
 from server.gateway.workers.fleet import fleet_of
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from server.gateway.answer_forms import MessagesForm
-from server.gateway.api_schemas import reference
-from server.gateway.body import read_body
-from server.gateway.chat_call import ChatCall, parse_chat
-from server.gateway.chat_service import answer_chat, count_prompt
+from server.gateway.apis.answer_forms import MessagesForm
+from server.gateway.apis.api_schemas import reference
+from server.gateway.apis.body import read_body
+from server.gateway.apis.messages_request import chat_fields_of_messages
+from server.gateway.chat.chat_call import ChatCall, parse_chat
+from server.gateway.chat.chat_service import answer_chat, count_prompt
 from server.gateway.context import context_of
-from server.gateway.messages_request import chat_fields_of_messages
 from server.gateway.routes.direct import DirectRoute
 
 router = APIRouter(prefix="/v1/messages", tags=["messages"], route_class=DirectRoute)

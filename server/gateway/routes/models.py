@@ -6,9 +6,9 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from server.gateway.access import caller_of
+from server.gateway.access.callers import caller_of
 from server.gateway.context import context_of
-from server.gateway.engine import Engine
+from server.gateway.engines.engine import Engine
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 

@@ -15,16 +15,16 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from server.budget.spec import BUDGET_FIELDS, ThinkingBudget
-from server.gateway.access import Caller, caller_of, resolve_model
-from server.gateway.body import read_body
-from server.gateway.boundary import identify
-from server.gateway.chat_fields import RESERVED_XARGS
+from server.gateway.access.callers import Caller, caller_of, resolve_model
+from server.gateway.apis.body import read_body
+from server.gateway.chat.chat_fields import RESERVED_XARGS
+from server.gateway.chat.sse import Emit, EventStream
+from server.gateway.connection.boundary import identify
+from server.gateway.connection.disconnect import unless_disconnected
 from server.gateway.context import context_of
-from server.gateway.disconnect import unless_disconnected
-from server.gateway.engine import Engine
+from server.gateway.engines.engine import Engine
 from server.gateway.errors import EngineRefused, Forbidden, InvalidRequest
 from server.gateway.observe.observer import observer_of
-from server.gateway.sse import Emit, EventStream
 from server.gateway.validation import show
 
 router = APIRouter(tags=["pass-through"])

@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from server import __version__
-from server.gateway.guard import PLAYGROUND_PREFIX
+from server.gateway.access.guard import PLAYGROUND_PREFIX
 
 FOLDER = Path(__file__).parents[1] / "playground"
 CONTENT_SECURITY_POLICY = "; ".join(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from server.gateway.answer_forms import ResponsesForm
-from server.gateway.api_schemas import reference
-from server.gateway.body import read_body
-from server.gateway.chat_call import parse_chat
-from server.gateway.chat_service import answer_chat
+from server.gateway.apis.answer_forms import ResponsesForm
+from server.gateway.apis.api_schemas import reference
+from server.gateway.apis.body import read_body
+from server.gateway.apis.responses_request import chat_fields_of_responses
+from server.gateway.chat.chat_call import parse_chat
+from server.gateway.chat.chat_service import answer_chat
 from server.gateway.context import context_of
-from server.gateway.responses_request import chat_fields_of_responses
 from server.gateway.routes.direct import DirectRoute
 
 router = APIRouter(tags=["responses"], route_class=DirectRoute)

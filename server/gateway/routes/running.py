@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request
 
-from server.gateway.access import is_admin
+from server.gateway.access.callers import is_admin
 from server.gateway.context import context_of
 from server.gateway.errors import Forbidden
 from server.gateway.workers.fleet import fleet_of

@@ -17,9 +17,9 @@ import aiohttp
 from starlette.requests import Request
 
 from server.gateway import errors
-from server.gateway.engine import Engine
+from server.gateway.engines.engine import Engine
 from server.gateway.errors import CompletionNotFound, Conflict, GatewayError, Overloaded
-from server.gateway.kept_thinking import INT32, Kept, KeptChoice
+from server.gateway.live.kept_thinking import INT32, Kept, KeptChoice
 from server.gateway.observe.observatory import describe_running
 from server.gateway.settings import Settings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from server.gateway.keys import KeysError, read_keys
+from server.gateway.access.keys import KeysError, read_keys
 from server.gateway.settings import Settings, SettingsError
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import aiohttp
 import structlog
 
+from server.gateway.connection.stopping import CLOSING_S, drain_times_s
 from server.gateway.settings import Settings
-from server.gateway.stopping import CLOSING_S, drain_times_s
 from server.gateway.workers.fleet import socket_session
 from server.gateway.workers.hub import Hub
 from server.gateway.workers.inside import site

@@ -1,0 +1,1 @@
+"""From a chat request to its answer: checked, settled, asked, streamed."""

@@ -1,0 +1,269 @@
+"""What a chat request asks for, checked, and the engine requests it becomes. Pure: no I/O."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, Self
+
+import orjson
+from pydantic import ValidationError
+
+from server.budget.aliases import Asked, read_chat
+from server.budget.forms import ALIAS_ROOTS, OPEN_OBJECTS
+from server.budget.receipt import Origin
+from server.budget.spec import BUDGET_FIELDS, ThinkingBudget
+from server.gateway.chat.bursts import Burst
+from server.gateway.chat.chat_conflicts import check_conflicts
+from server.gateway.chat.chat_fields import ENGINE_IGNORES, KNOWN_FIELDS, UNSUPPORTED_OPENAI_FIELDS
+from server.gateway.chat.chat_request import ChatCompletionRequest
+from server.gateway.chat.granularity import STREAM_GRANULARITY, Granularity
+from server.gateway.errors import InvalidRequest
+from server.gateway.parallel.fields import PARALLEL, ParallelSpec, check_combination, shared_budget
+from server.gateway.validation import did_you_mean, invalid_request, show
+
+_NOT_FORWARDED = frozenset(BUDGET_FIELDS) | {"request_id", "n"}
+_SWITCHES = ("enable_thinking", "thinking")
+"""What chat templates that can be told whether to think call it."""
+
+
+class Continued(Protocol):
+    """A choice of an earlier completion: token ids of its prompt and its output."""
+
+    @property
+    def prompt(self) -> Sequence[int]: ...
+    @property
+    def output(self) -> Sequence[int]: ...
+    @property
+    def thinking_end(self) -> int | None:
+        """Output position one past the last thinking token, where it is known."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ChatCall:
+    """A client's request, valid as far as it can be known without an engine."""
+
+    fields: dict[str, Any]
+    """The client's own JSON; fields that are null are left out, as null means absent, and what other
+    dialects say of thinking is translated for the engine."""
+    asked: Asked
+    budget: ThinkingBudget
+    """What is to be enforced: as asked until the policy is applied."""
+    origin: Origin
+    roots: frozenset[str] = frozenset()
+    """The fields of the client's own JSON, in its own dialect."""
+    parallel: ParallelSpec | None = None
+    continues: Continued | None = None
+    """Set: there are no messages; the thinking of another completion goes on."""
+    granularity: Granularity | None = None
+    """Of its stream; None: as the server says."""
+
+    def limited(self, budget: ThinkingBudget, *, by: tuple[str, ...]) -> Self:
+        """The same request with what limits outside of it leave of its budget; `by` is for the receipt."""
+        if budget is self.budget and not by:
+            return self
+        origin = replace(self.origin, clamped_by=(*self.origin.clamped_by, *by))
+        return replace(self, budget=budget, origin=origin)
+
+    @property
+    def model(self) -> str | None:
+        return self.fields.get("model")
+
+    @property
+    def num_choices(self) -> int:
+        return int(self.fields.get("n", 1))
+
+    @property
+    def num_generations(self) -> int:
+        """How often the engine is to answer: once per choice, or once per branch."""
+        return self.num_choices if self.parallel is None else self.parallel.width
+
+    @property
+    def stream(self) -> bool:
+        return self.fields.get("stream", False) is True
+
+    @property
+    def hides_reasoning(self) -> bool:
+        return self.asked.hides_thinking
+
+    @property
+    def wants_reasoning_details(self) -> bool:
+        """OpenRouter's clients read the thinking there."""
+        return "reasoning" in self.roots
+
+    @property
+    def wants_usage_chunk(self) -> bool:
+        return self.fields.get("stream_options", {}).get("include_usage") is True
+
+    @property
+    def beam_search(self) -> bool:
+        return self.fields.get("use_beam_search") is True
+
+    @property
+    def answer_is_constrained(self) -> bool:
+        """Whether a grammar or a tool parser reads the answer: a forced answer prompt would break it."""
+        format_type = self.fields.get("response_format", {}).get("type", "text")
+        return format_type != "text" or "tools" in self.fields or "structured_outputs" in self.fields
+
+    @property
+    def room(self) -> tuple[str, int] | None:
+        """The field that limits the completion tokens and its value."""
+        for name in ("max_completion_tokens", "max_tokens"):
+            if name in self.fields:
+                return name, self.fields[name]
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCall:
+    """One request to an engine."""
+
+    index: int | None
+    """The index its only choice has for the client; None leaves the engine's own (beam search)."""
+    body: bytes
+    request_id: str
+    receipt_id: str | None
+    """Set if the request has a budget."""
+    budget: ThinkingBudget
+    origin: Origin = field(default_factory=Origin)
+    returns_ids: bool = False
+    """Whether the client gets the token ids, and with them the receipt's positions."""
+    burst: Burst = field(default_factory=Burst)
+    """Shared by the calls of a request."""
+
+
+def parse_chat(fields: Mapping[str, Any]) -> ChatCall:
+    """Check a request body.
+
+    Raises:
+        InvalidRequest, BudgetError: a field is unknown, of the wrong type, out of its limits, or contradicts
+            another; `param` names it.
+    """
+    _check_names(fields)
+    try:
+        ChatCompletionRequest.model_validate(fields)
+    except ValidationError as error:
+        raise invalid_request(error) from None
+    given = {name: value for name, value in fields.items() if value is not None}
+    asked = read_chat(given)
+    check_conflicts(given, asked.budget)
+    parallel = ParallelSpec.of(given)
+    if parallel is not None:
+        check_combination(parallel, given)
+        asked = shared_budget(parallel, asked)
+        given.pop(PARALLEL)
+    granularity: Granularity | None = given.pop(STREAM_GRANULARITY, None)
+    origin = Origin(asked.budget.requested(), asked.requested_as)
+    roots = frozenset(given)
+    return ChatCall(
+        _engine_fields(given, asked),
+        asked,
+        asked.budget,
+        origin,
+        roots,
+        parallel,
+        granularity=granularity,
+    )
+
+
+def engine_calls(
+    call: ChatCall, *, model: str, request_id: str, wants_prompt_ids: bool = False
+) -> list[EngineCall]:
+    """One engine request per choice or branch: each has its own budget and its own receipt.
+
+    Args:
+        wants_prompt_ids: the first chunk has to have `prompt_token_ids`; it has to be an engine that can.
+    """
+    searches = call.parallel is not None and call.parallel.method == "rebase"
+    count = 1 if call.beam_search or searches else call.num_generations
+    burst, extra = Burst(), {"return_token_ids": True} if wants_prompt_ids else {}
+    return [_engine_call(call, extra, index, count, model, request_id, burst) for index in range(count)]
+
+
+def _engine_call(
+    call: ChatCall,
+    extra: Mapping[str, Any],
+    index: int,
+    count: int,
+    model: str,
+    request_id: str,
+    burst: Burst,
+) -> EngineCall:
+    body = {name: value for name, value in call.fields.items() if name not in _NOT_FORWARDED}
+    # Without it vLLM lets the grammar begin inside the thinking; we hide the reasoning ourselves.
+    body |= {"model": model, "include_reasoning": True, **extra}
+    if call.beam_search:
+        body["n"] = call.num_choices
+    if call.parallel is not None:
+        # Only the chosen branch is streamed, once it is known.
+        body = {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
+    elif call.stream:
+        body["stream_options"] = call.fields.get("stream_options", {}) | {"include_usage": True}
+    if "seed" in body:
+        # As vLLM seeds the choices of one request.
+        body["seed"] += index
+    receipt_id = None
+    if call.budget.is_set:
+        receipt_id = secrets.token_hex(16)
+        body["vllm_xargs"] = body.get("vllm_xargs", {}) | _xargs(call, receipt_id)
+    return EngineCall(
+        index=None if call.beam_search else index,
+        body=orjson.dumps(body),
+        request_id=request_id if count == 1 else f"{request_id}-{index}",
+        receipt_id=receipt_id,
+        budget=call.budget,
+        origin=call.origin,
+        returns_ids=call.fields.get("return_token_ids") is True and not call.hides_reasoning,
+        burst=burst,
+    )
+
+
+def _xargs(call: ChatCall, receipt_id: str) -> dict[str, Any]:
+    xargs: dict[str, Any] = {**call.budget.requested(), "receipt_id": receipt_id}
+    if call.answer_is_constrained:
+        xargs["answer_prompt"] = 0
+    return xargs
+
+
+def _check_names(fields: Mapping[str, Any]) -> None:
+    for name, value in fields.items():
+        if name in KNOWN_FIELDS:
+            if name in ENGINE_IGNORES and value:
+                raise InvalidRequest(
+                    f"`{name}` has no effect on chat completions. Given: {show(value)}", param=name
+                )
+        elif name not in UNSUPPORTED_OPENAI_FIELDS:
+            raise InvalidRequest(
+                f"`{name}` is not a field of chat completions.{did_you_mean(name, KNOWN_FIELDS)}", param=name
+            )
+        elif value is not None:
+            raise InvalidRequest(
+                f"`{name}` is not supported by this server. Given: {show(value)}", param=name
+            )
+
+
+def _engine_fields(given: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+    """The request without other dialects' fields: an effort and a wish to think go to the chat template.
+
+    A template is told of an effort, and of thinking that was asked for. It isn't told to leave thinking out:
+    the budget does that, for every template, and the engine's parser would take a switched-off request's
+    forced marker for content.
+    """
+    fields = {name: value for name, value in given.items() if name not in ALIAS_ROOTS - OPEN_OBJECTS}
+    if asked.hides_thinking:
+        # The gateway hides it, but not what an engine's own chat route calls it: see check_chat_fields.
+        fields["include_reasoning"] = False
+    kwargs = dict(given.get("chat_template_kwargs", {}))
+    if asked.thinking is False:
+        kwargs = {
+            name: value for name, value in kwargs.items() if name not in _SWITCHES or value is not False
+        }
+    elif asked.effort is not None:
+        fields["reasoning_effort"] = asked.effort
+    if asked.thinking:
+        kwargs = dict.fromkeys(_SWITCHES, True) | kwargs
+    if kwargs or "chat_template_kwargs" in fields:
+        fields["chat_template_kwargs"] = kwargs
+    return fields

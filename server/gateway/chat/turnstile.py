@@ -1,0 +1,334 @@
+"""What every request that generates passes between being understood and being sent to an engine.
+
+In this order: the key's quotas (a reservation), then room in an engine (perhaps a wait). Afterwards the
+reservation becomes what was really used, whatever has happened in between. A route has the policy applied
+(`settle.py`) and does the rest with
+
+    return context.turnstile.admit(request, model, call, respond)
+
+where `respond(grant)` gives the response.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from server.budget.spec import ThinkingBudget
+from server.gateway.access.callers import Caller, caller_of
+from server.gateway.access.guard import tell
+from server.gateway.access.ledger import Ledger, Outcome
+from server.gateway.access.metering import Meter, Used
+from server.gateway.access.reservation import THINKING, TOTAL, Wish, quota_headers, refusal
+from server.gateway.chat.chat_call import ChatCall
+from server.gateway.chat.chat_conflicts import check_beam_search
+from server.gateway.connection.disconnect import unless_disconnected
+from server.gateway.connection.drain import CutOff, Drain
+from server.gateway.engines.admission import Admission, shrunk
+from server.gateway.engines.balance import Prefix
+from server.gateway.engines.demand import Demand
+from server.gateway.engines.engine import ChatEngine, Engine
+from server.gateway.engines.upstream import EnginePool
+from server.gateway.errors import EngineDied, EngineUnavailable, InvalidRequest, QuotaStoreUnavailable
+from server.gateway.observe.observer import Observer, observer_of
+from server.gateway.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+_SETTLE_ATTEMPTS = 4
+_SETTLE_RETRY_S = 0.5
+_LAST_SETTLEMENTS_S = 5
+"""When the gateway ends, those that ended just now are waited for so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Leave to generate."""
+
+    engine: Engine
+    call: ChatCall
+    """With the budget that is to be enforced."""
+    account: Account | None
+    """None: nothing is counted."""
+
+    def watched(self, answering: ChatEngine) -> ChatEngine:
+        """`answering`, in such a way that what it uses is counted. All generation has to go through this."""
+        counts = self.account is not None and self.account.counts_tokens
+        return self.account.meter.watched(answering) if self.account is not None and counts else answering
+
+    async def settle(self) -> None:
+        """Charge what was used, now that it is known; to be called before the client sees the end."""
+        if self.account is not None and self.account.meter.complete:
+            await self.account.settle()
+
+
+@dataclass(slots=True)
+class Account:
+    """A reservation and what becomes of it."""
+
+    turnstile: Turnstile
+    name: str
+    reservation: str
+    meter: Meter
+    counts_tokens: bool
+    """False: only its place is to be freed."""
+    observer: Observer
+    settled: bool = False
+
+    async def settle(self, *, after_inquiry: bool = False) -> None:
+        if not self.settled:
+            self.settled = True
+            await self.turnstile.finish(self._settle(after_inquiry))
+
+    async def _settle(self, after_inquiry: bool) -> None:
+        if after_inquiry:
+            await self.meter.inquire()
+        used = self.meter.used()
+        if self.counts_tokens:
+            self.observer.charged(used)
+        await self.turnstile.charge(self.name, self.reservation, used)
+
+
+Respond = Callable[[Grant], Awaitable[Response]]
+
+
+class Turnstile:
+    """Renews its reservations from `async with` on."""
+
+    def __init__(self, settings: Settings, pool: EnginePool, ledger: Ledger, drain: Drain) -> None:
+        self.admission = Admission(settings, pool)
+        self._settings = settings
+        self._pool = pool
+        self._ledger = ledger
+        self._drain = drain
+        self._open: dict[str, set[str]] = {}
+        self._finishing: set[asyncio.Task[Any]] = set()
+        self._renewing: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._renewing = asyncio.create_task(self._renew())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._finishing:
+            await asyncio.wait(self._finishing, timeout=_LAST_SETTLEMENTS_S)
+        for task in tuple(self._finishing):
+            task.cancel()
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.gather(self._renewing, return_exceptions=True)
+        await self._ledger.close()
+
+    def admit(self, request: Request, model: str, call: ChatCall, respond: Respond) -> Response:
+        """A response that gets its grant before it asks `respond` what it is.
+
+        If its engine dies before the client has been sent anything, another one is asked, if there is one.
+
+        Raises, when it is sent:
+            Forbidden, QuotaExceeded, Overloaded, QuotaStoreUnavailable
+            InvalidRequest, EngineUnavailable: as `EnginePool.able`.
+        """
+        cut_off = self._drain.cut_off if self.admission.is_on else None
+
+        def enter(avoiding: frozenset[str]) -> AbstractAsyncContextManager[Grant]:
+            return self.enter(request, model, call, avoiding=avoiding)
+
+        def has_other(grant: Grant, avoiding: frozenset[str]) -> bool:
+            try:
+                able = self._pool.able(model, grant.call.budget)
+            except (EngineUnavailable, InvalidRequest):
+                return False
+            return any(engine.url not in avoiding for engine in able)
+
+        return _Admitted(enter, respond, has_other, cut_off=cut_off)
+
+    @contextlib.asynccontextmanager
+    async def enter(
+        self, request: Request, model: str, call: ChatCall, *, avoiding: frozenset[str] = frozenset()
+    ) -> AsyncIterator[Grant]:
+        """The grant of a request, and its settlement afterwards. Raises: as `admit`.
+
+        Args:
+            avoiding: URLs of engines that have just failed this request.
+        """
+        caller = caller_of(request)
+        caller.check_model(model)
+        demand = Demand.of_chat(call, context=self._pool.context(model))
+        budget = call.budget
+        async with AsyncExitStack() as stack:
+            budget, account, by_quota = await self._reserve(stack, request, call, budget, demand)
+            budget, by_load = self._shrink(model, budget, demand)
+            call = call.limited(budget, by=(*by_quota, *by_load))
+            tokens = demand.held(budget, answer_tokens=self._settings.admission_answer_tokens) or 0
+            engine = await stack.enter_async_context(
+                self.admission.place(
+                    model,
+                    budget,
+                    tokens=tokens,
+                    prefix=Prefix(model, call.fields),
+                    account=caller.account,
+                    avoiding=avoiding,
+                )
+            )
+            yield Grant(engine, call, account)
+
+    async def _reserve(
+        self, stack: AsyncExitStack, request: Request, call: ChatCall, budget: ThinkingBudget, demand: Demand
+    ) -> tuple[ThinkingBudget, Account | None, tuple[str, ...]]:
+        caller = caller_of(request)
+        if not caller.quotas.needs_ledger:
+            return budget, None, ()
+        names_maximum = "max_thinking_tokens" in call.origin.requested
+        wish = Wish.of(demand, budget, caller.quotas, named_maximum=names_maximum)
+        wish.check_possible(caller)
+        id = uuid.uuid4().hex
+        outcome = await self._reserved(caller, id, wish)
+        tell(request, quota_headers(outcome))
+        if outcome.refused_by is not None:
+            raise refusal(caller, wish, outcome)
+        meter = Meter.of(
+            demand, thinking=outcome.amounts.get(THINKING, 0), total=outcome.amounts.get(TOTAL, 0)
+        )
+        observer = observer_of(request.scope)
+        observer.reserved(outcome.amounts)
+        account = Account(self, caller.account, id, meter, caller.quotas.counts_tokens, observer)
+        self._open.setdefault(caller.account, set()).add(id)
+        stack.push_async_callback(self._leave, account)
+        granted = wish.granted(budget, outcome, thinking_off=call.asked.thinking is False)
+        if granted == budget:
+            return budget, account, ()
+        check_beam_search(call.fields, granted)
+        return granted, account, ("quota",)
+
+    async def _reserved(self, caller: Caller, id: str, wish: Wish) -> Outcome:
+        """Reserve; if that can't be finished, whatever came of it is taken back."""
+        reserving = self._keep(
+            self._ledger.reserve(caller.account, id, wish.asks, concurrency=caller.quotas.concurrency)
+        )
+        try:
+            return await asyncio.shield(reserving)
+        except (asyncio.CancelledError, QuotaStoreUnavailable):
+            self._keep(self._take_back(caller.account, id, reserving))
+            raise
+
+    async def _take_back(self, account: str, id: str, reserving: asyncio.Task[Outcome]) -> None:
+        await asyncio.wait({reserving})
+        await self.charge(account, id, Used(0, 0))
+
+    async def _leave(self, account: Account) -> None:
+        """The response has ended, one way or another."""
+        meter = account.meter
+        if meter.complete or not meter.tallies:
+            await account.settle()
+        else:
+            # The engine is asked without anybody having to wait for it.
+            self._keep(account.settle(after_inquiry=True))
+
+    def _shrink(
+        self, model: str, budget: ThinkingBudget, demand: Demand
+    ) -> tuple[ThinkingBudget, tuple[str, ...]]:
+        if not self.admission.is_on or self._settings.shrink_above is None:
+            return budget, ()
+        pressure = self.admission.pressure(model, budget)
+        smaller = shrunk(budget, most=demand.thinking(budget), pressure=pressure, settings=self._settings)
+        return smaller, () if smaller == budget else ("load",)
+
+    async def charge(self, account: str, id: str, used: Used) -> None:
+        """Settle a reservation. The store may be away for a moment; settling twice does no harm."""
+        amounts = {THINKING: used.thinking, TOTAL: used.total}
+        try:
+            for attempt in range(_SETTLE_ATTEMPTS):
+                try:
+                    await self._ledger.settle(account, id, amounts)
+                    return
+                except QuotaStoreUnavailable:
+                    await asyncio.sleep(_SETTLE_RETRY_S * 2**attempt)
+            log.error("reservation not settled; it stays spent", account=account)
+        finally:
+            self._closed(account, id)
+
+    async def finish(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for `work`, which goes on if the waiting is cancelled."""
+        await asyncio.shield(self._keep(work))
+
+    def _keep(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.create_task(work)
+        self._finishing.add(task)
+        task.add_done_callback(self._kept)
+        return task
+
+    def _kept(self, task: asyncio.Task[Any]) -> None:
+        self._finishing.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, QuotaStoreUnavailable):
+            log.error("settlement failed", exc_info=error)
+
+    def _closed(self, account: str, id: str) -> None:
+        ids = self._open.get(account, set())
+        ids.discard(id)
+        if not ids:
+            self._open.pop(account, None)
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.lease_s / 3)
+            with contextlib.suppress(QuotaStoreUnavailable):
+                await self._ledger.renew({account: tuple(ids) for account, ids in self._open.items()})
+
+
+class _Admitted(Response):
+    def __init__(
+        self,
+        enter: Callable[[frozenset[str]], AbstractAsyncContextManager[Grant]],
+        respond: Respond,
+        has_other: Callable[[Grant, frozenset[str]], bool],
+        *,
+        cut_off: CutOff | None,
+    ) -> None:
+        super().__init__()
+        self._enter = enter
+        self._respond = respond
+        self._has_other = has_other
+        self._cut_off = cut_off
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sent = False
+
+        async def send_on(message: Message) -> None:
+            nonlocal sent
+            sent = True
+            await send(message)
+
+        failed: frozenset[str] = frozenset()
+        while True:
+            async with AsyncExitStack() as stack:
+                grant = await self._granted(stack, receive, failed)
+                try:
+                    response = await self._respond(grant)
+                    await response(scope, receive, send_on)
+                    return
+                except EngineDied:
+                    failed |= {grant.engine.url}
+                    if sent or not self._has_other(grant, failed):
+                        raise
+                    log.warning("engine died; another is asked", url=grant.engine.url)
+
+    async def _granted(self, stack: AsyncExitStack, receive: Receive, failed: frozenset[str]) -> Grant:
+        entering = stack.enter_async_context(self._enter(failed))
+        if self._cut_off is None:
+            return await entering
+        # A client that leaves the queue frees its place at once.
+        return await unless_disconnected(receive, entering, cut_off=self._cut_off)

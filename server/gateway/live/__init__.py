@@ -1,0 +1,1 @@
+"""Requests under way that are told something, and completions that think on."""
