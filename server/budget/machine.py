@@ -37,6 +37,7 @@ class Mask(IntEnum):
     ENDS = 1
     ANSWER_START = 2
     ANSWER_START_VISIBLE = 3
+    MARKERS = 4
 
 
 class BudgetMachine:
@@ -67,6 +68,7 @@ class BudgetMachine:
         self._wait_texts = budget.wait_ids or (ids.wait,)
         self._thoughts: deque[int] = deque(maxlen=budget.loop_guard)
         self._free_answer = answer_prompt
+        self._no_end_before = budget.min_output if ids.family.marker_ends_answer else 0
         self._exit = ids.end + (ids.answer_prompt if answer_prompt else ())
         self._end_attempt = ids.end_attempt
         self._just_waited = False
@@ -89,6 +91,8 @@ class BudgetMachine:
         if self.phase is Phase.ANSWER_START:
             too_blank = self._free_answer and self._blanks >= MAX_BLANK_ANSWER_TOKENS
             return Mask.ANSWER_START_VISIBLE if too_blank else Mask.ANSWER_START
+        if self.phase is Phase.ANSWER and self.position < self._no_end_before:
+            return Mask.MARKERS
         return Mask.NONE
 
     @property
@@ -123,8 +127,8 @@ class BudgetMachine:
             return self._queue[0]
         if self.phase is Phase.THINKING and sampled in self._end_attempt:
             return self._next_wait()[0] if self._waits_now() else self.ids.end[0]
-        markers = (self.ids.start[0], self.ids.end[0])
-        if self.phase is Phase.ANSWER and self.ids.family.marker_ends_answer and sampled in markers:
+        ends_answer = self.phase is Phase.ANSWER and self.ids.family.marker_ends_answer
+        if ends_answer and sampled in masked_ids(self.ids, Mask.MARKERS):
             return self.ids.eos_token
         return sampled
 
@@ -266,3 +270,5 @@ def masked_ids(ids: MarkerIds, mask: Mask) -> frozenset[int]:
             return ids.not_first_in_answer
         case Mask.ANSWER_START_VISIBLE:
             return ids.not_first_in_answer | ids.blank
+        case Mask.MARKERS:
+            return frozenset({ids.start[0], ids.end[0]})

@@ -173,6 +173,8 @@ class EffectiveBudget:
     loop_guard: int = 0
     wait_ids: tuple[tuple[int, ...], ...] = ()
     """The request's own wait texts as token ids, used in turn; empty: the family's."""
+    min_output: int = 0
+    """The request's `min_tokens`: before so many output tokens the answer can't end."""
 
 
 def minimum_room(*, opening_tokens: int, exit_tokens: int) -> int:

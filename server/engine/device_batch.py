@@ -339,6 +339,7 @@ def _first_state(choice: SlotChoice, ids: MarkerIds) -> list[int]:
         Column.LOOP_GUARD: budget.loop_guard,
         Column.WAIT_TEXTS: len(texts),
         Column.BEGIN: 0 if choice.opened else len(ids.start),
+        Column.MIN_OUTPUT: budget.min_output,
         Column.PHASE: Phase.THINKING,
         Column.SCRIPT: Script.NONE if choice.opened else Script.OPEN,
         Column.END: -1,

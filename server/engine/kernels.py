@@ -23,7 +23,7 @@ from server.engine.scripts import EndedBy, Script
 
 
 class Column(IntEnum):
-    """A slot's state. The first nine are constant for a request."""
+    """A slot's state. The first ten are constant for a request."""
 
     MAX = 0
     """-1: no budget in this slot."""
@@ -38,24 +38,26 @@ class Column(IntEnum):
     """How many wait texts stand in the slot's row of them."""
     BEGIN = 8
     """Output position of the first thinking token."""
-    PHASE = 9
-    SCRIPT = 10
-    SCRIPT_POS = 11
-    THINKING = 12
-    WAITS = 13
-    BLANKS = 14
-    JUST_WAITED = 15
-    SEEN = 16
+    MIN_OUTPUT = 9
+    """Before so many output tokens no marker ends the answer."""
+    PHASE = 10
+    SCRIPT = 11
+    SCRIPT_POS = 12
+    THINKING = 13
+    WAITS = 14
+    BLANKS = 15
+    JUST_WAITED = 16
+    SEEN = 17
     """Output tokens that are committed to this state."""
-    END = 17
-    ANSWER_BEGIN = 18
-    ENDED_BY = 19
+    END = 18
+    ANSWER_BEGIN = 19
+    ENDED_BY = 20
     """A `scripts.EndedBy`; means something once END is set."""
-    ENDED_AT = 20
+    ENDED_AT = 21
     """Tentative: output position at which an end token was sampled and replaced; -1 for none."""
-    TOLD_AT = 21
+    TOLD_AT = 22
     """From so many output tokens on, leave the thinking (rule 10); -1: nobody said so."""
-    TOLD_BY = 22
+    TOLD_BY = 23
     """A `scripts.EndedBy`."""
 
 
@@ -104,6 +106,7 @@ _PROMPT: tl.constexpr = tl.constexpr(int(Column.PROMPT))
 _LOOP_GUARD: tl.constexpr = tl.constexpr(int(Column.LOOP_GUARD))
 _WAIT_TEXTS: tl.constexpr = tl.constexpr(int(Column.WAIT_TEXTS))
 _BEGIN: tl.constexpr = tl.constexpr(int(Column.BEGIN))
+_MIN_OUTPUT: tl.constexpr = tl.constexpr(int(Column.MIN_OUTPUT))
 _PHASE: tl.constexpr = tl.constexpr(int(Column.PHASE))
 _SCRIPT: tl.constexpr = tl.constexpr(int(Column.SCRIPT))
 _SCRIPT_POS: tl.constexpr = tl.constexpr(int(Column.SCRIPT_POS))
@@ -482,6 +485,9 @@ def plan_rows(
     forced = tl.where(in_wait, wait_token, forced)
     start_mask = tl.where(too_blank, _C_NOT_FIRST | _C_BLANK, _C_NOT_FIRST)
     mask = tl.where(starts, start_mask, tl.where(thinks & (just_waited != 0), _C_END, 0)) | _C_UNKNOWN
+    if MARKER_ENDS_ANSWER:
+        can_not_end = free & (phase == _P_ANSWER) & (seen < tl.load(s + _MIN_OUTPUT))
+        mask = tl.where(can_not_end, mask | _C_MARKER, mask)
     next_wait = tl.load(wait_tokens + (waits % wait_count) * _TEXT_TOKENS)
     replacement = tl.where(_waits_now(waits, thinking, num_waits, minimum), next_wait, end_token)
     tl.store(plan + _PLAN_FORCED, tl.where(free, -1, forced))

@@ -63,6 +63,7 @@ def resolve_budget(
         if budget.wait_text is not None:
             own = wait_ids(budget.wait_text, encode, reserved=ids.reserved, think_end=ids.family.think_end)
             effective = replace(effective, wait_ids=own)
+        effective = replace(effective, min_output=params.min_tokens)
     except BudgetError:
         # Admission refuses this; an engine without our run directory can't check there, and raising
         # here would kill it. No thinking at all keeps every maximum.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -236,6 +237,20 @@ def test_a_turn_token_ends_an_answer() -> None:
     other = BudgetMachine(toy_markers(family="qwen3"), effective(max=0), opened=True)
     forced_rest(other)
     assert run(other, [A, THINK]) == [A, THINK]
+
+
+def test_no_marker_ends_the_answer_before_min_tokens() -> None:
+    budget = replace(effective(max=2), min_output=10)
+    machine = BudgetMachine(toy_markers(), budget, opened=True)
+    machine.commit(A)
+    forced_rest(machine)
+    machine.commit(B)
+    assert machine.phase is Phase.ANSWER
+    while machine.position < 10:
+        assert machine.masked == {TURN, UNKNOWN}
+        machine.commit(C)
+    assert machine.masked == {UNKNOWN}
+    assert machine.commit(TURN) == EOS
 
 
 def test_without_an_answer_prompt_the_grammar_begins_after_the_marker() -> None:

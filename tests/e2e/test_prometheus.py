@@ -153,6 +153,7 @@ async def test_prometheus_agrees_with_the_receipts(served: Running, tmp_path: Pa
             # Twice: a counter that begins with its first event shows no rate before the second.
             for _ in range(2):
                 answers += [await ask(client, **fields) for fields in SCRIPT]
+                assert answers[-3]["choices"][0]["thinking_budget"]["answer_tokens"] > 30
                 refused = await client.post(CHAT, json=ASK | {"max_thinking_tokens": 40}, headers=bob)
                 assert refused.status_code == 429
                 await _check_sums(prometheus, answers, made)

@@ -41,6 +41,7 @@ budgets = st.builds(
     clamped_by=st.just(()),
     loop_guard=st.sampled_from([0, 8, 9, 12]),
     wait_ids=st.sampled_from([(), ((30,),), ((WAIT, WAIT_TAIL), (30,), (30, 31, 32))]),
+    min_output=st.sampled_from([0, 0, 12, 40]),
 )
 long_budgets = st.builds(
     EffectiveBudget,
@@ -165,6 +166,8 @@ class Bench:
             return everything
         if mask is Mask.ENDS:
             return everything - self.ids.end_attempt
+        if mask is Mask.MARKERS:
+            return everything - {self.ids.start[0], self.ids.end[0]}
         blank = self.ids.blank if mask is Mask.ANSWER_START_VISIBLE else frozenset()
         return everything - self.ids.not_first_in_answer - blank
 

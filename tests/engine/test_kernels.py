@@ -49,6 +49,7 @@ budgets = st.builds(
     clamped_by=st.just(()),
     loop_guard=st.sampled_from([0, 0, 8, 9, 12, 21]),
     wait_ids=st.sampled_from([(), ((30,),), ((WAIT, WAIT_TAIL), (30,), (30, 31, 32)), ((WAIT, DOT),)]),
+    min_output=st.sampled_from([0, 0, 12, 40]),
 )
 marker_sets = st.builds(
     toy_markers,

@@ -51,6 +51,8 @@ MUTATIONS: tuple[tuple[str, str, str], ...] = (
         "(free & (phase == _P_ANSWER)).to(tl.int32)",
         "(free & (phase > 9)).to(tl.int32)",
     ),
+    ("no marker before `min_tokens`", "mask | _C_MARKER, mask", "mask, mask"),
+    ("`min_tokens` itself", "(seen < tl.load(s + _MIN_OUTPUT))", "(seen <= tl.load(s + _MIN_OUTPUT))"),
     ("ends by the model", "ended_by = tl.where(ending, _BY_MODEL, ended_by)", ""),
     ("ends by a loop", "tl.where(loops, _BY_LOOP,", "tl.where(loops, _BY_MAXIMUM,"),
     ("left after the next token", "(seen >= told_at)", "(seen > told_at)"),
