@@ -302,6 +302,7 @@ def test_fixed_batches(seed: int) -> None:
             clamped_by=(),
             loop_guard=rng.choice([0, 8, 9, 12]),
             wait_ids=rng.choice([(), ((30,), (30, 31)), ((WAIT, DOT),)]),
+            min_output=rng.choice([0, 40]),
         )
         opened, answer_prompt = rng.random() < 0.6, rng.random() < 0.6
         bench.add(budget if rng.random() < 0.85 else None, opened=opened, answer_prompt=answer_prompt)
@@ -316,6 +317,15 @@ def test_many_waits(seed: int, texts: tuple[tuple[int, ...], ...]) -> None:
     bench.likely = [EOS, 25]
     for _ in range(4):
         budget = EffectiveBudget(max=60, min=0, num_waits=50, landing=40, clamped_by=(), wait_ids=texts)
+        bench.add(budget, opened=True, answer_prompt=True)
+    _run(bench, steps=40, drafts=seed)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_answers_with_min_tokens(seed: int) -> None:
+    bench = Bench(toy_markers(), seed)
+    for least in (20, 25, 30, 60):
+        budget = EffectiveBudget(max=2, min=0, num_waits=0, landing=0, clamped_by=(), min_output=least)
         bench.add(budget, opened=True, answer_prompt=True)
     _run(bench, steps=40, drafts=seed)
 
