@@ -15,9 +15,8 @@ from loadtest.bench.engines import DEMO
 from loadtest.bench.processes import BenchError
 from loadtest.bench.report import Page
 from loadtest.client.compare import Ratio
-from loadtest.gpu_check.overhead import ARMS
+from loadtest.gpu_check.overhead import ARMS, CONTROLS
 
-_BASELINES = {"vLLM's own": "none", "ours, inactive": "none", "ours, active": "none, biased"}
 _BARS = {"ours, inactive": 0.99, "ours, active": 0.97}
 
 
@@ -47,10 +46,10 @@ def main(
     values = {(s["shape"], s["arm"], s["batch"]): s["tokens_per_s"] for s in found["speeds"]}
     rows: list[list[object]] = []
     for (shape, arm, batch), speeds in values.items():
-        base = values.get((shape, _BASELINES.get(arm, ""), batch))
+        base = values.get((shape, CONTROLS.get(arm, ""), batch))
         own = None if base is None else Ratio.of([a / b for a, b in zip(speeds, base, strict=False)])
         rows.append([shape, batch, arm, sorted(speeds)[len(speeds) // 2], *_judged(arm, own)])
-    page.table(["shape", "batch", "arm", "tok/s", "over its baseline", "bar"], rows)
+    page.table(["shape", "batch", "arm", "tok/s", "over its control", "bar"], rows)
     page.say(*found["notes"])
     page.data = found
     typer.echo(page.write(results))

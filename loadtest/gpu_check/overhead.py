@@ -1,13 +1,15 @@
-"""What budget forcing costs: output tokens per second of five arms, on weights that are random numbers.
+"""What budget forcing costs: output tokens per second of some arms, on weights that are random numbers.
 
 Every request of every arm generates the same number of tokens: end tokens are ignored everywhere. Random
-weights never sample an end token, so the active arm's requests carry a logit bias on the first token of the
-end marker: the model then tries to end its thinking at every step that allows it, and waits are injected all
-the time. That bias costs by itself, hence the control: the same bias, on an ordinary token, without a plugin.
+weights say every token about as often, so a logit bias on the first token of the end marker makes the model
+try to end its thinking as often as one likes: at one token in sixteen, drawn at temperature 1, or, greedily,
+at every step that allows it. Bias and drawing cost by themselves, hence the controls: the same on an ordinary
+token, without a plugin.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import tempfile
 import time
@@ -27,16 +29,27 @@ from loadtest.gpu_check.worker import Batch, Engine, EngineSpec, WorkerError, en
 from server.budget.markers import MarkerIds
 
 _PROMPT_TOKENS = 32
-_BIAS = 50.0
-"""Far above any logit of random weights."""
+_ALWAYS = 50.0
+"""A bias far above any logit of random weights."""
+_ATTEMPT_EVERY = 16
+"""Tokens; a reasoning model tries to end its thinking every few hundred."""
 _WAITS = 4
 ARMS = {
     "none": "no plugin",
-    "none, biased": "no plugin, logit bias on an ordinary token (control of the last arm)",
+    "none, drawn": "no plugin, temperature 1, an ordinary token biased to one in 16 (control)",
+    "none, biased": "no plugin, an ordinary token biased to be every token (control)",
     "vLLM's own": "no plugin, vLLM's thinking_token_budget",
     "ours, inactive": "our plugin, requests without a budget",
-    "ours, active": "our plugin, requests with maximum, minimum and waits; logit bias on the end marker",
+    "ours, active": "our plugin, maximum, minimum and waits; temperature 1, an attempt to end in 16 tokens",
+    "ours, flooded": "our plugin, maximum, minimum and waits; every free token attempts to end",
 }
+CONTROLS = {
+    "vLLM's own": "none",
+    "ours, inactive": "none",
+    "ours, active": "none, drawn",
+    "ours, flooded": "none, biased",
+}
+"""What an arm is compared with: the same work without its budgets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,19 +149,30 @@ def _spec(
     return EngineSpec(label, options.runner, plugin, chosen, environment(options))
 
 
-def arms(ids: MarkerIds, tokens: int) -> list[Arm]:
-    """The five arms' `SamplingParams`; requests of `tokens` output tokens."""
+def arms(ids: MarkerIds, tokens: int, vocabulary: int) -> list[Arm]:
+    """Each arm's `SamplingParams`; requests of `tokens` output tokens."""
     fixed = {"temperature": 0.0, "ignore_eos": True, "max_tokens": tokens}
     maximum, minimum = 3 * tokens // 4, tokens // 2
     special = ids.special | ids.blank | ids.line_end | ids.sentence_end | ids.end_attempt | {ids.start[0]}
     ordinary = next(token for token in range(100, 10_000) if token not in special)
     budget = {"max_thinking_tokens": maximum, "min_thinking_tokens": minimum, "num_waits": _WAITS}
+    # All other logits are nearly alike: p = e^bias / (e^bias + vocabulary).
+    now_and_then = math.log(vocabulary / (_ATTEMPT_EVERY - 1))
+
+    def drawn(token: int) -> dict[str, Any]:
+        return {**fixed, "temperature": 1.0, "logit_bias": {token: now_and_then}}
+
+    def always(token: int) -> dict[str, Any]:
+        return {**fixed, "logit_bias": {token: _ALWAYS}}
+
     return [
         Arm("none", False, fixed),
-        Arm("none, biased", False, {**fixed, "logit_bias": {ordinary: _BIAS}}),
+        Arm("none, drawn", False, drawn(ordinary)),
+        Arm("none, biased", False, always(ordinary)),
         Arm("vLLM's own", False, {**fixed, "thinking_token_budget": maximum}),
         Arm("ours, inactive", True, fixed),
-        Arm("ours, active", True, {**fixed, "logit_bias": {ids.end[0]: _BIAS}, "extra_args": budget}),
+        Arm("ours, active", True, {**drawn(ids.end[0]), "extra_args": budget}),
+        Arm("ours, flooded", True, {**always(ids.end[0]), "extra_args": budget}),
     ]
 
 
@@ -164,6 +188,8 @@ class Bench:
         self._ids = ids
         self._result = result
         self._random = random.Random(5)  # noqa: S311 -- prompts, not cryptography
+        self._waits: list[int] = []
+        """Of the active arm's requests."""
 
     def measure(
         self, specs: Sequence[EngineSpec], batches: list[int], logs: Path, *, interleaved: bool
@@ -173,7 +199,9 @@ class Bench:
             for engine in started:
                 engine.await_ready(self._left_s())
             here = {engine.spec.plugin: engine for engine in started}
-            chosen = [arm for arm in arms(self._ids, self._options.tokens) if arm.plugin in here]
+            vocabulary = SHAPES[self._shape].vocab_size
+            every = arms(self._ids, self._options.tokens, vocabulary)
+            chosen = [arm for arm in every if arm.plugin in here]
             for batch in batches:
                 for arm in chosen:  # compiles what this arm needs at this size
                     self._run(here[arm.plugin], arm, batch)
@@ -184,6 +212,8 @@ class Bench:
                         arm = chosen[(i + round_) % len(chosen)]
                         speed = self._run(here[arm.plugin], arm, batch)
                         found.setdefault((arm.name, batch), []).append(speed)
+                if self._waits and not any(self._waits):
+                    raise WorkerError("the active arm had no wait at all")
                 self._keep(found, interleaved)
                 if self._left_s() < 1.2 * (time.monotonic() - began):
                     break
@@ -201,10 +231,11 @@ class Bench:
             raise WorkerError(
                 f"arm {arm.name} generated {sorted(lengths)} tokens, not {self._options.tokens}"
             )
+        waits = [count_waits(answer.token_ids, self._ids) for answer in done.answers]
+        if arm.name == "ours, flooded" and min(waits) < _WAITS:
+            raise WorkerError(f"arm {arm.name} had {min(waits)} waits, not at least {_WAITS}")
         if arm.name == "ours, active":
-            fewest = min(count_waits(answer.token_ids, self._ids) for answer in done.answers)
-            if fewest < _WAITS:
-                raise WorkerError(f"arm {arm.name} had {fewest} waits, not at least {_WAITS}")
+            self._waits += waits
 
     def _prompt(self) -> list[int]:
         """Ordinary tokens, and thinking opened."""

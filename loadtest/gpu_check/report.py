@@ -12,12 +12,8 @@ from typing import Any
 
 from loadtest.gpu_check.machine import Gpu
 from loadtest.gpu_check.options import Options
-from loadtest.gpu_check.overhead import ARMS, ratio
+from loadtest.gpu_check.overhead import ARMS, CONTROLS, ratio
 from loadtest.gpu_check.result import Check, PartResult, Speed
-
-_BASELINE = "none"
-_CONTROL = "none, biased"
-_ACTIVE = "ours, active"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +88,8 @@ class Report:
         batches = self._batches(shape)
         lines = ["", f"## Overhead: {shape}, weights of random numbers", ""]
         lines += [
-            "Output tokens/s: median of all rounds, [least, most], and the median relative to no plugin.",
+            "Output tokens/s: median of all rounds, [least, most], and the median relative to that of the "
+            "arm's control.",
             "",
         ]
         lines += [
@@ -100,11 +97,7 @@ class Report:
             "|---|" + "---|" * len(batches),
         ]
         lines += ["| " + " | ".join(row) + " |" for row in self._speed_rows(shape)]
-        control = [ratio(self.speeds, _ACTIVE, _CONTROL, shape=shape, batch=b) for b in batches]
-        if any(control):
-            cells = ", ".join(f"{r:.3f} at {b}" for r, b in zip(control, batches, strict=True) if r)
-            lines += ["", f"Ours, active, relative to its control (the same logit bias, no plugin): {cells}."]
-        lines += ["", *(f"- *{name}*: {meaning}" for name, meaning in ARMS.items())]
+        lines += ["", *(f"- *{name}*: {meaning}{_compared(name)}" for name, meaning in ARMS.items())]
         return lines
 
     def _speed_rows(self, shape: str) -> list[list[str]]:
@@ -119,7 +112,8 @@ class Report:
         if speed is None:
             return "–"
         values = speed.tokens_per_s
-        relative = ratio(self.speeds, speed.arm, _BASELINE, shape=shape, batch=speed.batch)
+        control = CONTROLS.get(speed.arm, "")
+        relative = ratio(self.speeds, speed.arm, control, shape=shape, batch=speed.batch)
         text = f"{median(values):,.0f} [{min(values):,.0f}, {max(values):,.0f}]"
         return text if relative is None else f"{text} {relative:.3f}"
 
@@ -141,6 +135,10 @@ class Report:
         words += ["--batches", ",".join(map(str, o.batches)), "--tokens", str(o.tokens)]
         words += ["--rounds", str(o.rounds), "--runner", o.runner, "--limit-s", f"{o.limit_s:g}"]
         return shlex.join(words)
+
+
+def _compared(arm: str) -> str:
+    return f"; compared with *{CONTROLS[arm]}*" if arm in CONTROLS else ""
 
 
 def _ordered(names: Iterable[str]) -> Sequence[str]:

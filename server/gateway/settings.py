@@ -105,7 +105,7 @@ class Settings(BaseModel):
     """Whether that line has prompts and outputs."""
     otlp_endpoint: str | None = None
     """Where spans go, by OTLP over HTTP: http://HOST:4318/v1/traces. None: no spans."""
-    trace_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    trace_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Part of the requests that are traced, where the caller's traceparent doesn't say."""
     stream_granularity: Granularity = "auto"
     """Where a request doesn't say: `auto` lets an event of a stream have as many tokens as leave 15 to 20

@@ -6,7 +6,7 @@ closed set. What clients make up never becomes a label.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, get_args
 
 from prometheus_client import CollectorRegistry
@@ -18,7 +18,15 @@ from server.gateway.access.reservation import THINKING, TOTAL
 from server.gateway.errors import QuotaExceeded
 from server.gateway.observe.observation import EngineWatch, Observation, SettledChoice, Sink
 from server.gateway.observe.outcomes import QUOTA_REASONS, EngineFailure, quota_reason
-from server.gateway.observe.series import Counts, Distribution, Distributions, Everything
+from server.gateway.observe.series import (
+    Count,
+    Counts,
+    Distribution,
+    Distributions,
+    Everything,
+    Found,
+    Labels,
+)
 
 _TOKENS = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 _RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.999, 1.0)
@@ -131,12 +139,11 @@ class Instruments(Sink):
             "s1_engine_retries", "Requests that another engine took over from this one.", "engine"
         )
         registry.register(Everything(families))
-        for kind in (THINKING, TOTAL):
-            self.quota_reserved.begin(kind)
-            self.quota_used.begin(kind)
+        self._reserved = {kind: self.quota_reserved.of(kind) for kind in (THINKING, TOTAL)}
+        self._used_thinking, self._used_total = self.quota_used.of(THINKING), self.quota_used.of(TOTAL)
         if not per_key:
             for reason in QUOTA_REASONS:
-                self.quota_refusals.begin(reason)
+                self.quota_refusals.of(reason)
 
     def of_model(self, model: str) -> _OfModel:
         found = self._by_model.get(model)
@@ -150,7 +157,7 @@ class Instruments(Sink):
             for watch in seen.watches:
                 watch.count_intervals(self.of_model(seen.model).intervals)
 
-    def key_label(self, seen: Observation) -> tuple[str, ...]:
+    def key_label(self, seen: Observation) -> Labels:
         return (seen.key or "",) if self._per_key else ()
 
     def know(self, *, models: Iterable[str], engines: Iterable[str]) -> None:
@@ -170,65 +177,46 @@ class Instruments(Sink):
             self.of_model(seen.model).queue.observe(queued_s, exemplar_of(seen))
 
     def retried(self, engine: str) -> None:
-        self.engine_retries.add((engine,))
+        self.engine_retries.of(engine).value += 1
 
     def engine_failed(self, engine: str, failure: EngineFailure) -> None:
-        self.engine_errors.add((engine, failure))
+        self.engine_errors.of(engine, failure).value += 1
 
     def branched(self, seen: Observation, method: str, width: int) -> None:
         self.branches.of(seen.model or NO_MODEL, method).observe(width, exemplar_of(seen))
 
     def reserved(self, amounts: Mapping[str, int]) -> None:
         for kind, amount in amounts.items():
-            self.quota_reserved.add((kind,), amount)
+            self._reserved[kind].value += amount
 
     def charged(self, used: Used) -> None:
-        self.quota_used.add((THINKING,), used.thinking)
-        self.quota_used.add((TOTAL,), used.total)
+        self._used_thinking.value += used.thinking
+        self._used_total.value += used.total
 
     def settled(self, seen: Observation, watch: EngineWatch, choice: SettledChoice) -> None:
         if seen.model is None:
             return
-        own, key, exemplar = self.of_model(seen.model), self.key_label(seen), exemplar_of(seen)
-        for kind, tokens in _tokens_by_kind(choice, first=_is_first(seen)).items():
-            if tokens:
-                self.tokens.add((own.model, kind, *key), tokens)
+        own = self.of_model(seen.model)
+        if choice.usage is not None:
+            tokens = own.tokens[self.key_label(seen)]
+            for kind, count in _tokens_by_kind(choice.usage, choice.receipt, first=_is_first(seen)):
+                if count:
+                    tokens[kind].value += count
         if choice.receipt is not None:
-            self._settle_receipt(own, choice.receipt, exemplar)
+            _settle_receipt(own, choice.receipt, exemplar_of(seen))
             if choice.receipt["effective"] is not None and _answers_nothing(choice):
-                self.empty.add((own.model,))
-
-    def _settle_receipt(self, own: _OfModel, receipt: Mapping[str, Any], exemplar: Exemplar) -> None:
-        thinking, effective = receipt["thinking_tokens"], receipt["effective"]
-        own.used.observe(thinking, exemplar)
-        if receipt["ended_by"] is not None:
-            self.ended.add((own.model, receipt["ended_by"]))
-        for reason in receipt["clamped_by"]:
-            self.clamped.add((own.model, reason))
-        requested = receipt["requested"].get("max_thinking_tokens")
-        if requested is not None:
-            own.requested.observe(requested, exemplar)
-        if effective is None:
-            return
-        own.effective.observe(effective["max"], exemplar)
-        if effective["max"]:
-            own.utilisation.observe(thinking / effective["max"], exemplar)
-        own.answer.observe(receipt["answer_tokens"], exemplar)
-        if receipt["waits"]:
-            asked = min(receipt["waits"], effective["num_waits"])
-            self.waits.add((own.model,), receipt["waits"])
-            self.refused_ends.add((own.model, "num_waits"), asked)
-            self.refused_ends.add((own.model, "min_thinking_tokens"), receipt["waits"] - asked)
+                own.empty.value += 1
 
     def finished(self, seen: Observation) -> None:
-        model, key = seen.model or NO_MODEL, self.key_label(seen)
-        self.requests.add((seen.api, model, seen.outcome, *key))
+        key = self.key_label(seen)
         if isinstance(seen.error, QuotaExceeded):
-            self.quota_refusals.add((quota_reason(seen.error), *key))
+            self.quota_refusals.of(quota_reason(seen.error), *key).value += 1
         if seen.model is None or seen.ended is None:
+            self.requests.of(seen.api, seen.model or NO_MODEL, seen.outcome, *key).value += 1
             return
-        own, exemplar = self.of_model(model), exemplar_of(seen)
-        self.duration.of(model, seen.api).observe(seen.ended - seen.started, exemplar)
+        own, exemplar = self.of_model(seen.model), exemplar_of(seen)
+        own.requests[seen.api, seen.outcome, key].value += 1
+        own.duration[seen.api].observe(seen.ended - seen.started, exemplar)
         self.count_intervals(seen)
         for watch in seen.watches:
             self._finish_watch(own, seen, watch, exemplar)
@@ -240,7 +228,7 @@ class Instruments(Sink):
             own.first_answer.observe(watch.first_answer - seen.started, exemplar)
         if not watch.choices:
             for kind, tokens in _tokens_without_receipt(watch).items():
-                self.cut_short.add((own.model, kind), tokens)
+                own.cut_short[kind].value += tokens
             return
         for phase, rate in rates_of(watch).items():
             own.rate[phase].observe(rate, exemplar)
@@ -250,7 +238,6 @@ class _OfModel:
     """The series of one model, looked up once."""
 
     def __init__(self, instruments: Instruments, model: str) -> None:
-        self.model = model
         self.intervals = {phase: instruments.intervals.of(model, phase) for phase in get_args(Phase)}
         self.queue = instruments.queue.of(model)
         self.first_thinking = instruments.first_thinking.of(model)
@@ -264,14 +251,44 @@ class _OfModel:
             "thinking": instruments.thinking_rate.of(model),
             "answer": instruments.answer_rate.of(model),
         }
-        instruments.waits.begin(model)
-        instruments.empty.begin(model)
-        for ended_by in get_args(EndedBy):
-            instruments.ended.begin(model, ended_by)
-        for reason in REFUSED_END_REASONS:
-            instruments.refused_ends.begin(model, reason)
-        for kind in get_args(Phase):
-            instruments.cut_short.begin(model, kind)
+        self.duration = Found[str, Distribution](lambda api: instruments.duration.of(model, api))
+        self.waits = instruments.waits.of(model)
+        self.empty = instruments.empty.of(model)
+        self.ended = {by: instruments.ended.of(model, by) for by in get_args(EndedBy)}
+        self.clamped = Found[str, Count](lambda by: instruments.clamped.of(model, by))
+        self.refused_ends = {why: instruments.refused_ends.of(model, why) for why in REFUSED_END_REASONS}
+        self.cut_short = {kind: instruments.cut_short.of(model, kind) for kind in get_args(Phase)}
+        self.tokens = Found[Labels, Found[str, Count]](
+            lambda key: Found(lambda kind: instruments.tokens.of(model, kind, *key))
+        )
+        """By key, then by kind."""
+        self.requests = Found[tuple[str, str, Labels], Count](
+            lambda ended: instruments.requests.of(ended[0], model, ended[1], *ended[2])
+        )
+        """By API, outcome and key."""
+
+
+def _settle_receipt(own: _OfModel, receipt: Mapping[str, Any], exemplar: Exemplar) -> None:
+    thinking, effective = receipt["thinking_tokens"], receipt["effective"]
+    own.used.observe(thinking, exemplar)
+    if receipt["ended_by"] is not None:
+        own.ended[receipt["ended_by"]].value += 1
+    for reason in receipt["clamped_by"]:
+        own.clamped[reason].value += 1
+    requested = receipt["requested"].get("max_thinking_tokens")
+    if requested is not None:
+        own.requested.observe(requested, exemplar)
+    if effective is None:
+        return
+    own.effective.observe(effective["max"], exemplar)
+    if effective["max"]:
+        own.utilisation.observe(thinking / effective["max"], exemplar)
+    own.answer.observe(receipt["answer_tokens"], exemplar)
+    if receipt["waits"]:
+        asked = min(receipt["waits"], effective["num_waits"])
+        own.waits.value += receipt["waits"]
+        own.refused_ends["num_waits"].value += asked
+        own.refused_ends["min_thinking_tokens"].value += receipt["waits"] - asked
 
 
 def exemplar_of(seen: Observation) -> Exemplar:
@@ -282,36 +299,37 @@ def exemplar_of(seen: Observation) -> Exemplar:
 def rates_of(watch: EngineWatch) -> dict[str, float]:
     """Tokens per second by phase, where there was more than one token of it and so some time."""
     rates = {}
-    begin, middle, end = watch.first_thinking, watch.first_answer, watch.last_part
-    if begin is not None and watch.thinking_tokens > 1:
+    thinking, answer = watch.thinking, watch.answer
+    if len(thinking) > 1:
         # Up to the answer's first token there are as many intervals as thinking tokens, else one less.
-        until, intervals = (
-            (middle, watch.thinking_tokens) if middle is not None else (end, watch.thinking_tokens - 1)
-        )
-        if until is not None and until > begin:
-            rates["thinking"] = intervals / (until - begin)
-    if middle is not None and end is not None and end > middle and watch.answer_tokens > 1:
-        rates["answer"] = (watch.answer_tokens - 1) / (end - middle)
+        until, intervals = (answer[0], len(thinking)) if answer else (thinking[-1], len(thinking) - 1)
+        if until > thinking[0]:
+            rates["thinking"] = intervals / (until - thinking[0])
+    if len(answer) > 1 and answer[-1] > answer[0]:
+        rates["answer"] = (len(answer) - 1) / (answer[-1] - answer[0])
     return rates
 
 
 def _is_first(seen: Observation) -> bool:
     """Choices share their prompt, which is counted with whichever of them ends first."""
-    return sum(len(watch.choices) for watch in seen.watches) == 1
+    watches = seen.watches
+    return len(watches[0].choices if len(watches) == 1 else [c for w in watches for c in w.choices]) == 1
 
 
-def _tokens_by_kind(choice: SettledChoice, *, first: bool) -> dict[str, int]:
+def _tokens_by_kind(
+    usage: Mapping[str, Any], receipt: Mapping[str, Any] | None, *, first: bool
+) -> Iterator[tuple[str, int]]:
     """They add up to the usage: prompt, and a choice's thinking, markers and answer."""
-    if choice.usage is None:
-        return {}
-    completion = int(choice.usage["completion_tokens"])
-    prompt = {"prompt": int(choice.usage["prompt_tokens"])} if first else {}
-    receipt = choice.receipt
+    completion = int(usage["completion_tokens"])
+    if first:
+        yield "prompt", int(usage["prompt_tokens"])
     if receipt is None:
-        return prompt | {"uncounted": completion}
-    thinking = receipt["thinking_tokens"]
-    marker = receipt.get("marker_tokens", 0)
-    return prompt | {"thinking": thinking, "marker": marker, "answer": completion - thinking - marker}
+        yield "uncounted", completion
+        return
+    thinking, marker = receipt["thinking_tokens"], receipt.get("marker_tokens", 0)
+    yield "thinking", thinking
+    yield "marker", marker
+    yield "answer", completion - thinking - marker
 
 
 def _tokens_without_receipt(watch: EngineWatch) -> dict[str, int]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from server.budget.receipt import EngineReceipt
 from server.gateway.chat.chat_call import ChatCall, EngineCall
+from server.gateway.observe.observed_engine import ObservedEngine
 from server.gateway.observe.observer import Observer
 from server.gateway.observe.outcomes import EngineFailure, Outcome, engine_failure, outcome_of
 from server.gateway.observe.series import Distribution
@@ -43,9 +44,9 @@ class Sink:
     def finished(self, seen: Observation) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SettledChoice:
-    """A choice that came to its end."""
+    """A choice that came to its end. Nobody changes it; to be frozen would make it thrice as dear."""
 
     finish: Finish
     receipt: Mapping[str, Any] | None
@@ -161,8 +162,6 @@ class Observation(Observer):
         self.model = model
 
     def watched(self, answering: ChatEngine, *, engine: str, call: ChatCall) -> ChatEngine:
-        from server.gateway.observe.observed_engine import ObservedEngine
-
         now = self.clock()
         if self.engines:
             for sink in self.sinks:
@@ -182,8 +181,10 @@ class Observation(Observer):
     def settled(
         self, call: EngineCall, finish: Finish, usage: Mapping[str, Any], receipt: Mapping[str, Any] | None
     ) -> None:
-        watch = next((watch for watch in reversed(self.watches) if watch.call is call), None)
-        if watch is None:
+        for watch in reversed(self.watches):
+            if watch.call is call:
+                break
+        else:
             return
         choice = SettledChoice(finish, receipt, None if watch.choices else usage)
         watch.choices.append(choice)

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from server.budget.receipt import EngineReceipt
 from server.gateway.chat.chat_call import EngineCall
 from server.gateway.errors import GatewayError
-from server.gateway.observe.observation import Clock, EngineWatch, Observation
 
 if TYPE_CHECKING:
     from server.gateway.engines.engine import ChatEngine
+    from server.gateway.observe.observation import Clock, EngineWatch, Observation
 
 OnEvent = Callable[[dict[str, Any]], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ObservedEngine:
     engine: ChatEngine
     seen: Observation

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from itertools import islice, repeat
-from operator import sub
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -17,33 +16,47 @@ from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 Labels = tuple[str, ...]
+K = TypeVar("K")
+V = TypeVar("V")
 Bucket = tuple[str, float] | tuple[str, float, Exemplar]
+
+
+class Count:
+    """One series of a counter. It may be added to; who takes from it breaks every rate."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: float = 0
 
 
 class Counts:
     """A counter's series, by the values of their labels."""
 
-    __slots__ = ("_labels", "_name", "_text", "_values")
+    __slots__ = ("_labels", "_name", "_series", "_text")
 
     def __init__(self, name: str, text: str, labels: Labels) -> None:
         self._name, self._text, self._labels = name, text, labels
-        self._values: dict[Labels, float] = {}
+        self._series: dict[Labels, Count] = {}
 
-    def begin(self, *labels: str) -> None:
-        """Show the series from now on, at 0: a counter that begins with its first event has no increase."""
-        self._values.setdefault(labels, 0)
+    def of(self, *labels: str) -> Count:
+        """The series with these labels, which is shown from now on.
+
+        Ask early, at best: a counter that begins with its first event has no increase.
+        """
+        found = self._series.get(labels)
+        if found is None:
+            found = self._series[labels] = Count()
+        return found
 
     def keep(self, known: Sequence[Labels]) -> None:
         """Show these series and no others; new ones begin at 0."""
-        self._values = {labels: self._values.get(labels, 0) for labels in known}
-
-    def add(self, labels: Labels, amount: float = 1) -> None:
-        self._values[labels] = self._values.get(labels, 0) + amount
+        self._series = {labels: self._series.get(labels) or Count() for labels in known}
 
     def metric(self) -> Metric:
         metric = CounterMetricFamily(self._name, self._text, labels=self._labels)
-        for labels, value in self._values.items():
-            metric.add_metric(labels, value)
+        for labels, series in self._series.items():
+            metric.add_metric(labels, series.value)
         return metric
 
 
@@ -71,11 +84,12 @@ class Distribution:
 
     def observe_between(self, moments: Sequence[float]) -> None:
         """Observe the time from each moment to the next; the same moment again is no time between."""
-        gaps = filter(None, map(sub, islice(moments, 1, None), moments))
-        counts = self._counts
-        for bucket in map(bisect_left, repeat(self._bounds), gaps):
-            counts[bucket] += 1
-        self._sum += moments[-1] - moments[0]
+        counts, bounds, before = self._counts, self._bounds, moments[0]
+        for moment in moments:
+            if moment > before:
+                counts[bisect_left(bounds, moment - before)] += 1
+                before = moment
+        self._sum += before - moments[0]
 
     @property
     def sum(self) -> float:
@@ -113,6 +127,17 @@ class Distributions:
         for labels, series in self._series.items():
             metric.add_metric(labels, series.buckets(), series.sum)
         return metric
+
+
+class Found(dict[K, V]):
+    """Series by those of their labels that vary, each looked up once."""
+
+    def __init__(self, of: Callable[[K], V]) -> None:
+        self._of = of
+
+    def __missing__(self, labels: K) -> V:
+        found = self[labels] = self._of(labels)
+        return found
 
 
 class Everything(Collector):

@@ -75,15 +75,13 @@ class Tracing(Sink):
 
     def started(self, seen: Observation) -> None:
         parent = seen.parent
-        trace_id = parent.trace_id if parent is not None else _random_hex(128)
+        if parent is not None:
+            seen.trace = TraceContext(parent.trace_id, _random_hex(64), parent.sampled, parent.state)
+            return
+        drawn = _random_id(128)
         # As OpenTelemetry's ratio sampler does, so that all that see a trace decide alike.
-        drawn = int(trace_id, 16) % _TRACE_ID_TAILS < self._sampled_below
-        seen.trace = TraceContext(
-            trace_id,
-            _random_hex(64),
-            sampled=parent.sampled if parent is not None else drawn,
-            state=parent.state if parent is not None else "",
-        )
+        sampled = drawn % _TRACE_ID_TAILS < self._sampled_below
+        seen.trace = TraceContext(f"{drawn:032x}", _random_hex(64), sampled)
 
     def finished(self, seen: Observation) -> None:
         if seen.trace is None or not seen.trace.sampled:
@@ -202,9 +200,12 @@ def _context(trace: TraceContext, span_id: str) -> SpanContext:
 
 
 def _random_hex(bits: int) -> str:
+    return f"{_random_id(bits):0{bits // 4}x}"
+
+
+def _random_id(bits: int) -> int:
     # Ids, not secrets. 0 is no id.
-    drawn = random.getrandbits(bits) or 1
-    return f"{drawn:0{bits // 4}x}"
+    return random.getrandbits(bits) or 1
 
 
 def wait_times(watch: EngineWatch, until: float) -> Iterator[tuple[float, float, int]]:
