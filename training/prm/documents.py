@@ -6,8 +6,9 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from training.prm.steps import LabelledStep, labelled_steps
+from training.tiny.examples import cut_text
 from training.tiny.tasks import FAMILIES, make_training_question
-from training.tiny.tokenizer import MESSAGE_END, MESSAGE_START, build_tokenizer
+from training.tiny.tokenizer import MESSAGE_END, MESSAGE_START, build_tokenizer, encode
 from training.tiny.traces import Trace, write_trace, wrong_state
 
 if TYPE_CHECKING:
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 STEP_TAG = "<extra_0>"
 """As in Qwen2.5-Math-PRM, so that the server's default fits both."""
+
+
+_RIGHT_GUESSES = 0.2
+"""About what a policy that is cut short gets right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +68,31 @@ def make_documents(rng: random.Random, count: int, recipe: "DataRecipe") -> list
     documents = []
     for _ in range(count):
         trace = _trace(rng, recipe)
-        answer = trace.answer
-        if rng.random() < recipe.wrong_answer_share:
-            answer = wrong_state(rng, trace.question.family, answer)
-        said = answer if rng.random() < recipe.answered_share else None
         thinking = (
             _with_wrong_check(rng, trace) if rng.random() < recipe.wrong_check_share else trace.thinking
         )
+        if rng.random() < recipe.cut_share:
+            thinking, said = _cut(rng, trace, thinking)
+        else:
+            said = _answer(rng, trace, recipe)
         documents.append(rated_document(trace.question.text, labelled_steps(trace.question, thinking, said)))
     return documents
+
+
+def _answer(rng: random.Random, trace: Trace, recipe: "DataRecipe") -> str | None:
+    answer = trace.answer
+    if rng.random() < recipe.wrong_answer_share:
+        answer = wrong_state(rng, trace.question.family, answer)
+    return answer if rng.random() < recipe.answered_share else None
+
+
+def _cut(rng: random.Random, trace: Trace, thinking: str) -> tuple[str, str]:
+    """Thinking that a maximum cut, and what is answered then: what it had come to, or a guess."""
+    cut = cut_text(thinking, rng.randint(0, len(encode(thinking))))
+    reached = [words[-1].rstrip(".") for line in cut.splitlines() if (words := line.split())]
+    truth = trace.question.truth
+    guess = truth if rng.random() < _RIGHT_GUESSES else wrong_state(rng, trace.question.family, truth)
+    return cut, rng.choice([guess, *reached[-1:]])
 
 
 def _trace(rng: random.Random, recipe: "DataRecipe") -> Trace:

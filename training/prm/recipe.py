@@ -14,6 +14,8 @@ class DataRecipe(Section):
     wrong_check_share: Share
     answered_share: Share
     wrong_answer_share: Share
+    cut_share: Share
+    """Traces that are cut anywhere, as a maximum does it, and answered then."""
 
 
 class FitRecipe(Section):

@@ -55,11 +55,11 @@ def _messages(rng: random.Random, question: Question, recipe: "SamplesRecipe") -
     thinking = question.thinking or ""
     if rng.random() >= recipe.cut_share:
         return [*messages, _assistant(thinking, question.trace_answer or "")]
-    cut = _cut(thinking, cut_position(rng, len(encode(thinking)), recipe.empty_cut_share))
+    cut = cut_text(thinking, cut_position(rng, len(encode(thinking)), recipe.empty_cut_share))
     return [*messages, _assistant(cut, question.answer or "", ended_by="max_thinking_tokens")]
 
 
-def _cut(thinking: str, num_tokens: int) -> str:
+def cut_text(thinking: str, num_tokens: int) -> str:
     """A text is read anew: half a word would be other tokens than the model's, so the cut moves before it."""
     ids = encode(thinking)[:num_tokens]
     while encode(decode(ids)) != ids:
