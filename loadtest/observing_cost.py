@@ -2,6 +2,9 @@
 
     python -m loadtest.observing_cost --rounds 40 --output docs/results/observing-cost.json
 
+Streams come at the speed of a GPU, 100 tokens a second each (`--itl-ms 10`), or as quickly as the gateway
+reads (`--itl-ms 0`): then they are a dozen events each, and a request is the dearest part of a stream.
+
 One stand-in engine, one OTLP collector, and a gateway for each of
 
 - `off`: S1_GATEWAY_OBSERVE=off,
@@ -203,16 +206,17 @@ def _await_ready(url: str, process: subprocess.Popen[bytes]) -> None:
 
 def main(
     rounds: Annotated[int, typer.Option(min=3)] = 40,
-    streams: Annotated[int, typer.Option(min=1, help="Of one turn.")] = 32,
-    concurrency: Annotated[int, typer.Option(min=1)] = 16,
-    thinking_tokens: Annotated[int, typer.Option(min=1, help="Of a stream, before 32 of answer.")] = 512,
+    streams: Annotated[int, typer.Option(min=1, help="Of one turn.")] = 64,
+    concurrency: Annotated[int, typer.Option(min=1)] = 64,
+    thinking_tokens: Annotated[int, typer.Option(min=1, help="Of a stream, before 32 of answer.")] = 224,
+    itl_ms: Annotated[float, typer.Option(min=0, help="Of a stream, between two tokens.")] = 10,
     output: Path | None = None,
 ) -> None:
     """Measure, print, and write what observing costs."""
     work = Work(streams, concurrency, thinking_tokens)
     script = Script(thinking=2 * thinking_tokens, answer=_ANSWER_TOKENS)
     with contextlib.ExitStack() as stack:
-        (engine_url,) = stack.enter_context(stand_in.running(Options(script)))
+        (engine_url,) = stack.enter_context(stand_in.running(Options(script, itl_s=itl_ms / 1000)))
         settings = variants(stack.enter_context(collector()))
         gateways = {name: stack.enter_context(gateway(engine_url, own)) for name, own in settings.items()}
         turns = asyncio.run(measure(gateways, work, rounds=rounds))
