@@ -40,6 +40,7 @@ import orjson
 import typer
 
 from loadtest import stand_in
+from loadtest.bench.processes import cpu_seconds
 from loadtest.client.compare import Ratio
 from loadtest.client.provenance import provenance
 from loadtest.stand_in_engine import Options
@@ -68,9 +69,7 @@ class Gateway:
     pid: int
 
     def cpu_s(self) -> float:
-        """CPU time of all its threads so far; Linux alone tells it finely enough."""
-        threads = Path(f"/proc/{self.pid}/task").glob("*/schedstat")
-        return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
+        return cpu_seconds(self.pid)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,16 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from loadtest.bench.measure import Sample, Subject, sample, workload
-from loadtest.bench.processes import Server, gateway
+from loadtest.bench.processes import Server, cpu_seconds, gateway
 from loadtest.bench.report import Page
 from loadtest.client.fleet import Fleet, Load, fleet
 from loadtest.stand_in import running
@@ -47,16 +49,22 @@ def main(
         "CPU and memory of one gateway process before stand-in engines.",
         "## Streams",
         f'Each gets a token every {_ITL_S:g} s, one event each (`stream_granularity: "token"`). Memory is '
-        "what the gateway holds more than at rest.",
+        "what the gateway holds more than at rest, CPU what it takes more than at rest.",
     )
     page.table(
         ["streams", "updates/s", "CPU µs an update", "memory KB a stream", "errors"],
         [
-            [n, one.updates_per_s, one.cpu_us_per_update, more / n / 1e3, one.errors]
-            for n, one, more in streams
+            [
+                one.number,
+                one.sample.updates_per_s,
+                one.cpu_us,
+                one.memory_bytes / one.number / 1e3,
+                one.sample.errors,
+            ]
+            for one in streams
         ],
     )
-    page.say(_verdict("an update", [(n, one.cpu_us_per_update) for n, one, _ in streams if n >= 16]))
+    page.say(_verdict("an update", [(one.number, one.cpu_us) for one in streams if one.number >= 16]))
     page.say("## Engines", f"{_RATE:g} whole answers a second, Poisson.")
     page.table(["engines", "CPU µs a request"], [[n, one.cpu_us_per_request] for n, one in engines])
     page.say(_verdict("a request", [(n, one.cpu_us_per_request) for n, one in engines]))
@@ -67,26 +75,57 @@ def main(
     )
     page.say(_verdict("a request", [(n, one.cpu_us_per_request) for n, one in keys]))
     page.data = {
-        "streams": {n: [one.cpu_us_per_update, more, one.errors] for n, one, more in streams},
+        "streams": {one.number: [one.cpu_us, one.memory_bytes, one.sample.errors] for one in streams},
         "engines": {n: one.cpu_us_per_request for n, one in engines},
         "keys": {n: one.cpu_us_per_request for n, one in keys},
     }
     typer.echo(page.write(results))
 
 
-def _streams(workers: Fleet, seconds: float) -> list[tuple[int, Sample, float]]:
-    """Number, sample, and bytes more than at rest."""
+@dataclass(frozen=True, slots=True)
+class _Streams:
+    number: int
+    sample: Sample
+    cpu_us: float
+    """Of an update, without what the gateway does at rest: it looks after its engines."""
+    memory_bytes: float
+    """More than at rest."""
+
+
+def _streams(workers: Fleet, seconds: float) -> list[_Streams]:
     found = []
     script = Script(thinking=round(seconds / _ITL_S), answer=4)
     for number in STREAMS:
         # A spread of first tokens, so that streams don't march in step.
         with running(Options(script, itl_s=_ITL_S), processes=1) as urls, gateway(urls) as own:
             resting = own.used().memory_bytes
+            at_rest = Meter(own)
+            time.sleep(seconds / 4)
+            resting_part = at_rest.cpu_s / at_rest.elapsed_s
             subject = Subject("s1-server", own.url, own, {"stream_granularity": "token"})
             load = Load(workload(), duration_s=seconds / 2, concurrency=number)
+            loaded = Meter(own)
             one = sample(workers, subject, load)
-            found.append((number, one, max(0.0, (one.memory_mb or 0) * 1e6 - resting)))
+            cpu_s = loaded.cpu_s - resting_part * loaded.elapsed_s
+            more = max(0.0, (one.memory_mb or 0) * 1e6 - resting)
+            found.append(_Streams(number, one, cpu_s * 1e6 / max(1, one.updates), more))
     return found
+
+
+class Meter:
+    """CPU and wall time of a process from now on."""
+
+    def __init__(self, own: Server) -> None:
+        self._pid = own.process.pid
+        self._cpu_s, self._began = cpu_seconds(self._pid), time.monotonic()
+
+    @property
+    def cpu_s(self) -> float:
+        return cpu_seconds(self._pid) - self._cpu_s
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._began
 
 
 def _engines(workers: Fleet, seconds: float) -> list[tuple[int, Sample]]:

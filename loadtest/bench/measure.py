@@ -47,6 +47,7 @@ class Sample:
     cpu_us_per_update: float | None
     cpu_us_per_token: float | None
     memory_mb: float | None
+    updates: int
     errors: int
     client_limits: tuple[str, ...]
 
@@ -81,6 +82,7 @@ def sample(fleet: Fleet, subject: Subject, load: Load) -> Sample:
         cpu_us_per_update=_per(cpu_us, updates),
         cpu_us_per_token=_per(cpu_us, found["tokens"]["completion"]),
         memory_mb=after.memory_bytes / 1e6 if after is not None else None,
+        updates=updates,
         errors=sum(found["errors"].values()),
         client_limits=tuple(run.client_limits),
     )

@@ -55,6 +55,12 @@ class Server:
         return Used(cpu_s, memory)
 
 
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process's threads so far, in nanoseconds' steps: Linux alone tells it so finely."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -14,7 +14,7 @@ from loadtest.bench.token import _PARTS, _REQUEST, _shares
 
 
 def made(tokens_per_s: float) -> Sample:
-    return Sample(1.0, 1.0, tokens_per_s, None, None, 2.0, 3.0, 4.0, 5.0, None, 0, ())
+    return Sample(1.0, 1.0, tokens_per_s, None, None, 2.0, 3.0, 4.0, 5.0, None, 0, 0, ())
 
 
 def test_a_page_has_its_command_its_tables_and_its_numbers(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def make_documents(rng: random.Random, count: int, recipe: "DataRecipe") -> list
         thinking = (
             _with_wrong_check(rng, trace) if rng.random() < recipe.wrong_check_share else trace.thinking
         )
+        said: str | None
         if rng.random() < recipe.cut_share:
             thinking, said = _cut(rng, trace, thinking)
         else:
