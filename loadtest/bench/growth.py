@@ -96,13 +96,13 @@ def _streams(workers: Fleet, seconds: float) -> list[_Streams]:
     found = []
     script = Script(thinking=round(seconds / _ITL_S), answer=4)
     for number in STREAMS:
-        # A spread of first tokens, so that streams don't march in step.
         with running(Options(script, itl_s=_ITL_S), processes=1) as urls, gateway(urls) as own:
+            subject = Subject("s1-server", own.url, own, {"stream_granularity": "token"})
+            sample(workers, subject, Load(workload(max_thinking_tokens=1), duration_s=1, concurrency=8))
             resting = own.used().memory_bytes
             at_rest = Meter(own)
             time.sleep(seconds / 4)
             resting_part = at_rest.cpu_s / at_rest.elapsed_s
-            subject = Subject("s1-server", own.url, own, {"stream_granularity": "token"})
             load = Load(workload(), duration_s=seconds / 2, concurrency=number)
             loaded = Meter(own)
             one = sample(workers, subject, load)
