@@ -30,7 +30,7 @@ export function injected(pieces, positions) {
   });
   const text = pieces.map((piece) => (piece.kind === 'thinking' ? piece.text : '')).join('');
   for (const position of positions) {
-    const index = pieces.findIndex(({ first, tokens }) => first <= position && position < first + tokens);
+    const index = holder(pieces, position);
     if (index < 0) continue;
     const span = wordAt(text, Math.max(starts[index], after), pieces[index], position);
     if (span === null) continue;
@@ -40,10 +40,17 @@ export function injected(pieces, positions) {
   return spans;
 }
 
+/** The piece of the token. A chunk of both thinking and answer counts all of its tokens with the answer. */
+function holder(pieces, position) {
+  const index = pieces.findIndex(({ first, tokens }) => first <= position && position < first + tokens);
+  const before = pieces[index - 1];
+  return before?.kind === 'thinking' && before.tokens === 0 ? index - 1 : index;
+}
+
 /** In a piece of several tokens the wait is looked for; in a piece of one it is what is there. */
 function wordAt(text, from, piece, position) {
   const limit = from + Math.max(piece.text.length, 1) + 16;
-  const named = piece.tokens > 1 ? text.indexOf('Wait', from) : -1;
+  const named = piece.tokens !== 1 ? text.indexOf('Wait', from) : -1;
   const begin = named >= 0 && named < limit ? named : skipSpace(text, from);
   if (begin >= text.length || position < 0) return null;
   const word = /^[^\s,.;:!?]+/.exec(text.slice(begin));
