@@ -34,8 +34,10 @@ _ALWAYS = 50.0
 _ATTEMPT_EVERY = 16
 """Tokens; a reasoning model tries to end its thinking every few hundred."""
 _WAITS = 4
+_STOCK, _OURS, _AGAIN = "stock", "ours", "again"
 ARMS = {
     "none": "no plugin",
+    "none, again": "the same on a second engine: how far two equal engines are apart",
     "none, drawn": "no plugin, temperature 1, an ordinary token biased to one in 16 (control)",
     "none, biased": "no plugin, an ordinary token biased to be every token (control)",
     "vLLM's own": "no plugin, vLLM's thinking_token_budget",
@@ -44,6 +46,7 @@ ARMS = {
     "ours, flooded": "our plugin, maximum, minimum and waits; every free token attempts to end",
 }
 CONTROLS = {
+    "none, again": "none",
     "vLLM's own": "none",
     "ours, inactive": "none",
     "ours, active": "none, drawn",
@@ -54,10 +57,10 @@ CONTROLS = {
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """Requests of one arm, and whether they go to the engine with our plugin."""
+    """Requests of one arm, and the engine that they go to."""
 
     name: str
-    plugin: bool
+    engine: str
     parameters: dict[str, Any]
 
 
@@ -92,10 +95,12 @@ def _run_shape(
         return
     tokenizer = load_tokenizer(str(checkpoint))
     bench = Bench(name, options, markers(str(checkpoint), tokenizer), result, deadline)
-    specs = [_spec(name, checkpoint, shape, options, gpu, cache, plugin=p) for p in (False, True)]
+    # A GPU has no room to spare for an engine that is only a control.
+    chosen = (_STOCK, _OURS, _AGAIN) if gpu is None else (_STOCK, _OURS)
+    specs = [_spec(name, checkpoint, shape, options, gpu, cache, engine=e) for e in chosen]
     result.commands += [spec.command_line() for spec in specs]
     one = engine_bytes(shape.weight_bytes, cache)
-    if engines_at_once(one, gpu, most=2) == 2:
+    if gpu is None or engines_at_once(one, gpu, most=2) == 2:
         bench.measure(specs, batches, logs, interleaved=True)
         return
     result.notes.append(f"{name}: one engine fits at a time, so its arms are not interleaved")
@@ -126,7 +131,7 @@ def _spec(
     gpu: Gpu | None,
     cache: int,
     *,
-    plugin: bool,
+    engine: str,
 ) -> EngineSpec:
     tokenizer = load_tokenizer(str(checkpoint))
     family = markers(str(checkpoint), tokenizer).family
@@ -140,13 +145,13 @@ def _spec(
         "enable_prefix_caching": False,
         "async_scheduling": options.runner == "v2",
     }
-    if not plugin:
+    if engine != _OURS:
         chosen["reasoning_config"] = {
             "reasoning_start_str": family.think_start,
             "reasoning_end_str": family.think_end,
         }
-    label = f"overhead-{name}-{'ours' if plugin else 'stock'}"
-    return EngineSpec(label, options.runner, plugin, chosen, environment(options))
+    label = f"overhead-{name}-{engine}"
+    return EngineSpec(label, options.runner, engine == _OURS, chosen, environment(options))
 
 
 def arms(ids: MarkerIds, tokens: int, vocabulary: int) -> list[Arm]:
@@ -166,13 +171,14 @@ def arms(ids: MarkerIds, tokens: int, vocabulary: int) -> list[Arm]:
         return {**fixed, "logit_bias": {token: _ALWAYS}}
 
     return [
-        Arm("none", False, fixed),
-        Arm("none, drawn", False, drawn(ordinary)),
-        Arm("none, biased", False, always(ordinary)),
-        Arm("vLLM's own", False, {**fixed, "thinking_token_budget": maximum}),
-        Arm("ours, inactive", True, fixed),
-        Arm("ours, active", True, {**drawn(ids.end[0]), "extra_args": budget}),
-        Arm("ours, flooded", True, {**always(ids.end[0]), "extra_args": budget}),
+        Arm("none", _STOCK, fixed),
+        Arm("none, again", _AGAIN, fixed),
+        Arm("none, drawn", _STOCK, drawn(ordinary)),
+        Arm("none, biased", _STOCK, always(ordinary)),
+        Arm("vLLM's own", _STOCK, {**fixed, "thinking_token_budget": maximum}),
+        Arm("ours, inactive", _OURS, fixed),
+        Arm("ours, active", _OURS, {**drawn(ids.end[0]), "extra_args": budget}),
+        Arm("ours, flooded", _OURS, {**always(ids.end[0]), "extra_args": budget}),
     ]
 
 
@@ -198,19 +204,19 @@ class Bench:
         with engines(specs, logs) as started:
             for engine in started:
                 engine.await_ready(self._left_s())
-            here = {engine.spec.plugin: engine for engine in started}
+            here = {engine.spec.name.rpartition("-")[2]: engine for engine in started}
             vocabulary = SHAPES[self._shape].vocab_size
             every = arms(self._ids, self._options.tokens, vocabulary)
-            chosen = [arm for arm in every if arm.plugin in here]
+            chosen = [arm for arm in every if arm.engine in here]
             for batch in batches:
                 for arm in chosen:  # compiles what this arm needs at this size
-                    self._run(here[arm.plugin], arm, batch)
+                    self._run(here[arm.engine], arm, batch)
             for round_ in range(self._options.rounds):
                 began = time.monotonic()
                 for batch in batches:
                     for i in range(len(chosen)):
                         arm = chosen[(i + round_) % len(chosen)]
-                        speed = self._run(here[arm.plugin], arm, batch)
+                        speed = self._run(here[arm.engine], arm, batch)
                         found.setdefault((arm.name, batch), []).append(speed)
                 if self._waits and not any(self._waits):
                     raise WorkerError("the active arm had no wait at all")

@@ -399,7 +399,8 @@ async def test_waits_are_found_by_position_not_by_text(visit: Visit) -> None:
           const pieces = ['Wait', ' no', '', '.\\n', 'Wait', ', so'].map((text, index) => piece(text, index));
           const late = [piece('x', 0), piece('', 1), piece('Hmm ok', 2)];
           const merged = [piece('a b Wait, c Hmm d', 0, 7), piece(' Wait', 7)];
-          const both = [piece('a Wait, b', 0, 4), piece(' c Wait, d', 4, 0), { ...piece('42', 4, 9), kind: 'answer' }];
+          const answer = { ...piece('42', 4, 9), kind: 'answer' };
+          const both = [piece('a Wait, b', 0, 4), piece(' c Wait, d', 4, 0), answer];
           return [
             marked(pieces, { waits: 1, positions: { waits: [4] } }),
             marked(pieces, { waits: 0 }),

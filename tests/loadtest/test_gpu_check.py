@@ -76,7 +76,7 @@ def test_the_whole_check_on_a_cpu(tmp_path: Path) -> None:
     }
     assert checks["exactness v1"].startswith("24 of 24 equal")
     speeds = report["parts"]["overhead"]["speeds"]
-    assert len(speeds) == 7, report["parts"]["overhead"]["notes"]
+    assert len(speeds) == 8, report["parts"]["overhead"]["notes"]
     assert all(value > 0 for speed in speeds for value in speed["tokens_per_s"])
     text = (tmp_path / "README.md").read_text()
     assert f"torch {report['versions']['torch']}" in text
