@@ -3,7 +3,8 @@
     python -m loadtest.observing_cost --rounds 40 --output docs/results/observing-cost.json
 
 Streams come at the speed of a GPU, 100 tokens a second each (`--itl-ms 10`), or as quickly as the gateway
-reads (`--itl-ms 0`): then they are a dozen events each, and a request is the dearest part of a stream.
+reads (`--itl-ms 0`): an event for each token (`--granularity token`), or a dozen for a whole stream, of
+which the request is then the dearest part.
 
 One stand-in engine, one OTLP collector, and a gateway for each of
 
@@ -79,6 +80,7 @@ class Work:
     streams: int
     concurrency: int
     thinking_tokens: int
+    granularity: str | None = None
 
     @property
     def body(self) -> dict[str, Any]:
@@ -86,7 +88,7 @@ class Work:
             "messages": [{"role": "user", "content": "How many r in raspberry?"}],
             "max_thinking_tokens": self.thinking_tokens,
             "stream": True,
-        }
+        } | ({} if self.granularity is None else {"stream_granularity": self.granularity})
 
     async def run(self, session: aiohttp.ClientSession, gateway: Gateway) -> Turn:
         free = asyncio.Semaphore(self.concurrency)
@@ -209,10 +211,11 @@ def main(
     concurrency: Annotated[int, typer.Option(min=1)] = 64,
     thinking_tokens: Annotated[int, typer.Option(min=1, help="Of a stream, before 32 of answer.")] = 224,
     itl_ms: Annotated[float, typer.Option(min=0, help="Of a stream, between two tokens.")] = 10,
+    granularity: Annotated[str | None, typer.Option(help="token: an event for each.")] = None,
     output: Path | None = None,
 ) -> None:
     """Measure, print, and write what observing costs."""
-    work = Work(streams, concurrency, thinking_tokens)
+    work = Work(streams, concurrency, thinking_tokens, granularity)
     script = Script(thinking=2 * thinking_tokens, answer=_ANSWER_TOKENS)
     with contextlib.ExitStack() as stack:
         (engine_url,) = stack.enter_context(stand_in.running(Options(script, itl_s=itl_ms / 1000)))
