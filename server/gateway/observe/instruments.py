@@ -254,7 +254,9 @@ class _OfModel:
         self.duration = Found[str, Distribution](lambda api: instruments.duration.of(model, api))
         self.waits = instruments.waits.of(model)
         self.empty = instruments.empty.of(model)
-        self.ended = {by: instruments.ended.of(model, by) for by in get_args(EndedBy)}
+        self.ended = Found[str, Count](lambda by: instruments.ended.of(model, by))
+        for by in get_args(EndedBy):
+            instruments.ended.of(model, by)
         self.clamped = Found[str, Count](lambda by: instruments.clamped.of(model, by))
         self.refused_ends = {why: instruments.refused_ends.of(model, why) for why in REFUSED_END_REASONS}
         self.cut_short = {kind: instruments.cut_short.of(model, kind) for kind in get_args(Phase)}
