@@ -90,7 +90,8 @@ class Work:
             "stream": True,
         } | ({} if self.granularity is None else {"stream_granularity": self.granularity})
 
-    async def run(self, session: aiohttp.ClientSession, gateway: Gateway) -> Turn:
+    async def run(self, session: aiohttp.ClientSession, gateway: Gateway) -> float:
+        """Returns the seconds that it took."""
         free = asyncio.Semaphore(self.concurrency)
 
         async def one() -> None:
@@ -100,9 +101,9 @@ class Work:
                         f"{gateway.url}: status {response.status}, or a stream without its end"
                     )
 
-        before_s, began = gateway.cpu_s(), time.perf_counter()
+        began = time.perf_counter()
         await asyncio.gather(*(one() for _ in range(self.streams)))
-        return Turn(gateway.cpu_s() - before_s, time.perf_counter() - began)
+        return time.perf_counter() - began
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +113,23 @@ class Turn:
 
 
 async def measure(gateways: Mapping[str, Gateway], work: Work, *, rounds: int) -> dict[str, list[Turn]]:
-    """Each round begins with another gateway; the first isn't counted."""
+    """Each round begins with another gateway; the first isn't counted.
+
+    A turn's CPU time includes what the gateway did since its turn before: it counts some of what ended then
+    a second later.
+    """
     names = list(gateways)
     turns: dict[str, list[Turn]] = {name: [] for name in names}
+    before_s: dict[str, float] = {}
     async with aiohttp.ClientSession() as session:
         for number in range(rounds + 1):
             at = number % len(names)
             for name in names[at:] + names[:at]:
-                turn = await work.run(session, gateways[name])
+                wall_s = await work.run(session, gateways[name])
+                cpu_s = gateways[name].cpu_s()
                 if number:
-                    turns[name].append(turn)
+                    turns[name].append(Turn(cpu_s - before_s[name], wall_s))
+                before_s[name] = cpu_s
     return turns
 
 

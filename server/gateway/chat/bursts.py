@@ -38,6 +38,13 @@ class Burst:
         """Have what was kept written whenever all of a part has been handed on."""
         self._write = write
 
+    def forget(self) -> None:
+        """The response has ended. Whoever flushes and writes knows this burst: no request may leave a cycle
+        to the garbage collector, for its memory would be cold when it comes back.
+        """
+        self._flushes.clear()
+        self._write = None
+
     async def __aenter__(self) -> None:
         self._open += 1
 

@@ -105,6 +105,8 @@ class EventStream(Response):
                 raise
             observer_of(scope).failed(error)
             last = self._failure(error, scope)
+        finally:
+            self._burst.forget()
         await writer.end(last)
 
 

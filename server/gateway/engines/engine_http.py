@@ -301,6 +301,8 @@ class Connection(asyncio.Protocol):
             else:
                 # An answer without a length ends with its connection.
                 self._complete = True
+        # It knows this connection: together they would be a cycle, left to the garbage collector.
+        del self._parser
         self._tell()
 
     def on_header(self, name: bytes, _: bytes) -> None:

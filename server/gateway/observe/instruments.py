@@ -54,6 +54,8 @@ class Instruments(Sink):
         """
         self._by_model: dict[str, _OfModel] = {}
         self._per_key = per_key
+        self._settled: list[tuple[Observation, SettledChoice]] = []
+        self._finished: list[Observation] = []
         families: list[Counts | Distributions] = []
         key = ("key",) if per_key else ()
 
@@ -138,7 +140,7 @@ class Instruments(Sink):
         self.engine_retries = counter(
             "s1_engine_retries", "Requests that another engine took over from this one.", "engine"
         )
-        registry.register(Everything(families))
+        registry.register(Everything(families, first=self.catch_up))
         self._reserved = {kind: self.quota_reserved.of(kind) for kind in (THINKING, TOTAL)}
         self._used_thinking, self._used_total = self.quota_used.of(THINKING), self.quota_used.of(TOTAL)
         if not per_key:
@@ -194,12 +196,32 @@ class Instruments(Sink):
         self._used_total.value += used.total
 
     def settled(self, seen: Observation, watch: EngineWatch, choice: SettledChoice) -> None:
+        self._settled.append((seen, choice))
+
+    def finished(self, seen: Observation) -> None:
+        self._finished.append(seen)
+
+    @property
+    def behind(self) -> int:
+        """Requests that have ended and aren't counted yet."""
+        return len(self._finished)
+
+    def catch_up(self) -> None:
+        """Count what has come to its end. By the dozen it costs half: code and series are at hand then."""
+        settled, self._settled = self._settled, []
+        finished, self._finished = self._finished, []
+        for seen, choice in settled:
+            self._count_choice(seen, choice)
+        for seen in finished:
+            self._count_request(seen)
+
+    def _count_choice(self, seen: Observation, choice: SettledChoice) -> None:
         if seen.model is None:
             return
         own = self.of_model(seen.model)
         if choice.usage is not None:
             tokens = own.tokens[self.key_label(seen)]
-            for kind, count in _tokens_by_kind(choice.usage, choice.receipt, first=_is_first(seen)):
+            for kind, count in _tokens_by_kind(choice.usage, choice.receipt, first=choice.is_first):
                 if count:
                     tokens[kind].value += count
         if choice.receipt is not None:
@@ -207,7 +229,7 @@ class Instruments(Sink):
             if choice.receipt["effective"] is not None and _answers_nothing(choice):
                 own.empty.value += 1
 
-    def finished(self, seen: Observation) -> None:
+    def _count_request(self, seen: Observation) -> None:
         key = self.key_label(seen)
         if isinstance(seen.error, QuotaExceeded):
             self.quota_refusals.of(quota_reason(seen.error), *key).value += 1
@@ -310,12 +332,6 @@ def rates_of(watch: EngineWatch) -> dict[str, float]:
     if len(answer) > 1 and answer[-1] > answer[0]:
         rates["answer"] = (len(answer) - 1) / (answer[-1] - answer[0])
     return rates
-
-
-def _is_first(seen: Observation) -> bool:
-    """Choices share their prompt, which is counted with whichever of them ends first."""
-    watches = seen.watches
-    return len(watches[0].choices if len(watches) == 1 else [c for w in watches for c in w.choices]) == 1
 
 
 def _tokens_by_kind(

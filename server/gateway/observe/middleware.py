@@ -52,6 +52,8 @@ class Observing:
         try:
             await self._app(scope, receive, note)
         finally:
+            # It knows its state: together they would be a cycle, left to the garbage collector.
+            del state["observer"]
             self._observatory.end(seen)
 
 

@@ -53,6 +53,8 @@ class SettledChoice:
     """As the client gets it."""
     usage: Mapping[str, Any] | None
     """Of the engine call; None if another choice of the same call has brought it already."""
+    is_first: bool
+    """Whether it was the first of its request: choices share their prompt, which is counted once."""
 
 
 @dataclass(slots=True, eq=False)
@@ -186,7 +188,8 @@ class Observation(Observer):
                 break
         else:
             return
-        choice = SettledChoice(finish, receipt, None if watch.choices else usage)
+        is_first = not watch.choices and (len(self.watches) == 1 or not any(w.choices for w in self.watches))
+        choice = SettledChoice(finish, receipt, None if watch.choices else usage, is_first)
         watch.choices.append(choice)
         for sink in self.sinks:
             sink.settled(self, watch, choice)

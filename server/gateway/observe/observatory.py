@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from server.gateway.observe.tracing import Tracing
 
 
+_COUNTED_TOGETHER = 64
+"""Requests that have ended; a reader of the metrics has all of them counted."""
+_COUNTED_AFTER_S = 1.0
+"""At the latest, so that what was seen of them doesn't stay in memory."""
+
+
 class Observatory:
     """Everything here belongs to one application; nothing is shared with others in the process."""
 
@@ -40,6 +46,7 @@ class Observatory:
         self._running: dict[int, Observation] = {}
         self._registry = CollectorRegistry()
         self._instruments: Instruments | None = None
+        self._will_count = False
         self._sinks: list[Sink] = []
         self.tracing = _tracing(settings)
         if self.is_on:
@@ -81,6 +88,17 @@ class Observatory:
     def end(self, seen: Observation) -> None:
         self._running.pop(id(seen), None)
         seen.finish()
+        if self._instruments is None:
+            return
+        if self._instruments.behind >= _COUNTED_TOGETHER:
+            self._instruments.catch_up()
+        elif not self._will_count:
+            self._will_count = True
+            asyncio.get_running_loop().call_later(_COUNTED_AFTER_S, self._count, self._instruments)
+
+    def _count(self, instruments: Instruments) -> None:
+        self._will_count = False
+        instruments.catch_up()
 
     async def close(self) -> None:
         """Send the spans that are left."""

@@ -143,9 +143,15 @@ class Found(dict[K, V]):
 class Everything(Collector):
     """The metrics of these families."""
 
-    def __init__(self, families: Sequence[Counts | Distributions]) -> None:
+    def __init__(self, families: Sequence[Counts | Distributions], *, first: Callable[[], None]) -> None:
+        """
+        Args:
+            first: done before they are read.
+        """
         self._families = families
+        self._first = first
 
     def collect(self) -> Iterator[Metric]:
+        self._first()
         for family in self._families:
             yield family.metric()
