@@ -67,7 +67,7 @@ class Step:
         budget = EffectiveBudget(max=1 << 16, min=0, num_waits=1 << 10, landing=0, clamped_by=())
         batch: ForcingBatch = self.processor._batch
         for row, output in enumerate(self.outputs):
-            batch.add(row, Choice(ids, f"r{row}", budget, True, True, output))
+            batch.add(row, Choice(f"r{row}", budget, True, True, output))
         self.logits = torch.zeros((rows, vocabulary), dtype=torch.float32)
         self.number = 0
         self._every = attempts_every

@@ -1,8 +1,8 @@
 """The budget state machine: one token at a time, pure Python, the oracle of every test.
 
-It is written to be read. vLLM's V1 runner runs it as it stands, wherever a token decides something
-(`server.engine.forcing`); V2's kernels run the same rules on the device, and tests hold the two together.
-Rule numbers refer to docs/budget.md.
+It is written to be read. The gateway's rounds run it as it stands. Inside vLLM the same rules step rows of
+numbers, compiled for the host behind the V1 runner (`server.engine.steps`) and on the device behind V2
+(`server.engine.kernels`), and tests hold them together. Rule numbers refer to docs/budget.md.
 
 A forced exit needs a newline before the end marker. That newline stands before the marker, so it counts as
 a thinking token: it takes the last place of the budget, and a maximum is never exceeded by it.
@@ -11,7 +11,6 @@ a thinking token: it takes the last place of the budget, and a maximum is never 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from enum import Enum, IntEnum
 
 from server.budget.markers import MarkerIds
@@ -102,25 +101,6 @@ class BudgetMachine:
             return frozenset()
         return masked_ids(self.ids, self.mask) | self.ids.unknown
 
-    @property
-    def calm_tokens(self) -> int:
-        """So many coming tokens decide nothing, and `replace` does the same to each of them.
-
-        Unless one is an end attempt, or the last of a loop, or one that ends a sentence while `may_land`.
-        """
-        if not self._may_leave() or self._told_by is not None:
-            return 0
-        calm = self.budget.max - 2 - self.thinking_tokens
-        if self.waits >= self.budget.num_waits and self.thinking_tokens < self.budget.min:
-            calm = min(calm, self.budget.min - 1 - self.thinking_tokens)
-        return max(0, calm)
-
-    def may_land(self, within: int) -> bool:
-        """Whether one of so many coming tokens can be where rule 6 ends the thinking."""
-        return self.budget.landing > 0 and (
-            self.thinking_tokens + within >= self.budget.max - self.budget.landing
-        )
-
     def replace(self, sampled: int) -> int:
         """The token that stands in the output when the model sampled `sampled`. Changes nothing."""
         if self._queue:
@@ -159,13 +139,6 @@ class BudgetMachine:
             if self._told_by is not None:
                 self._check_told(token)
         return token
-
-    def skip(self, tokens: Sequence[int]) -> None:
-        """Commit thinking tokens that decide nothing: at most `calm_tokens`, and none of its exceptions."""
-        self.thinking_tokens += len(tokens)
-        self.position += len(tokens)
-        if self._thoughts.maxlen:
-            self._thoughts.extend(tokens)
 
     def end_thinking(self, ended_by: str) -> None:
         """Rule 10: leave the thinking after the next token, but neither in a wait text nor right after it.

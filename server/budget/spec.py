@@ -90,12 +90,12 @@ class ThinkingBudget:
 
     def requested(self) -> dict[str, Any]:
         """The fields that were given, as receipts and the engine's `vllm_xargs` carry them."""
-        if not self.is_set:
-            return {}
-        given = {name: getattr(self, name) for name in BUDGET_LIMITS}
+        given = {
+            name: value for name, value in zip(BUDGET_FIELDS, _values(self), strict=True) if value is not None
+        }
         if self.wait_text is not None:
             given[WAIT_TEXT] = self.wait_text[0] if len(self.wait_text) == 1 else list(self.wait_text)
-        return {name: value for name, value in given.items() if value is not None}
+        return given
 
     def _check_agreement(self) -> None:
         if self.wait_text is not None and not self.num_waits and not self.min_thinking_tokens:

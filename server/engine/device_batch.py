@@ -17,9 +17,21 @@ from server.budget.markers import MarkerIds
 from server.budget.receipt import EngineReceipt
 from server.budget.spec import EffectiveBudget
 from server.engine import kernels
-from server.engine.kernels import Class, Column, Phase, Plan
-from server.engine.loop_guard import PERIODS
-from server.engine.scripts import EndedBy, Script, script_tokens, wait_rows, wait_texts
+from server.engine.scripts import EndedBy
+from server.engine.state import (
+    PERIODS,
+    WAIT_ROW,
+    Column,
+    Demand,
+    Phase,
+    class_table,
+    first_state,
+    no_budget,
+    positions,
+    receipt_of,
+    script_table,
+    words,
+)
 
 _VOCABULARY_BLOCK = 2048
 _WORD_BLOCK = 1024
@@ -83,16 +95,16 @@ class DeviceBatch:
         self.occupied: npt.NDArray[np.bool_] = np.zeros(slots, dtype=np.bool_)
         """[slots], on the host: whether there is a budget in the slot."""
         self._vocab_size = vocab_size
-        self._words = max_model_len // kernels.WORD + 1
+        self._words = words(max_model_len)
         self._state = torch.zeros((slots, len(Column)), dtype=torch.int32, device=device)
         self._state[:, Column.MAX] = -1
         self._bits = torch.zeros((slots, self._words), dtype=torch.int32, device=device)
         self._runs = torch.zeros((slots, PERIODS), dtype=torch.int32, device=device)
-        self._wait_rows = torch.zeros((slots, kernels.WAIT_ROW), dtype=torch.int32, device=device)
-        self._plan = torch.zeros((max_rows, len(Plan)), dtype=torch.int32, device=device)
-        scripts, lengths = _scripts(ids)
-        self._scripts, self._lengths = scripts.to(device), lengths.to(device)
-        self._classes = _classes(ids, vocab_size).to(device)
+        self._wait_rows = torch.zeros((slots, WAIT_ROW), dtype=torch.int32, device=device)
+        self._plan = torch.zeros((max_rows, len(Demand)), dtype=torch.int32, device=device)
+        scripts, lengths = (torch.from_numpy(table).to(device) for table in script_table(ids))
+        self._scripts, self._lengths = scripts, lengths
+        self._classes = torch.from_numpy(class_table(ids, vocab_size)).to(device)
         self._known_tokens = min(ids.unknown, default=vocab_size)
         self._staged: dict[int, list[int]] = {}
         """New rows: the state's columns, then the wait texts'."""
@@ -123,7 +135,7 @@ class DeviceBatch:
         """A request without a budget, or one that is not known yet, takes the slot."""
         if self.occupied[slot]:
             self.occupied[slot] = False
-            self._staged[slot] = _no_budget()
+            self._staged[slot] = no_budget()
         self.choices.pop(slot, None)
         self._parked.pop(slot, None)
 
@@ -131,7 +143,13 @@ class DeviceBatch:
         """Put a new choice, or one that was preempted with the state `parked`, into `slot`."""
         self.choices[slot] = choice
         self.occupied[slot] = True
-        self._staged[slot] = _first_state(choice, self.ids)
+        self._staged[slot] = first_state(
+            self.ids,
+            choice.budget,
+            opened=choice.opened,
+            answer_prompt=choice.answer_prompt,
+            prompt_tokens=choice.prompt_tokens,
+        )
         self._parked.pop(slot, None)
         if parked is not None:
             self._parked[slot] = parked
@@ -293,96 +311,12 @@ class DeviceBatch:
         )
 
 
-def receipts_of(snapshot: Snapshot, ids: MarkerIds) -> list[EngineReceipt]:
+def receipts_of(snapshot: Snapshot) -> list[EngineReceipt]:
     """The receipts of a snapshot that has arrived on the host."""
-    states = snapshot.state.numpy()
-    words = snapshot.wait_bits.numpy().astype("<i4").view(np.uint8)
+    rows = zip(snapshot.choices, snapshot.state.numpy(), snapshot.wait_bits.numpy(), strict=True)
     return [
-        _receipt(choice, state, np.flatnonzero(np.unpackbits(bits, bitorder="little")), ids)
-        for choice, state, bits in zip(snapshot.choices, states, words, strict=True)
+        receipt_of(state, positions(bits), choice.receipt_id, choice.budget) for choice, state, bits in rows
     ]
-
-
-def _receipt(choice: SlotChoice, state: Any, waits: Any, ids: MarkerIds) -> EngineReceipt:
-    end, answer_begin = int(state[Column.END]), int(state[Column.ANSWER_BEGIN])
-    return EngineReceipt(
-        receipt_id=choice.receipt_id,
-        effective_min=choice.budget.min,
-        effective_max=choice.budget.max,
-        effective_num_waits=choice.budget.num_waits,
-        clamped_by=choice.budget.clamped_by,
-        output_tokens=int(state[Column.SEEN]),
-        thinking_begin=0 if choice.opened else len(ids.start),
-        thinking_end=end if end >= 0 else None,
-        answer_begin=answer_begin if answer_begin >= 0 else None,
-        wait_positions=tuple(int(position) for position in waits),
-        ended_by=EndedBy(int(state[Column.ENDED_BY])).word if end >= 0 else None,
-    )
-
-
-def _no_budget() -> list[int]:
-    return [-1] + [0] * (len(Column) - 1 + kernels.WAIT_ROW)
-
-
-def _first_state(choice: SlotChoice, ids: MarkerIds) -> list[int]:
-    """A slot's state before the first output token, and its wait texts."""
-    budget = choice.budget
-    texts = wait_texts(ids, budget)
-    lengths, tokens = wait_rows(texts)
-    row = dict.fromkeys(Column, 0) | {
-        Column.MAX: budget.max,
-        Column.MIN: budget.min,
-        Column.NUM_WAITS: budget.num_waits,
-        Column.LANDING: budget.landing,
-        Column.FREE_ANSWER: int(choice.answer_prompt),
-        Column.PROMPT: choice.prompt_tokens,
-        Column.LOOP_GUARD: budget.loop_guard,
-        Column.WAIT_TEXTS: len(texts),
-        Column.BEGIN: 0 if choice.opened else len(ids.start),
-        Column.MIN_OUTPUT: budget.min_output,
-        Column.PHASE: Phase.THINKING,
-        Column.SCRIPT: Script.NONE if choice.opened else Script.OPEN,
-        Column.END: -1,
-        Column.ANSWER_BEGIN: -1,
-        Column.ENDED_AT: -1,
-        Column.TOLD_AT: -1,
-    }
-    if choice.opened and budget.max <= 1:  # rule 1 holds before the first token
-        newline = budget.max
-        row[Column.SCRIPT] = {
-            (0, True): Script.EXIT,
-            (0, False): Script.END,
-            (1, True): Script.EXIT_NEWLINE,
-            (1, False): Script.EXIT_PLAIN_NEWLINE,
-        }[newline, choice.answer_prompt]
-        row[Column.THINKING] = row[Column.END] = newline
-    return [*(int(row[column]) for column in Column), *lengths, *(token for text in tokens for token in text)]
-
-
-def _scripts(ids: MarkerIds) -> tuple[torch.Tensor, torch.Tensor]:
-    """The scripts' tokens, [scripts, width], and lengths."""
-    scripts = script_tokens(ids)
-    lengths = torch.tensor([len(scripts[script]) for script in Script], dtype=torch.int32)
-    tokens = torch.zeros((len(Script), int(lengths.max()) + 1), dtype=torch.int32)
-    for script, content in scripts.items():
-        tokens[script, : len(content)] = torch.tensor(content, dtype=torch.int32)
-    return tokens, lengths
-
-
-def _classes(ids: MarkerIds, vocab_size: int) -> torch.Tensor:
-    """[vocabulary]: the bits of `kernels.Class` for every token id."""
-    classes = np.zeros(vocab_size, dtype=np.int32)
-    for bit, members in (
-        (Class.END, ids.end_attempt),
-        (Class.NOT_FIRST_IN_ANSWER, ids.not_first_in_answer),
-        (Class.BLANK, ids.blank),
-        (Class.SENTENCE_END, ids.sentence_end),
-        (Class.LINE_END, ids.line_end),
-        (Class.MARKER, frozenset({ids.start[0], ids.end[0]})),
-        (Class.UNKNOWN, ids.unknown),
-    ):
-        classes[[i for i in members if i < vocab_size]] |= int(bit)
-    return torch.from_numpy(classes)
 
 
 def _to_device(values: list[Any], dtype: torch.dtype, device: torch.device) -> torch.Tensor:

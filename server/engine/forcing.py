@@ -1,82 +1,110 @@
-"""The budget rules over a whole batch: each choice's machine, run only where a token decides something.
+"""The budget rules over a whole batch: which choice stands in which row, and its state while it does.
 
-Most thinking tokens decide nothing, and every choice's machine knows how many are coming. Meanwhile its row
-*sleeps*: a step compares the row's length with where it has to wake, and looks its sampled token up among
-those that wake it before. Both are one operation for all rows, so a step costs by what happens in it, not by
-how many rows have a budget. Nothing here knows vLLM or torch.
+All that happens in every step is compiled (`server.engine.steps`), for all rows at once. What is rare is
+Python: rows that come, move and go, and those of which vLLM has appended several tokens or taken some back.
+Nothing here knows vLLM or torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from server.budget.machine import BudgetMachine, Mask, Phase
+from server.budget.machine import Mask
 from server.budget.markers import MarkerIds
 from server.budget.receipt import EngineReceipt
-from server.engine.loop_watch import LoopWatch
-from server.engine.rows import Choice, Plan, Rows
+from server.engine import steps
+from server.engine.rows import Choice, Parked, Plan, Rows
 from server.engine.scripts import EndedBy
-from server.engine.token_classes import END_ATTEMPT, MARKER, SENTENCE_END, TokenClasses
+from server.engine.state import (
+    PERIODS,
+    WAIT_ROW,
+    WORD,
+    Column,
+    Demand,
+    class_table,
+    first_state,
+    positions,
+    receipt_of,
+    script_table,
+    words,
+)
 
-_WORTH_SLEEPING = 4
-"""Falling asleep and waking cost about what so many tokens do."""
-_NEVER = np.iinfo(np.int32).max
-_NO_ROWS: Rows = np.empty(0, dtype=np.intp)
+_NO_ROWS: Rows = np.empty(0, dtype=np.int64)
+_NO_SLOT = -1
+_NO_TOKEN = -1
+_MASKS = [mask for mask in Mask if mask is not Mask.NONE]
 
 
 class ForcingBatch:
     """Budget state of a batch of at most `capacity` rows."""
 
-    def __init__(self, ids: MarkerIds, *, capacity: int) -> None:
+    def __init__(self, ids: MarkerIds, *, capacity: int, max_model_len: int) -> None:
         self.ids = ids
         self.choices: dict[int, Choice] = {}
-        self._classes = TokenClasses(ids)
-        self._an_end = ids.end[0]
-        self._loops = LoopWatch(capacity)
-        self._awake: dict[int, Choice] = {}
+        """By row."""
         self._moved = False
         """Whether rows came, went or changed places since they were last listed."""
         self._rows = _NO_ROWS
         self._outputs: list[list[int]] = []
-        # By row: the output lengths between which it sleeps or answers, the classes of tokens that are looked
-        # for, and what becomes of them.
-        self._slept_at = np.zeros(capacity, dtype=np.int32)
-        self._wakes_after = np.full(capacity, _NEVER, dtype=np.int32)
-        self._watched = np.zeros(capacity, dtype=np.uint8)
-        self._replacements = np.zeros(capacity, dtype=np.int64)
+        self._row_slots = np.full(capacity, _NO_SLOT, dtype=np.int64)
+        self._free_slots = list(range(capacity))
+        # By slot.
+        self._state = np.zeros((capacity, len(Column)), dtype=np.int32)
+        self._bits = np.zeros((capacity, words(max_model_len)), dtype=np.int32)
+        self._wait_rows = np.zeros((capacity, WAIT_ROW), dtype=np.int32)
+        self._recent = np.zeros((capacity, PERIODS), dtype=np.int32)
+        self._runs = np.zeros((capacity, PERIODS), dtype=np.int32)
+        self._demands = np.zeros((capacity, len(Demand)), dtype=np.int32)
+        self._last = np.full(capacity, _NO_TOKEN, dtype=np.int64)
+        # What a step is told.
+        self._odd = np.zeros(capacity, dtype=np.int64)
+        self._forced = np.zeros((2, capacity), dtype=np.int64)
+        self._masked = np.zeros((len(Mask), capacity), dtype=np.int64)
+        self._counts = np.zeros(len(Mask), dtype=np.int64)
+        self._scripts, self._lengths = script_table(ids)
+        self._classes = class_table(ids)
+        self._never_waited = np.zeros_like(self._bits[0])
+        self._compile()
 
     # -- rows come, move and go -----------------------------------------------------------------------
 
     def add(self, row: int, choice: Choice) -> None:
         """Put a new or resumed choice into `row`."""
+        slot = self._free_slots.pop()
         self.choices[row] = choice
+        self._row_slots[row] = slot
         self._moved = True
-        choice.ended_at = None
-        if choice.machine.position > len(choice.output):
-            self._replay(choice)
-        self._slept_at[row], self._wakes_after[row] = 0, _NEVER
-        self._loops.add(row, choice)
+        parked = choice.parked
+        self._begin(slot, choice)
+        if parked is None:
+            return
+        if parked.state[Column.SEEN] <= len(choice.output) and not choice.budget.loop_guard:
+            self._state[slot] = parked.state
+            self._bits[slot, : len(parked.wait_bits)] = parked.wait_bits
+        else:
+            # A loop guard's runs are not parked: they come back as the tokens are committed again.
+            self._replay(slot, choice, parked)
 
     def remove(self, row: int) -> Choice | None:
         """Take the choice out of `row`; None if the row had no budget."""
         choice = self.choices.get(row)
         if choice is None:
             return None
-        self._catch_up(row, choice)
+        self._catch_up(row)
+        choice.parked = self._park(int(self._row_slots[row]))
         del self.choices[row]
+        self._free_slots.append(int(self._row_slots[row]))
+        self._row_slots[row] = _NO_SLOT
         self._moved = True
-        self._watched[row] = 0
         return choice
 
     def move(self, source: int, target: int, *, swap: bool) -> None:
+        """`target`'s choice takes the other's place with `swap`; else it has been removed before."""
         moved, displaced = self.choices.pop(source, None), self.choices.pop(target, None)
-        for table in (self._slept_at, self._wakes_after, self._watched, self._replacements):
-            table[[target, source]] = table[[source, target]]
-        self._loops.move(source, target)
+        self._row_slots[[target, source]] = self._row_slots[[source, target]]
         if moved is not None:
             self.choices[target] = moved
         if swap and displaced is not None:
@@ -93,18 +121,21 @@ class ForcingBatch:
         if row is None:
             return None
         self.tell(row, ended_by)
-        return self.choices[row].machine.thinking_end is None
+        return bool(self._state[self._row_slots[row], Column.END] < 0)
 
     def tell(self, row: int, ended_by: EndedBy) -> None:
-        choice = self.choices[row]
-        self._catch_up(row, choice)
-        if choice.told_by is None:
-            choice.told_at, choice.told_by = choice.machine.position, ended_by
-            choice.machine.end_thinking(ended_by.word)
+        """As `end_thinking`. The first word counts."""
+        self._catch_up(row)
+        state = self._state[self._row_slots[row]]
+        if state[Column.TOLD_AT] < 0:
+            state[Column.TOLD_AT], state[Column.TOLD_BY] = state[Column.SEEN] + 1, ended_by
 
     def receipt(self, choice: Choice) -> EngineReceipt:
         """The record of a choice that `remove` has just returned."""
-        return choice.machine.receipt(choice.receipt_id)
+        if choice.parked is None:
+            raise ValueError("the choice has never left a row")
+        waits = positions(choice.parked.wait_bits)
+        return receipt_of(choice.parked.state.tolist(), waits, choice.receipt_id, choice.budget)
 
     # -- one decoding step ----------------------------------------------------------------------------
 
@@ -116,46 +147,22 @@ class ForcingBatch:
         """Commit the tokens that vLLM has appended to the outputs since the last step."""
         if self._moved:
             self._list_rows()
-        if len(self._awake) < len(self._rows) or self._loops.guarded:
-            self._wake_due()
-        for row, choice in self._awake.items():
-            output, machine = choice.output, choice.machine
-            if len(output) - machine.position == 1 and machine.phase is not Phase.ANSWER:
-                machine.commit(self._an_end if choice.ended_at == machine.position else output[-1])
-            elif len(output) != machine.position:
-                self._catch_up(row, choice)
+        lengths = np.fromiter(map(len, self._outputs), dtype=np.int64, count=len(self._outputs))
+        odd = self._advance(self._rows, lengths)
+        if odd:
+            for row in self._odd[:odd].tolist():
+                self._catch_up(row)
 
     def plan(self) -> Plan:
         """What the coming step must force and mask. Call after `advance`, and before `replace`."""
         if self._moved:
             self._list_rows()
-        forced: dict[int, int] = {}
-        masked: dict[Mask, list[int]] = {}
-        settled: list[int] = []
-        for row, choice in self._awake.items():
-            machine, token = choice.machine, choice.machine.forced
-            choice.ended_at = None
-            if token is not None:
-                forced[row] = token
-                self._watched[row] = 0
-                continue
-            self._aim(row, machine)
-            if (mask := machine.mask) is not Mask.NONE:
-                masked.setdefault(mask, []).append(row)
-            elif machine.phase is Phase.ANSWER:
-                self._slept_at[row] = machine.position
-                settled.append(row)
-            elif machine.calm_tokens >= _WORTH_SLEEPING:
-                self._put_to_sleep(row, choice)
-                settled.append(row)
-        for row in settled:
-            del self._awake[row]
-        return Plan(
-            _array(forced.keys()) if forced else _NO_ROWS,
-            _array(forced.values()) if forced else _NO_ROWS,
-            tuple((mask, _array(rows)) for mask, rows in masked.items()),
-            self._rows,
-        )
+        if not self._plan(self._rows):
+            return Plan(_NO_ROWS, _NO_ROWS, (), self._rows)
+        counts = self._counts.tolist()
+        forced = self._forced[:, : counts[Mask.NONE]]
+        masked = tuple((mask, self._masked[mask, : counts[mask]]) for mask in _MASKS if counts[mask])
+        return Plan(forced[0], forced[1], masked, self._rows)
 
     def replace(self, sampled: npt.NDArray[Any]) -> bool:
         """Replace end attempts and stray markers by what has to stand there.
@@ -166,102 +173,133 @@ class ForcingBatch:
         Returns:
             Whether anything was edited.
         """
-        hits = self._classes.of(sampled) & self._watched[: len(sampled)]
-        if not np.count_nonzero(hits):
-            return False
-        rows = np.flatnonzero(hits)
-        edited = False
-        for row, hit in zip(rows.tolist(), hits[rows].tolist(), strict=True):
-            choice = self.choices[row]
-            if choice.asleep:
-                self._wake(row, choice, len(choice.output))
-            if hit & END_ATTEMPT:
-                choice.ended_at = choice.machine.position
-            if hit & (END_ATTEMPT | MARKER):
-                sampled[row] = self._replacements[row]
-                edited = True
-        return edited
+        return self._replace(sampled, self._rows)
 
-    # -- asleep and awake -----------------------------------------------------------------------------
+    def _advance(self, rows: Rows, lengths: npt.NDArray[np.int64]) -> int:
+        return int(
+            steps.advance(
+                rows,
+                self._row_slots,
+                lengths,
+                self._state,
+                self._bits,
+                self._wait_rows,
+                self._lengths,
+                self._recent,
+                self._runs,
+                self._classes,
+                self._last,
+                self._odd,
+            )
+        )
 
-    def _aim(self, row: int, machine: BudgetMachine) -> None:
-        """Note what is looked for in the sampled token of a free row, and what becomes of it."""
-        if machine.phase is Phase.THINKING:
-            self._watched[row] = END_ATTEMPT
-            self._replacements[row] = machine.replace(self._an_end)
-        elif machine.phase is Phase.ANSWER and self.ids.family.marker_ends_answer:
-            self._watched[row] = MARKER
-            self._replacements[row] = self.ids.eos_token
-        else:
-            self._watched[row] = 0
+    def _plan(self, rows: Rows) -> int:
+        return int(
+            steps.plan(
+                rows,
+                self._row_slots,
+                self._state,
+                self._wait_rows,
+                self._scripts,
+                self._demands,
+                self._forced,
+                self._masked,
+                self._counts,
+                self.ids.end[0],
+                self.ids.family.marker_ends_answer,
+            )
+        )
 
-    def _put_to_sleep(self, row: int, choice: Choice) -> None:
-        machine = choice.machine
-        calm = machine.calm_tokens
-        if machine.may_land(calm):
-            self._watched[row] |= SENTENCE_END
-        choice.asleep = True
-        self._slept_at[row], self._wakes_after[row] = machine.position, machine.position + calm
-
-    def _wake_due(self) -> None:
-        lengths = np.fromiter(map(len, self._outputs), dtype=np.int32, count=len(self._outputs))
-        due = (lengths > self._wakes_after[self._rows]) | (lengths < self._slept_at[self._rows])
-        if self._loops.guarded:
-            due |= self._loops.look(self._rows, lengths, self._outputs)
-        if np.count_nonzero(due):
-            for row in self._rows[due].tolist():
-                self._catch_up(row, self.choices[row])
-
-    def _wake(self, row: int, choice: Choice, until: int) -> None:
-        """Count the tokens before position `until`, which decided nothing."""
-        machine = choice.machine
-        choice.asleep = False
-        self._awake[row] = choice
-        self._slept_at[row], self._wakes_after[row] = 0, _NEVER
-        if until > machine.position:
-            machine.skip(choice.output[machine.position : until])
+    def _replace(self, sampled: npt.NDArray[Any], rows: Rows) -> bool:
+        return bool(
+            steps.replace(
+                sampled,
+                rows,
+                self._row_slots,
+                self._state,
+                self._demands,
+                self._classes,
+                self._last,
+                self.ids.eos_token,
+            )
+        )
 
     def _list_rows(self) -> None:
         rows = sorted(self.choices)
-        self._rows = np.array(rows, dtype=np.intp)
+        self._rows = np.array(rows, dtype=np.int64)
         self._outputs = [self.choices[row].output for row in rows]
-        self._awake = {row: choice for row in rows if not (choice := self.choices[row]).asleep}
-        self._loops.list_rows(self.choices, rows)
         self._moved = False
 
-    # -- committing -----------------------------------------------------------------------------------
+    def _compile(self) -> None:
+        """Now, on no rows, rather than in front of the first request."""
+        self._advance(_NO_ROWS, _NO_ROWS)
+        self._plan(_NO_ROWS)
+        self._replace(_NO_ROWS, _NO_ROWS)
+        self._commit(0, _NO_ROWS, self._never_waited, ended_at=-1)
 
-    def _catch_up(self, row: int, choice: Choice) -> None:
+    # -- the state of one slot ------------------------------------------------------------------------
+
+    def _begin(self, slot: int, choice: Choice) -> None:
+        """The state before the first token."""
+        first = first_state(self.ids, choice.budget, opened=choice.opened, answer_prompt=choice.answer_prompt)
+        self._state[slot] = first[: len(Column)]
+        self._wait_rows[slot] = first[len(Column) :]
+        self._bits[slot] = 0
+        self._recent[slot] = _NO_TOKEN
+        self._runs[slot] = 0
+        self._last[slot] = _NO_TOKEN
+
+    def _park(self, slot: int) -> Parked:
+        used = int(self._state[slot, Column.SEEN]) // WORD + 1
+        return Parked(self._state[slot].copy(), self._bits[slot, :used].copy())
+
+    def _catch_up(self, row: int) -> None:
         """Commit however many tokens are new; start over if vLLM took tokens back."""
-        machine, output = choice.machine, choice.output
-        if choice.asleep:
-            # The last one may decide something.
-            calm = int(self._wakes_after[row])
-            self._wake(row, choice, min(len(output) - 1, calm))
-        if len(output) < machine.position:
-            self._replay(choice)
-            self._loops.add(row, choice)
-            self._wake(row, choice, 0)
+        slot, choice = int(self._row_slots[row]), self.choices[row]
+        state, output = self._state[slot], choice.output
+        seen = int(state[Column.SEEN])
+        if len(output) < seen:
+            parked = self._park(slot)
+            self._begin(slot, choice)
+            self._replay(slot, choice, parked)
+        elif len(output) > seen:
+            tokens = np.array(output[seen:], dtype=np.int64)
+            self._commit(slot, tokens, self._never_waited, ended_at=int(state[Column.ENDED_AT]))
+        else:
             return
-        for position in range(machine.position, len(output)):
-            if machine.phase is Phase.ANSWER:
-                machine.position = len(output)
-                return
-            machine.commit(self._an_end if choice.ended_at == position else output[position])
+        state[Column.ENDED_AT] = -1
+        self._last[slot] = _NO_TOKEN
 
-    def _replay(self, choice: Choice) -> None:
-        """Rebuild the machine from the tokens and the recorded events (a first arrival has none)."""
-        waits = set(choice.machine.wait_positions)
-        machine = choice.machine = choice.new_machine()
-        choice.asleep = False
-        told_by, told_at = choice.told_by, min(choice.told_at or 0, len(choice.output))
-        for position, token in enumerate(choice.output):
-            if told_by is not None and position == told_at:
-                machine.end_thinking(told_by.word)
-            machine.commit(self._an_end if position in waits else token)
-        if told_by is not None:
-            machine.end_thinking(told_by.word)
+    def _replay(self, slot: int, choice: Choice, parked: Parked) -> None:
+        """Commit the output again, from the first token on, with the parked events as a guide."""
+        before, state = parked.state, self._state[slot]
+        if before[Column.TOLD_AT] >= 0:
+            state[Column.TOLD_AT] = min(before[Column.TOLD_AT], len(choice.output) + 1)
+            state[Column.TOLD_BY] = before[Column.TOLD_BY]
+        waited = self._never_waited.copy()
+        waited[: len(parked.wait_bits)] = parked.wait_bits
+        by_model = before[Column.END] >= 0 and before[Column.ENDED_BY] == EndedBy.MODEL
+        tokens = np.array(choice.output, dtype=np.int64)
+        self._commit(slot, tokens, waited, ended_at=int(before[Column.END]) if by_model else -1)
 
-
-def _array(numbers: Iterable[int]) -> npt.NDArray[np.int64]:
-    return np.fromiter(numbers, dtype=np.int64)
+    def _commit(
+        self,
+        slot: int,
+        tokens: npt.NDArray[np.int64],
+        waited: npt.NDArray[np.int32],
+        *,
+        ended_at: int,
+    ) -> None:
+        steps.commit_tokens(
+            self._state,
+            slot,
+            self._bits,
+            self._wait_rows,
+            self._lengths,
+            self._recent,
+            self._runs,
+            self._classes,
+            tokens,
+            waited,
+            ended_at,
+        )

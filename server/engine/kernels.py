@@ -11,91 +11,13 @@ step through scalars run as one warp: a scalar store is one thread's, and others
 
 from __future__ import annotations
 
-from enum import IntEnum
-
 import triton
 import triton.language as tl
 
 from server.budget.machine import MAX_BLANK_ANSWER_TOKENS
 from server.budget.spec import LOOP_REPEATS, MAX_WAIT_TEXTS, MAX_WAIT_TOKENS
-from server.engine.loop_guard import PERIODS
 from server.engine.scripts import EndedBy, Script
-
-
-class Column(IntEnum):
-    """A slot's state. The first ten are constant for a request."""
-
-    MAX = 0
-    """-1: no budget in this slot."""
-    MIN = 1
-    NUM_WAITS = 2
-    LANDING = 3
-    FREE_ANSWER = 4
-    PROMPT = 5
-    """Prompt tokens: where the output begins among the slot's tokens."""
-    LOOP_GUARD = 6
-    WAIT_TEXTS = 7
-    """How many wait texts stand in the slot's row of them."""
-    BEGIN = 8
-    """Output position of the first thinking token."""
-    MIN_OUTPUT = 9
-    """Before so many output tokens no marker ends the answer."""
-    PHASE = 10
-    SCRIPT = 11
-    SCRIPT_POS = 12
-    THINKING = 13
-    WAITS = 14
-    BLANKS = 15
-    JUST_WAITED = 16
-    SEEN = 17
-    """Output tokens that are committed to this state."""
-    END = 18
-    ANSWER_BEGIN = 19
-    ENDED_BY = 20
-    """A `scripts.EndedBy`; means something once END is set."""
-    ENDED_AT = 21
-    """Tentative: output position at which an end token was sampled and replaced; -1 for none."""
-    TOLD_AT = 22
-    """From so many output tokens on, leave the thinking (rule 10); -1: nobody said so."""
-    TOLD_BY = 23
-    """A `scripts.EndedBy`."""
-
-
-class Plan(IntEnum):
-    """What one row of logits must do."""
-
-    FORCED = 0
-    """The token that must come, or -1."""
-    MASK = 1
-    """Classes of tokens that can't be sampled."""
-    REPLACEMENT = 2
-    """What stands for a sampled end token, or -1: the row is not thinking."""
-    ENDS_ANSWER = 3
-    """Whether a sampled marker becomes the end-of-sequence token."""
-
-
-class Class(IntEnum):
-    """Bits of the token classes that the rules speak of."""
-
-    END = 1
-    NOT_FIRST_IN_ANSWER = 2
-    BLANK = 4
-    SENTENCE_END = 8
-    LINE_END = 16
-    MARKER = 32
-    UNKNOWN = 64
-
-
-class Phase(IntEnum):
-    THINKING = 1
-    ANSWER_START = 2
-    ANSWER = 3
-
-
-WAIT_ROW = MAX_WAIT_TEXTS * (1 + MAX_WAIT_TOKENS)
-"""Width of a slot's row of wait texts: their lengths, then the tokens of each."""
-WORD = 32
-"""Output positions per int32 of a slot's wait bits: position >> 5 is its word, position & 31 its bit."""
+from server.engine.state import PERIODS, WAIT_ROW, WORD, Class, Column, Demand, Phase
 
 _MAX: tl.constexpr = tl.constexpr(int(Column.MAX))
 _MIN: tl.constexpr = tl.constexpr(int(Column.MIN))
@@ -123,11 +45,11 @@ _TOLD_AT: tl.constexpr = tl.constexpr(int(Column.TOLD_AT))
 _TOLD_BY: tl.constexpr = tl.constexpr(int(Column.TOLD_BY))
 _COLUMNS: tl.constexpr = tl.constexpr(len(Column))
 
-_PLAN_COLUMNS: tl.constexpr = tl.constexpr(len(Plan))
-_PLAN_FORCED: tl.constexpr = tl.constexpr(int(Plan.FORCED))
-_PLAN_MASK: tl.constexpr = tl.constexpr(int(Plan.MASK))
-_PLAN_REPLACEMENT: tl.constexpr = tl.constexpr(int(Plan.REPLACEMENT))
-_PLAN_ENDS_ANSWER: tl.constexpr = tl.constexpr(int(Plan.ENDS_ANSWER))
+_PLAN_COLUMNS: tl.constexpr = tl.constexpr(len(Demand))
+_PLAN_FORCED: tl.constexpr = tl.constexpr(int(Demand.FORCED))
+_PLAN_MASK: tl.constexpr = tl.constexpr(int(Demand.MASK))
+_PLAN_REPLACEMENT: tl.constexpr = tl.constexpr(int(Demand.REPLACEMENT))
+_PLAN_ENDS_ANSWER: tl.constexpr = tl.constexpr(int(Demand.ENDS_ANSWER))
 
 _C_END: tl.constexpr = tl.constexpr(int(Class.END))
 _C_NOT_FIRST: tl.constexpr = tl.constexpr(int(Class.NOT_FIRST_IN_ANSWER))
@@ -170,7 +92,7 @@ def _waits_now(waits, thinking, num_waits, minimum):
 def _run_on(runs, before, token, window):
     """One more thinking token. `before`: the tokens 1, 2, … places before it, -1 where there is none.
 
-    Returns the runs (see `server.engine.loop_guard`), and whether the last window is a loop.
+    Returns the runs (see `server.engine.state.PERIODS`), and whether the last window is a loop.
     """
     periods = tl.arange(0, _PERIODS) + 1
     runs = tl.where(before == token, runs + 1, 0)

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from server.budget.markers import MarkerIds
 from server.budget.receipt import EngineReceipt
 from server.engine.device_batch import Snapshot, receipts_of
 
@@ -29,8 +28,7 @@ class Event(Protocol):
 class Outbox:
     """The only user of `publish` after its construction: ZeroMQ sockets must not be shared by threads."""
 
-    def __init__(self, ids: MarkerIds, publish: Callable[[EngineReceipt], None]) -> None:
-        self._ids = ids
+    def __init__(self, publish: Callable[[EngineReceipt], None]) -> None:
         self._publish = publish
         self._pending: queue.SimpleQueue[tuple[Snapshot, Event | None]] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="s1-receipts", daemon=True).start()
@@ -45,7 +43,7 @@ class Outbox:
             try:
                 if arrived is not None:
                     arrived.synchronize()
-                for receipt in receipts_of(snapshot, self._ids):
+                for receipt in receipts_of(snapshot):
                     if receipt.receipt_id:
                         self._publish(receipt)
             except (RuntimeError, OSError):  # a lost device or socket; the engine itself reports it

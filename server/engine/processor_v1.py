@@ -68,7 +68,7 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
         self._ids = ids
         self._encode = encode
         self._max_model_len = max_model_len
-        self._batch = ForcingBatch(self._ids, capacity=capacity)
+        self._batch = ForcingBatch(self._ids, capacity=capacity, max_model_len=max_model_len)
         self._edits = HostEdits(self._ids) if device.type == "cpu" else DeviceEdits(self._ids, device)
         self._told = Told()
         self._receipts = receipts
@@ -139,7 +139,7 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
         if resolved is None:
             return None
         effective, opened, answer_prompt = resolved
-        return Choice(self._ids, arguments.get(RECEIPT_ID, ""), effective, opened, answer_prompt, output)
+        return Choice(arguments.get(RECEIPT_ID, ""), effective, opened, answer_prompt, output)
 
     def _remove(self, row: int) -> None:
         choice = self._batch.remove(row)

@@ -47,7 +47,7 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
             req_states,
             max_model_len=vllm_config.model_config.max_model_len,
             drafts=vllm_config.num_speculative_tokens,
-            outbox=None if publisher is None else Outbox(ids, publisher.publish),
+            outbox=None if publisher is None else Outbox(publisher.publish),
             encode=encoder(vllm_config.model_config),
         )
 

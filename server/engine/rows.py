@@ -2,48 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from server.budget.machine import BudgetMachine, Mask
-from server.budget.markers import MarkerIds
+from server.budget.machine import Mask
 from server.budget.spec import EffectiveBudget
-from server.engine.scripts import EndedBy
 
-Rows = npt.NDArray[np.intp]
+Rows = npt.NDArray[np.int64]
 Tokens = npt.NDArray[np.int64]
+
+
+class Parked(NamedTuple):
+    """The state of a choice that stands in no row. Nobody changes it."""
+
+    state: npt.NDArray[np.int32]
+    """[columns], see `server.engine.state`."""
+    wait_bits: npt.NDArray[np.int32]
+    """[words]"""
 
 
 @dataclass(slots=True)
 class Choice:
     """It outlives the row it stands in: vLLM preempts and resumes requests."""
 
-    ids: MarkerIds
     receipt_id: str
     budget: EffectiveBudget
     opened: bool
     answer_prompt: bool
     output: list[int]
     """vLLM's own running list of output token ids."""
-    machine: BudgetMachine = field(init=False)
-    """Its state after those tokens that have been committed."""
-    asleep: bool = False
-    """Whether the tokens after those decide nothing."""
-    ended_at: int | None = None
-    """The position at which an end token was sampled; tentative until that position is committed."""
-    told_at: int | None = None
-    """Position at which somebody said that the thinking is to be left (rule 10)."""
-    told_by: EndedBy | None = None
-
-    def __post_init__(self) -> None:
-        self.machine = self.new_machine()
-
-    def new_machine(self) -> BudgetMachine:
-        """Before the first token."""
-        return BudgetMachine(self.ids, self.budget, opened=self.opened, answer_prompt=self.answer_prompt)
+    parked: Parked | None = None
+    """Its state when it last left a row."""
 
 
 class Plan(NamedTuple):

@@ -37,6 +37,7 @@ from server.gateway.settings import Settings, SettingsError
 from server.gateway.workers.fleet import Fleet, Here
 
 Background = Callable[[], AbstractAsyncContextManager[Any]]
+_BUSIEST = ("/v1/chat/completions", "/v1/messages", "/v1/responses")
 
 
 def create_app(
@@ -111,6 +112,8 @@ def create_app(
     ):
         app.include_router(router)
     add_playground(app, shown=settings.playground)
+    # Routes are tried one after the other; none of them hides another.
+    app.router.routes.sort(key=lambda route: getattr(route, "path", None) not in _BUSIEST)
     app.add_middleware(Guard, keys=keys, rates=rates)
     add_cors(app, settings.cors_origins)
     app.add_middleware(Boundary)

@@ -109,7 +109,7 @@ class Bench:
         if budgeted:
             slots = [run.slot for run in budgeted]
             snapshot = self.batch.leave(slots, self.tokens, self.total_len)
-            receipts = receipts_of(snapshot.to_host(), self.ids)
+            receipts = receipts_of(snapshot.to_host())
             for i, run in enumerate(budgeted):
                 assert receipts[i] == run.machine.receipt(run.choice.receipt_id)
                 run.parked = snapshot.of(i)

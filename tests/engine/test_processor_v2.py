@@ -105,7 +105,7 @@ class ToyRunner:
             req_id_to_index={},
         )
         self.processor = BudgetForcing.__new__(BudgetForcing)
-        outbox = Outbox(IDS, self.published.publish)
+        outbox = Outbox(self.published.publish)
         self.processor._configure(
             IDS, self.req_states, max_model_len=200, drafts=4, outbox=outbox, encode=list
         )

@@ -33,7 +33,7 @@ def test_unknown_ids_are_masked_in_budgeted_rows_only(
     processor._edits = HostEdits(ids) if edits is HostEdits else DeviceEdits(ids, torch.device("cpu"))
     budget = EffectiveBudget(max=30, min=0, num_waits=0, landing=0, clamped_by=())
     for row in rows:
-        processor._batch.add(row, Choice(ids, f"r{row}", budget, True, True, []))
+        processor._batch.add(row, Choice(f"r{row}", budget, True, True, []))
     logits = processor.apply(torch.zeros((4, VOCABULARY)))
     for row in range(4):
         masked = set(torch.isneginf(logits[row]).nonzero().flatten().tolist())

@@ -82,8 +82,8 @@ def resolve_model(caller: Caller, engines: EnginePool, model: str | None) -> str
         EngineUnavailable, InvalidRequest, ModelNotFound: as `EnginePool.resolve_model`.
     """
     caller.check_model(model)
-    own = [name for name in engines.models() if caller.may_use(name)]
-    resolved = own[0] if model is None and len(own) == 1 else engines.resolve_model(model)
+    own = [name for name in engines.models() if caller.may_use(name)] if model is None else []
+    resolved = own[0] if len(own) == 1 else engines.resolve_model(model)
     caller.check_model(resolved)
     return resolved
 

@@ -36,7 +36,7 @@ class Demand:
     @classmethod
     def of_chat(cls, call: ChatCall, *, context: int | None) -> Demand:
         prompt = 0 if call.continues is None else len(call.continues.prompt) + len(call.continues.output)
-        prompt += sum(estimate_tokens(call.fields.get(name)) for name in _PROMPT_FIELDS)
+        prompt += sum(estimate_tokens(call.fields[name]) for name in _PROMPT_FIELDS if name in call.fields)
         return cls(prompt, call.room[1] if call.room is not None else None, context, call.num_generations)
 
     @property

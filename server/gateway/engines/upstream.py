@@ -108,9 +108,17 @@ class EnginePool:
                 served.setdefault(card["id"], []).append(engine)
         return served
 
+    def serving(self, model: str) -> list[Engine]:
+        """The ready engines that serve `model`."""
+        return [
+            engine
+            for engine in self._engines.values()
+            if engine.status.state == "ready" and engine.serves(model)
+        ]
+
     def context(self, model: str) -> int | None:
         """The longest context in which `model` is served, in tokens; None if no engine tells."""
-        lengths = [engine.context(model) for engine in self.models().get(model, ())]
+        lengths = [engine.context(model) for engine in self.serving(model)]
         return max((length for length in lengths if length is not None), default=None)
 
     def resolve_model(self, model: str | None) -> str:
@@ -119,8 +127,8 @@ class EnginePool:
         Raises:
             EngineUnavailable, InvalidRequest, ModelNotFound
         """
-        served = self.models()
         if model is None:
+            served = self.models()
             self._require_ready()
             if len(served) != 1:
                 names = ", ".join(sorted(served))
@@ -128,7 +136,7 @@ class EnginePool:
                     f"`model` is required: this server has {names}. Given: null", param="model"
                 )
             return next(iter(served))
-        if model in served:
+        if self.serving(model):
             return model
         if any(engine.serves(model) for engine in self.engines):
             raise EngineUnavailable(f"no engine that serves the model '{model}' is ready")
@@ -156,7 +164,7 @@ class EnginePool:
             EngineUnavailable: no engine that serves it is ready (any more).
             InvalidRequest: no engine enforces the budget; `param` is the first field that none does.
         """
-        candidates = self.models().get(model)
+        candidates = self.serving(model)
         if not candidates:
             raise EngineUnavailable(f"no engine that serves the model '{model}' is ready")
         requested = budget.requested()
