@@ -234,6 +234,20 @@ def test_something_is_decided_after_any_number_of_plain_tokens(
             bench.check_receipts()
 
 
+def test_a_loop_is_of_the_tokens_that_stand() -> None:
+    """Two different ends became the same wait text."""
+    bench = Bench(toy_markers(wait=(WAIT,)), seed=0, capacity=1)
+    budget = EffectiveBudget(max=60, min=0, num_waits=20, landing=0, clamped_by=(), loop_guard=8)
+    bench.add(budget, opened=True, answer_prompt=True)
+    bench.runs[0].row = 0
+    bench.batch.add(0, bench.runs[0].choice)
+    for _ in range(4):
+        for said in (TURN, 25, EOS, 25):
+            bench.step(says=said)
+    assert bench.runs[0].machine.ended_by == "loop"
+    bench.check_receipts()
+
+
 def test_nobody_is_told_who_is_not_there() -> None:
     assert (
         ForcingBatch(toy_markers(), capacity=2, max_model_len=8).end_thinking("nobody", EndedBy.REQUEST)

@@ -154,7 +154,6 @@ STEPS: tuple[Mutation, ...] = (
         "if recent[slot, i] == token else 0",
         "if recent[slot, i] == token else runs[slot, i]",
     ),
-    ("a loop is of thinking alone", " and state[slot, _SEEN] >= state[slot, _BEGIN]", ""),
     ("wait texts in turn", "text = state[slot, _WAITS] % state[slot, _WAIT_TEXTS]", "text = 0"),
     (
         "a wait text's tokens",
@@ -176,7 +175,6 @@ STEPS: tuple[Mutation, ...] = (
     ),
     ("what was left is told", "last[slot] = stands", "last[slot] = token"),
     ("whether anything was edited", "edited = True", "edited = False"),
-    ("ids beyond the table", "0 <= token < classes.size", "0 <= token"),
 )
 
 
