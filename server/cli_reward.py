@@ -46,4 +46,4 @@ def reward(
     console.print(f"[dim]{escape(shlex.join(argv))}[/dim]", soft_wrap=True)
     boundary = " --step-boundary '\\n'" if model is None else ""
     console.print(f"then: s1 serve --reward-url http://{host}:{port}{boundary}", markup=False, soft_wrap=True)
-    os.execve(argv[0], argv, reward_environment())  # noqa: S606
+    os.execve(argv[0], argv, reward_environment(extra))  # noqa: S606

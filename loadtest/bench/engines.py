@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loadtest.bench.processes import Server, free_port, server
+from server.engine import one_process
 
 DEMO = Path(__file__).parents[2] / "training" / "checkpoints" / "tiny-reasoner"
 FAMILY = "s1"
@@ -37,5 +38,5 @@ def _stock_argv(port: int, arguments: Sequence[str]) -> list[str]:
     return [
         sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", str(DEMO),
         "--served-model-name", DEMO.name, "--host", "127.0.0.1", "--port", str(port),
-        "--enforce-eager", *arguments,
+        "--enforce-eager", *one_process.arguments(arguments, _ENVIRONMENT), *arguments,
     ]  # fmt: skip

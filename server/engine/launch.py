@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from server.budget.families import FAMILIES, Family, FamilyOptions, family_by_name
+from server.engine import one_process
 from server.engine.config import environment
 from server.engine.flags import flag_among
 from server.engine.selection import PROCESSORS, RUNNER_VARIABLE, Runner, runner_environment
@@ -108,6 +110,8 @@ def command(options: EngineOptions, *, host: str, port: int) -> list[str]:
     for name, value in _defaults(options).items():
         if not _given(options.extra_args, name):
             arguments += [name] if value is None else [name, value]
+    if _in_one_process(options, os.environ):
+        arguments += one_process.arguments(options.extra_args, os.environ)
     return [*arguments, *options.extra_args]
 
 
@@ -138,6 +142,8 @@ def engine_environment(options: EngineOptions, *, run_dir: Path, base: Mapping[s
     }
     if not on_gpu():
         defaults |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_TARGET_DEVICE": "cpu"}
+    if _in_one_process(options, base):
+        defaults |= one_process.threads()
     return {**defaults, **base, **ours, **runner_environment(options.runner)}
 
 
@@ -168,6 +174,11 @@ def _defaults(options: EngineOptions) -> dict[str, str | None]:
         # Small models on a CPU would fill the white space that a grammar allows until the length ends.
         defaults["--structured-outputs-config"] = '{"backend": "xgrammar", "disable_any_whitespace": true}'
     return defaults
+
+
+def _in_one_process(options: EngineOptions, base: Mapping[str, str]) -> bool:
+    workers = options.tensor_parallel_size * options.pipeline_parallel_size
+    return workers == 1 and not on_gpu() and one_process.suits(options.extra_args, base)
 
 
 def _wants_s1_template(options: EngineOptions) -> bool:

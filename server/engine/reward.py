@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
+from server.engine import one_process
 from server.engine.flags import flag_among
 from server.engine.launch import LaunchError, on_gpu
 
@@ -56,12 +57,17 @@ def reward_command(
     ]  # fmt: skip
     if not on_gpu():
         arguments += ["--enforce-eager"]
+        arguments += one_process.arguments(extra_args, os.environ)
     return [*arguments, *extra_args]
 
 
-def reward_environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
+def reward_environment(
+    extra_args: Sequence[str] = (), base: Mapping[str, str] = os.environ
+) -> dict[str, str]:
     """`base` with what vLLM needs on this machine; the caller's own settings win."""
     defaults = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
     if not on_gpu():
         defaults |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_TARGET_DEVICE": "cpu"}
+        if one_process.suits(extra_args, base):
+            defaults |= one_process.threads()
     return {**defaults, **base}

@@ -38,7 +38,8 @@ class ReceiptStore:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._receipts: OrderedDict[str, dict[str, Any]] = OrderedDict()
-        self._arrived = asyncio.Condition()
+        self._awaited: dict[str, list[asyncio.Event]] = {}
+        """By receipt id: who waits for it. Hundreds of choices may end at once, and each wakes its own."""
         self._reader: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -60,11 +61,23 @@ class ReceiptStore:
             return receipt is not None and receipt["output_tokens"] >= output_tokens
 
         try:
-            async with asyncio.timeout(wait_s), self._arrived:
-                await self._arrived.wait_for(covered)
-                return self._receipts.pop(receipt_id)
+            async with asyncio.timeout(wait_s):
+                while not covered():
+                    await self._arrival(receipt_id)
         except TimeoutError:
             return None
+        return self._receipts.pop(receipt_id)
+
+    async def _arrival(self, receipt_id: str) -> None:
+        arrived = asyncio.Event()
+        waiting = self._awaited.setdefault(receipt_id, [])
+        waiting.append(arrived)
+        try:
+            await arrived.wait()
+        finally:
+            waiting.remove(arrived)
+            if not waiting:
+                self._awaited.pop(receipt_id, None)
 
     def has_ended_thinking(self, receipt_id: str) -> bool:
         """Whether the choice has left the batch after its thinking."""
@@ -75,11 +88,11 @@ class ReceiptStore:
             receipt = await receive(socket, self._directory)
             if receipt is None:
                 continue
-            async with self._arrived:
-                self._receipts[receipt["receipt_id"]] = receipt
-                while len(self._receipts) > _KEPT:
-                    self._receipts.popitem(last=False)
-                self._arrived.notify_all()
+            self._receipts[receipt["receipt_id"]] = receipt
+            while len(self._receipts) > _KEPT:
+                self._receipts.popitem(last=False)
+            for arrived in self._awaited.get(receipt["receipt_id"], ()):
+                arrived.set()
 
 
 class EngineRoutes:

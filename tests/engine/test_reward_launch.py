@@ -45,6 +45,6 @@ def test_the_command_says_what_is_wrong() -> None:
 
 
 def test_the_callers_own_settings_win() -> None:
-    environment = reward_environment({"VLLM_CPU_KVCACHE_SPACE": "7", "PATH": "x"})
+    environment = reward_environment((), {"VLLM_CPU_KVCACHE_SPACE": "7", "PATH": "x"})
     assert environment["VLLM_CPU_KVCACHE_SPACE"] == "7" and environment["PATH"] == "x"
     assert environment["VLLM_NO_USAGE_STATS"] == "1"

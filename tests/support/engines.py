@@ -19,6 +19,8 @@ from typing import Any
 import httpx
 import psutil
 
+from server.engine import one_process
+
 DEMO = Path(__file__).parents[2] / "training" / "checkpoints" / "tiny-reasoner"
 _START_S = 240
 # float32 so that greedy ties do not hang on which requests share a batch.
@@ -110,7 +112,7 @@ def engine_alone(
         argv = [
             sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", str(DEMO),
             "--served-model-name", DEMO.name, "--host", "127.0.0.1", "--port", str(port),
-            "--enforce-eager", *engine_args,
+            "--enforce-eager", *one_process.arguments(engine_args, {}), *engine_args,
         ]  # fmt: skip
     with _process(argv, log) as process:
         url = f"http://127.0.0.1:{port}"

@@ -189,7 +189,9 @@ class Implementation:
 IMPLEMENTATIONS = {
     "steps": Implementation("server/engine/steps.py", STEPS, ("tests/engine/test_forcing.py",)),
     "kernels": Implementation(
-        "server/engine/kernels.py", KERNELS, ("tests/engine/test_kernels.py", "-k", "not compile")
+        "server/engine/kernels.py",
+        KERNELS,
+        ("tests/engine/test_kernels.py", "tests/engine/test_kernels_told.py", "-k", "not compile"),
     ),
 }
 
