@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from server.budget.machine import Mask, masked_ids
 from server.budget.markers import MarkerIds
+from server.engine import steps
 from server.engine.rows import Plan, Rows
 
 
 class HostEdits:
-    """On a CPU, where numpy writes into the tensor's memory at a fraction of an operator's cost."""
+    """On a CPU, where compiled code writes into the tensor's memory at a fraction of an operator's cost."""
 
     def __init__(self, ids: MarkerIds) -> None:
-        self._masked_ids = {mask: np.array(tokens) for mask, tokens in _masked_ids(ids).items()}
-        self._unknown = _runs(ids.unknown)
+        tokens = [_masked_ids(ids).get(mask, []) for mask in Mask]
+        self._tokens = np.array([token for some in tokens for token in some], dtype=np.int64)
+        self._begins = np.cumsum([0, *map(len, tokens)], dtype=np.int64)
+        self._unknown = np.array(_runs(ids.unknown), dtype=np.int64).reshape(-1, 2)
+        # Compiled now rather than in front of the first request.
+        self._edit(np.empty((0, 1), dtype=np.float32), Plan.of(0))
 
     def apply(self, plan: Plan, logits: torch.Tensor) -> None:
-        if not (plan.masked or plan.forced_rows.size or self._unknown):
-            return
-        values = logits.numpy()
-        for mask, rows in plan.masked:
-            values[rows[:, None], self._masked_ids[mask]] = -np.inf
-        for begin, end in self._unknown:
-            values[_all_or(plan.budgeted_rows, len(values)), begin:end] = -np.inf
-        if plan.forced_rows.size:
-            values[plan.forced_rows] = -np.inf
-            values[plan.forced_rows, plan.forced_tokens] = 0.0
+        if plan.due or len(self._unknown):
+            self._edit(logits.numpy(), plan)
+
+    def _edit(self, values: npt.NDArray[np.float32], plan: Plan) -> None:
+        steps.edit(
+            values,
+            plan.forced,
+            plan.rows_by_mask,
+            plan.counts,
+            plan.budgeted_rows,
+            self._tokens,
+            self._begins,
+            self._unknown,
+        )
 
 
 class DeviceEdits:
@@ -59,11 +69,6 @@ class DeviceEdits:
         rows = torch.from_numpy(budgeted).to(self._device)
         for begin, end in self._unknown:
             logits[:, begin:end].index_fill_(0, rows, -torch.inf)
-
-
-def _all_or(rows: Rows, count: int) -> Rows | slice:
-    """A slice is one stretch of memory a row, and no copy of row numbers."""
-    return slice(None) if len(rows) == count else rows
 
 
 def _masked_ids(ids: MarkerIds) -> dict[Mask, list[int]]:

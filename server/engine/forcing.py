@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from server.budget.machine import Mask
 from server.budget.markers import MarkerIds
 from server.budget.receipt import EngineReceipt
 from server.engine import steps
@@ -35,7 +34,6 @@ from server.engine.state import (
 _NO_ROWS: Rows = np.empty(0, dtype=np.int64)
 _NO_SLOT = -1
 _NO_TOKEN = -1
-_MASKS = [mask for mask in Mask if mask is not Mask.NONE]
 
 
 class ForcingBatch:
@@ -59,11 +57,8 @@ class ForcingBatch:
         self._runs = np.zeros((capacity, PERIODS), dtype=np.int32)
         self._demands = np.zeros((capacity, len(Demand)), dtype=np.int32)
         self._last = np.full(capacity, _NO_TOKEN, dtype=np.int64)
-        # What a step is told.
+        self._plan = Plan.of(capacity)
         self._odd = np.zeros(capacity, dtype=np.int64)
-        self._forced = np.zeros((2, capacity), dtype=np.int64)
-        self._masked = np.zeros((len(Mask), capacity), dtype=np.int64)
-        self._counts = np.zeros(len(Mask), dtype=np.int64)
         self._scripts, self._lengths = script_table(ids)
         self._classes = class_table(ids)
         self._never_waited = np.zeros_like(self._bits[0])
@@ -154,15 +149,14 @@ class ForcingBatch:
                 self._catch_up(row)
 
     def plan(self) -> Plan:
-        """What the coming step must force and mask. Call after `advance`, and before `replace`."""
+        """What the coming step must force and mask; it holds until the next one.
+
+        Call after `advance`, and before `replace`.
+        """
         if self._moved:
             self._list_rows()
-        if not self._plan(self._rows):
-            return Plan(_NO_ROWS, _NO_ROWS, (), self._rows)
-        counts = self._counts.tolist()
-        forced = self._forced[:, : counts[Mask.NONE]]
-        masked = tuple((mask, self._masked[mask, : counts[mask]]) for mask in _MASKS if counts[mask])
-        return Plan(forced[0], forced[1], masked, self._rows)
+        self._decide(self._rows)
+        return self._plan
 
     def replace(self, sampled: npt.NDArray[Any]) -> bool:
         """Replace end attempts and stray markers by what has to stand there.
@@ -193,21 +187,21 @@ class ForcingBatch:
             )
         )
 
-    def _plan(self, rows: Rows) -> int:
-        return int(
-            steps.plan(
-                rows,
-                self._row_slots,
-                self._state,
-                self._wait_rows,
-                self._scripts,
-                self._demands,
-                self._forced,
-                self._masked,
-                self._counts,
-                self.ids.end[0],
-                self.ids.family.marker_ends_answer,
-            )
+    def _decide(self, rows: Rows) -> None:
+        plan = self._plan
+        plan.budgeted_rows = rows
+        plan.due = steps.plan(
+            rows,
+            self._row_slots,
+            self._state,
+            self._wait_rows,
+            self._scripts,
+            self._demands,
+            plan.forced,
+            plan.rows_by_mask,
+            plan.counts,
+            self.ids.end[0],
+            self.ids.family.marker_ends_answer,
         )
 
     def _replace(self, sampled: npt.NDArray[Any], rows: Rows) -> bool:
@@ -233,8 +227,9 @@ class ForcingBatch:
     def _compile(self) -> None:
         """Now, on no rows, rather than in front of the first request."""
         self._advance(_NO_ROWS, _NO_ROWS)
-        self._plan(_NO_ROWS)
-        self._replace(_NO_ROWS, _NO_ROWS)
+        self._decide(_NO_ROWS)
+        for ids_type in (np.int64, np.int32):
+            self._replace(np.empty(0, dtype=ids_type), _NO_ROWS)
         self._commit(0, _NO_ROWS, self._never_waited, ended_at=-1)
 
     # -- the state of one slot ------------------------------------------------------------------------

@@ -79,7 +79,8 @@ def install_cpu_generator_rewind() -> None:
 
     @functools.wraps(original_sample)
     def sample(self: Any, logits: torch.Tensor, sampling_metadata: Any, *args: Any, **kwargs: Any) -> Any:
-        before_sampling.clear()
+        if sampling_metadata.generators or before_sampling:
+            before_sampling.clear()
         for row, generator in sampling_metadata.generators.items():
             before_sampling[row] = generator.get_state()
         return original_sample(self, logits, sampling_metadata, *args, **kwargs)
@@ -87,6 +88,8 @@ def install_cpu_generator_rewind() -> None:
     @functools.wraps(original_sync)
     def bookkeeping_sync(self: Any, *args: Any, **kwargs: Any) -> Any:
         generators = self.input_batch.generators
+        if not generators:
+            return original_sync(self, *args, **kwargs)
         discarded = {row: g for row, g in generators.items() if self.discard_request_mask.np[row]}
         for row, generator in discarded.items():
             if row in before_sampling:

@@ -255,7 +255,7 @@ def plan(
     scripts: Int32s,
     demands: Int32s,
     forced: Int64s,
-    masked: Int64s,
+    rows_by_mask: Int64s,
     counts: Int64s,
     end_token: int,
     marker_ends_answer: bool,
@@ -266,7 +266,7 @@ def plan(
         scripts: [scripts, width] their tokens.
         demands: [slots, demands] filled for `replace`.
         forced: [2, n] filled with the rows whose token is forced, and with those tokens.
-        masked: [masks, n] filled, by `machine.Mask`, with the rows of which tokens can't be sampled.
+        rows_by_mask: [masks, n] filled, by `machine.Mask`, with the rows of which tokens can't be sampled.
         counts: [masks] filled with how many rows of each mask there are; of NONE, with how many are forced.
 
     Returns:
@@ -303,9 +303,41 @@ def plan(
             if state[slot, _SEEN] < state[slot, _MIN_OUTPUT]:
                 mask = _M_MARKERS
         if mask != _M_NONE:
-            masked[mask, counts[mask]] = rows[i]
+            rows_by_mask[mask, counts[mask]] = rows[i]
             counts[mask] += 1
     return counts.sum()
+
+
+@_compiled
+def edit(
+    values: npt.NDArray[np.float32],
+    forced: Int64s,
+    rows_by_mask: Int64s,
+    counts: Int64s,
+    rows: Int64s,
+    tokens: Int64s,
+    begins: Int64s,
+    unknown: Int64s,
+) -> None:
+    """Carry a plan out on logits.
+
+    Args:
+        values: [batch rows, vocabulary], edited in place.
+        forced, rows_by_mask, counts: of `plan`.
+        rows: [n] batch rows with a budget.
+        tokens, begins: the tokens of mask m are `tokens[begins[m]:begins[m + 1]]`.
+        unknown: [runs, 2] begin and end of each run of ids that are not in the vocabulary.
+    """
+    for i in range(rows.size):
+        for run in range(unknown.shape[0]):
+            values[rows[i], unknown[run, 0] : unknown[run, 1]] = -np.inf
+    for mask in range(_M_NONE + 1, counts.size):
+        for i in range(counts[mask]):
+            for at in range(begins[mask], begins[mask + 1]):
+                values[rows_by_mask[mask, i], tokens[at]] = -np.inf
+    for i in range(counts[_M_NONE]):
+        values[forced[0, i]] = -np.inf
+        values[forced[0, i], forced[1, i]] = 0.0
 
 
 @_compiled
