@@ -38,16 +38,18 @@ class Observing:
             return
         state["observer"] = seen
 
-        async def note_ends(message: Message) -> None:
+        async def note_end(message: Message) -> None:
             await send(message)
-            if message["type"] == "http.response.start":
-                seen.status = message["status"]
-            else:
-                seen.complete = True
+            seen.complete = True
 
         def note(message: Message) -> Awaitable[None]:
             # Nothing is to be noted of most messages, which are a stream's tokens.
-            return send(message) if message.get("more_body") else note_ends(message)
+            if message.get("more_body"):
+                return send(message)
+            if message["type"] == "http.response.start":
+                seen.status = message["status"]
+                return send(message)
+            return note_end(message)
 
         try:
             await self._app(scope, receive, note)

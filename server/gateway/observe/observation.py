@@ -57,23 +57,28 @@ class SettledChoice:
     """Whether it was the first of its request: choices share their prompt, which is counted once."""
 
 
-@dataclass(slots=True, eq=False)
 class EngineWatch:
     """One request to an engine, as its parts come. Times are of the observation's clock, in seconds."""
 
-    call: EngineCall
-    engine: str
-    begun: float
-    keeps_text: bool = False
-    ended: float | None = None
-    thinking: array[float] = field(default_factory=lambda: array("d"))
-    """When each thinking token came: one for each part of a stream, or as many as the part has ids."""
-    answer: array[float] = field(default_factory=lambda: array("d"))
-    text: list[str] = field(default_factory=list)
-    choices: list[SettledChoice] = field(default_factory=list)
-    recorded: EngineReceipt | None = None
-    _counted: dict[str, int] = field(default_factory=dict)
-    """How many of the times `count_intervals` has seen, by phase."""
+    __slots__ = (
+        "_counted", "answer", "begun", "call", "choices", "ended", "engine", "keeps_text", "recorded", "text",
+        "thinking",
+    )  # fmt: skip
+
+    def __init__(self, call: EngineCall, engine: str, begun: float, keeps_text: bool = False) -> None:
+        self.call = call
+        self.engine = engine
+        self.begun = begun
+        self.keeps_text = keeps_text
+        self.ended: float | None = None
+        self.thinking = array("d")
+        """When each thinking token came: one for each part of a stream, or as many as the part has ids."""
+        self.answer = array("d")
+        self.text: list[str] = []
+        self.choices: list[SettledChoice] = []
+        self.recorded: EngineReceipt | None = None
+        self._counted: dict[str, int] = {}
+        """How many of the times `count_intervals` has seen, by phase."""
 
     def part(self, choice: Mapping[str, Any], now: float) -> None:
         """Note the time of a part, of each of its tokens, and its text if that is kept."""
