@@ -154,8 +154,11 @@ async def test_the_key_comes_from_flag_or_environment_and_is_never_shown(
             assert secret not in given.stderr
 
 
-_TAKE_TERMINAL = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
-"""Ctrl-C reaches only processes whose controlling terminal it is."""
+_TAKE_TERMINAL = (
+    "import fcntl, signal, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "signal.signal(signal.SIGINT, signal.default_int_handler)"
+)
+"""Ctrl-C reaches only processes whose controlling terminal it is, and that weren't started to ignore it."""
 
 
 class Terminal:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import signal
+import sys
+import time
 
 from training.grading.limit import within
 
@@ -28,6 +30,32 @@ def test_what_swallows_its_first_alarms_is_left_all_the_same() -> None:
 
     assert within(0.05, never, otherwise="left") == "left"
     assert len(swallowed) == 3
+
+
+def test_an_alarm_in_a_finalizer_is_nobodys_error() -> None:
+    """Python can't raise it there and would complain instead, which is an error in these tests."""
+    rang_in = []
+
+    class Slow:
+        def __del__(self) -> None:
+            until = time.monotonic() + 0.5
+            try:
+                while time.monotonic() < until:
+                    pass
+            except BaseException:
+                rang_in.append("the finalizer")
+                raise
+
+    def never() -> str:
+        slow = Slow()
+        del slow
+        while True:
+            pass
+
+    told_before = sys.unraisablehook
+    assert within(0.05, never, otherwise="left") == "left"
+    assert rang_in == ["the finalizer"]
+    assert sys.unraisablehook is told_before
 
 
 def test_the_alarm_is_as_it_was() -> None:

@@ -6,6 +6,7 @@ closed set. What clients make up never becomes a label.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, get_args
 
@@ -54,8 +55,8 @@ class Instruments(Sink):
         """
         self._by_model: dict[str, _OfModel] = {}
         self._per_key = per_key
-        self._settled: list[tuple[Observation, SettledChoice]] = []
-        self._finished: list[Observation] = []
+        self._settled: deque[tuple[Observation, SettledChoice]] = deque()
+        self._finished: deque[Observation] = deque()
         families: list[Counts | Distributions] = []
         key = ("key",) if per_key else ()
 
@@ -208,12 +209,10 @@ class Instruments(Sink):
 
     def catch_up(self) -> None:
         """Count what has come to its end. By the dozen it costs half: code and series are at hand then."""
-        settled, self._settled = self._settled, []
-        finished, self._finished = self._finished, []
-        for seen, choice in settled:
-            self._count_choice(seen, choice)
-        for seen in finished:
-            self._count_request(seen)
+        while self._settled:
+            self._count_choice(*self._settled.popleft())
+        while self._finished:
+            self._count_request(self._finished.popleft())
 
     def _count_choice(self, seen: Observation, choice: SettledChoice) -> None:
         if seen.model is None:

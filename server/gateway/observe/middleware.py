@@ -55,7 +55,7 @@ class Observing:
             await self._app(scope, receive, note)
         finally:
             # It knows its state: together they would be a cycle, left to the garbage collector.
-            del state["observer"]
+            state.pop("observer", None)
             self._observatory.end(seen)
 
 

@@ -46,7 +46,6 @@ class Observatory:
         self._running: dict[int, Observation] = {}
         self._registry = CollectorRegistry()
         self._instruments: Instruments | None = None
-        self._will_count = False
         self._sinks: list[Sink] = []
         self.tracing = _tracing(settings)
         if self.is_on:
@@ -90,15 +89,11 @@ class Observatory:
         seen.finish()
         if self._instruments is None:
             return
-        if self._instruments.behind >= _COUNTED_TOGETHER:
-            self._instruments.catch_up()
-        elif not self._will_count:
-            self._will_count = True
-            asyncio.get_running_loop().call_later(_COUNTED_AFTER_S, self._count, self._instruments)
-
-    def _count(self, instruments: Instruments) -> None:
-        self._will_count = False
-        instruments.catch_up()
+        # By the loop, so that no request has to do with the counting of others.
+        if self._instruments.behind == 1:
+            asyncio.get_running_loop().call_later(_COUNTED_AFTER_S, self._instruments.catch_up)
+        elif self._instruments.behind == _COUNTED_TOGETHER:
+            asyncio.get_running_loop().call_soon(self._instruments.catch_up)
 
     async def close(self) -> None:
         """Send the spans that are left."""
