@@ -109,12 +109,16 @@ class EnginePool:
         return served
 
     def serving(self, model: str) -> list[Engine]:
-        """The ready engines that serve `model`."""
-        return [
-            engine
-            for engine in self._engines.values()
-            if engine.status.state == "ready" and engine.serves(model)
-        ]
+        """The ready engines that serve `model`. There may be many, and every request asks."""
+        found = []
+        for engine in self._engines.values():
+            status = engine.status
+            if status.state == "ready":
+                for card in status.models:
+                    if card["id"] == model:
+                        found.append(engine)
+                        break
+        return found
 
     def context(self, model: str) -> int | None:
         """The longest context in which `model` is served, in tokens; None if no engine tells."""
