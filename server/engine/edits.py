@@ -16,7 +16,8 @@ class HostEdits:
     """On a CPU, where compiled code writes into the tensor's memory at a fraction of an operator's cost."""
 
     def __init__(self, ids: MarkerIds) -> None:
-        tokens = [_masked_ids(ids).get(mask, []) for mask in Mask]
+        masked = _masked_ids(ids)
+        tokens = [masked.get(mask, []) for mask in Mask]
         self._tokens = np.array([token for some in tokens for token in some], dtype=np.int64)
         self._begins = np.cumsum([0, *map(len, tokens)], dtype=np.int64)
         self._unknown = np.array(_runs(ids.unknown), dtype=np.int64).reshape(-1, 2)

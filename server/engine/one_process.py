@@ -1,9 +1,10 @@
 """An engine on few CPU cores: all of it in one process.
 
 vLLM runs a model on a CPU in a process of its own, and this and the engine's core wait for one another by
-spinning. Where there are two or four cores, that is time taken from those that have something to do: up to
-half of a small model's tokens a second. vLLM wants the second process because OpenMP reads its threads from
-the environment as a process starts; the environment is ours to set before the engine starts at all.
+spinning. Where there are two or four cores, that is time taken from those that have something to do: on two
+a fifth of a small model's tokens a second (docs/performance.md). vLLM wants the second process because OpenMP
+reads its threads from the environment as a process starts; the environment is ours to set before the engine
+starts at all.
 """
 
 from __future__ import annotations
