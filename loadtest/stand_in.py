@@ -33,6 +33,7 @@ from loadtest.stand_in_wire import (
     Chunks,
     framed,
     head,
+    receipt,
     refusal,
     whole,
 )
@@ -48,6 +49,7 @@ class ClientConnection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._target = b""
         self._request_id = ""
+        self._receipt_wanted = False
         self._stream: Stream | None = None
         self.transport: asyncio.Transport
 
@@ -73,14 +75,17 @@ class ClientConnection(asyncio.Protocol):
             self.transport.abort()
 
     def on_message_begin(self) -> None:
-        self._body, self._target, self._request_id = [], b"", ""
+        self._body, self._target, self._request_id, self._receipt_wanted = [], b"", "", False
 
     def on_url(self, url: bytes) -> None:
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() == b"x-request-id":
+        name = name.lower()
+        if name == b"x-request-id":
             self._request_id = value.decode("latin-1")
+        elif name == b"x-s1-receipt":
+            self._receipt_wanted = True
 
     def on_body(self, part: bytes) -> None:
         self._body.append(part)
@@ -108,7 +113,9 @@ class ClientConnection(asyncio.Protocol):
         fault = engine.fault(str((body.get("vllm_xargs") or {}).get("receipt_id", "")))
         if fault == "refuse":
             return self._refuse("503 Service Unavailable", "the stand-in refuses", 503)
-        self._stream = Stream(self, engine, output, body, self._request_id, fault)
+        self._stream = Stream(
+            self, engine, output, body, self._request_id, fault, with_receipt=self._receipt_wanted
+        )
         self._stream.start()
 
     def _refuse(self, status: str, message: str, code: int) -> None:
@@ -130,11 +137,14 @@ class Stream:
         body: Mapping[str, Any],
         request_id: str,
         fault: str | None,
+        *,
+        with_receipt: bool,
     ) -> None:
         self._connection = connection
         self._engine = engine
         self._output = output
         self._fault = fault
+        self._with_receipt = with_receipt
         self._fault_at = output.tokens // 2
         self._streams = body.get("stream") is True
         self._with_usage = bool((body.get("stream_options") or {}).get("include_usage"))
@@ -177,6 +187,8 @@ class Stream:
 
     def _whole(self) -> None:
         raw = whole(self._output, id=self._id, model=self._model, with_ids=self._with_ids)
+        if along := self._along():
+            raw = raw[:-1] + b"," + along[1:]
         self._end(self._output.tokens)
         self._connection.send(head("200 OK", "application/json", len(raw)) + raw)
 
@@ -204,9 +216,19 @@ class Stream:
         self._schedule(self._step)
 
     def _finish(self, event: bytes) -> None:
-        parts = [event, self._chunks.usage() if self._with_usage else b"", DONE]
+        parts = [event, self._chunks.usage() if self._with_usage else b""]
+        if along := self._along():
+            parts.append(b"data: " + along + b"\n\n")
+        parts.append(DONE)
         self._end(self._output.tokens)
         self._connection.send(b"".join(framed(part) for part in parts if part) + b"0\r\n\r\n")
+
+    def _along(self) -> bytes:
+        """The receipt as our engine's routes send it with an answer; empty if nobody has asked for it."""
+        if not self._with_receipt or self._fault == "no_receipt":
+            return b""
+        recorded = receipt(self._output, self._output.tokens)
+        return b"" if recorded is None else orjson.dumps({"s1_receipt": recorded})
 
     def _break(self) -> bool:
         """Do what the fault is; True if nothing comes after it."""

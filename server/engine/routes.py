@@ -7,6 +7,9 @@
   after its next token. The answer's `state` is `thinking`, `answering`, or `absent`: then it is told as soon
   as it is scheduled, if it ever is.
 
+A request to vLLM's own routes with the header `x-s1-receipt` has its receipt in the answer
+(`server.engine.answer_with_receipt`).
+
 They live on the engine's own port, so that a gateway needs nothing but its URL, on this machine or not.
 """
 
@@ -22,11 +25,14 @@ import zmq.asyncio
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.engine.answer_with_receipt import SendWithReceipt, wanted_receipt
 from server.engine.config import receipts_address, replicas, run_dir
 from server.engine.receipts import MARKERS, read_info, receive, subscribe
 
 _KEPT = 65_536
-"""Receipts kept for collection; each is collected once, within milliseconds of its choice's end."""
+"""Receipts kept for collection; each is collected within milliseconds of its choice's end."""
+_KEPT_COLLECTED = 1_024
+"""Of those that were collected: an answer may be lost on its way, and whoever lost it asks again."""
 _MAX_WAIT_MS = 10_000
 _WORDS = ("request", "time")
 _END_THINKING = "/s1/end_thinking/"
@@ -38,6 +44,7 @@ class ReceiptStore:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._receipts: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._collected: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._awaited: dict[str, list[asyncio.Event]] = {}
         """By receipt id: who waits for it. Hundreds of choices may end at once, and each wakes its own."""
         self._reader: asyncio.Task[None] | None = None
@@ -53,20 +60,27 @@ class ReceiptStore:
             )
             self._reader = asyncio.create_task(self._read(socket))
 
-    async def take(self, receipt_id: str, *, output_tokens: int, wait_s: float) -> dict[str, Any] | None:
-        """Remove and return the receipt once it covers `output_tokens`; None if it does not in time."""
+    async def take(self, receipt_id: str, output_tokens: int, wait_s: float) -> dict[str, Any] | None:
+        """The receipt once it covers `output_tokens`; None if it does not in `wait_s` seconds."""
+        if (receipt := self._covering(receipt_id, output_tokens)) is None:
+            try:
+                async with asyncio.timeout(wait_s):
+                    while (receipt := self._covering(receipt_id, output_tokens)) is None:
+                        await self._arrival(receipt_id)
+            except TimeoutError:
+                return None
+        self._collect(receipt_id, receipt)
+        return receipt
 
-        def covered() -> bool:
-            receipt = self._receipts.get(receipt_id)
-            return receipt is not None and receipt["output_tokens"] >= output_tokens
+    def _covering(self, receipt_id: str, output_tokens: int) -> dict[str, Any] | None:
+        receipt = self._receipts.get(receipt_id) or self._collected.get(receipt_id)
+        return receipt if receipt is not None and receipt["output_tokens"] >= output_tokens else None
 
-        try:
-            async with asyncio.timeout(wait_s):
-                while not covered():
-                    await self._arrival(receipt_id)
-        except TimeoutError:
-            return None
-        return self._receipts.pop(receipt_id)
+    def _collect(self, receipt_id: str, receipt: dict[str, Any]) -> None:
+        self._receipts.pop(receipt_id, None)
+        self._collected[receipt_id] = receipt
+        while len(self._collected) > _KEPT_COLLECTED:
+            self._collected.popitem(last=False)
 
     async def _arrival(self, receipt_id: str) -> None:
         arrived = asyncio.Event()
@@ -81,7 +95,8 @@ class ReceiptStore:
 
     def has_ended_thinking(self, receipt_id: str) -> bool:
         """Whether the choice has left the batch after its thinking."""
-        return self._receipts.get(receipt_id, {}).get("thinking_end") is not None
+        receipt = self._receipts.get(receipt_id) or self._collected.get(receipt_id) or {}
+        return receipt.get("thinking_end") is not None
 
     async def _read(self, socket: Any) -> None:
         while True:
@@ -105,13 +120,19 @@ class EngineRoutes:
         self._store = ReceiptStore(directory) if directory is not None else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._store is not None:
-            self._store.start()
-        if scope["type"] != "http" or not scope["path"].startswith("/s1/"):
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        response = await self._answer(scope)
-        await response(scope, receive, send)
+        if self._store is not None:
+            self._store.start()
+        if scope["path"].startswith("/s1/"):
+            response = await self._answer(scope)
+            await response(scope, receive, send)
+            return
+        receipt_id = wanted_receipt(scope)
+        if receipt_id is not None and self._store is not None:
+            send = SendWithReceipt(send, receipt_id, self._store.take)
+        await self.app(scope, receive, send)
 
     async def _answer(self, scope: Scope) -> JSONResponse:
         if self._store is None or self._directory is None:
@@ -127,8 +148,8 @@ class EngineRoutes:
             query = parse_qs(scope["query_string"].decode("latin-1"))
             receipt = await self._store.take(
                 path.removeprefix("/s1/receipts/"),
-                output_tokens=_number(query, "output_tokens", 0),
-                wait_s=min(_number(query, "wait_ms", 0), _MAX_WAIT_MS) / 1000,
+                _number(query, "output_tokens", 0),
+                min(_number(query, "wait_ms", 0), _MAX_WAIT_MS) / 1000,
             )
             return _not_found("no such receipt") if receipt is None else JSONResponse(receipt)
         if path.startswith(_END_THINKING) and scope["method"] == "POST":

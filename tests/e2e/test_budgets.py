@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
@@ -321,3 +322,39 @@ async def test_two_thousand_answers_none_empty(aclient: AsyncOpenAI, served: Run
     contents = await asyncio.gather(*(one() for _ in range(2000)))
     assert [content for content in contents if not content or not content.strip()] == []
     assert not any("<|im_" in content for content in contents if content)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_the_engine_sends_receipts_along_with_its_answers(served: Running, stream: bool) -> None:
+    """What spares the gateway a second request for every choice."""
+
+    async def ask(engine: httpx.AsyncClient, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Usage and receipt."""
+        receipt_id = f"along-{stream}-{number}"
+        body: dict[str, Any] = {
+            "model": served.model,
+            "messages": [{"role": "user", "content": RASPBERRY}],
+            "max_completion_tokens": 60 + number,
+            "vllm_xargs": {"max_thinking_tokens": 10 + number, "receipt_id": receipt_id},
+        }
+        if stream:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
+        headers = {"x-s1-receipt": receipt_id}
+        response = await engine.post("/v1/chat/completions", json=body, headers=headers)
+        assert response.status_code == httpx.codes.OK, response.text
+        if not stream:
+            answer = response.json()
+            return answer["usage"], answer["s1_receipt"]
+        *_, usage, receipt, done = [event.removeprefix("data: ") for event in response.text.split("\n\n")][
+            :-1
+        ]
+        assert done == "[DONE]"
+        return orjson.loads(usage)["usage"], orjson.loads(receipt)["s1_receipt"]
+
+    async with httpx.AsyncClient(base_url=served.engine_url, timeout=120) as engine:
+        told = await asyncio.gather(*(ask(engine, number) for number in range(16)))
+    for number, (usage, receipt) in enumerate(told):
+        assert receipt["receipt_id"] == f"along-{stream}-{number}"
+        assert receipt["output_tokens"] >= usage["completion_tokens"]
+        counted = usage["completion_tokens_details"]["reasoning_tokens"]
+        assert receipt["thinking_end"] - receipt["thinking_begin"] == counted <= 10 + number

@@ -54,7 +54,7 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 async def test_description_and_receipts_reach_the_api_server(tmp_path: Path, address: str) -> None:
     elsewhere = tmp_path / "no-such-folder-here"
-    receipts = [_receipt(f"r{i}", output_tokens=10 + i) for i in range(100)]
+    receipts = [receipt_of(f"r{i}", output_tokens=10 + i) for i in range(100)]
     # The worker is there before the API server listens.
     with closing(ReceiptPublisher(elsewhere, INFO, replica=0, address=address)) as publisher:
         for receipt in receipts:
@@ -84,7 +84,7 @@ async def test_a_second_api_server_at_the_same_port_is_refused(address: str) -> 
         await ask(second)
 
 
-def _receipt(receipt_id: str, *, output_tokens: int) -> EngineReceipt:
+def receipt_of(receipt_id: str, *, output_tokens: int) -> EngineReceipt:
     return EngineReceipt(
         receipt_id=receipt_id,
         effective_min=0,

@@ -96,6 +96,12 @@ class StandIn:
     receipt_waits: int = 0
     receipt_waits_cancelled: int = 0
     receipts: dict[str, EngineReceipt] = field(default_factory=dict)
+    receipts_wanted: list[str] = field(default_factory=list)
+    """The ids that chat requests want along with their answers; empty for none."""
+    receipts_asked: int = 0
+    """At their own route."""
+    receipt_along: Callable[[EngineReceipt], EngineReceipt | None] = lambda receipt: receipt
+    """What comes along with an answer that is asked for its receipt; None: as of an older engine."""
     metrics_read: int = 0
     tokens_made: float | None = None
     """What /metrics says; None: there is no such route."""
@@ -111,6 +117,14 @@ class StandIn:
                 output_tokens=tokens,
                 thinking_end=len(generation.thinking) if tokens > len(generation.thinking) else None,
             )
+
+    def along(self, request: web.Request, faults: Faults) -> dict[str, Any]:
+        """What an answer has beside itself."""
+        receipt = self.receipts.get(request.headers.get("x-s1-receipt", ""))
+        if receipt is None or faults.no_receipt or faults.stale_receipt or faults.stall_receipt:
+            return {}
+        told = self.receipt_along(receipt)
+        return {} if told is None else {"s1_receipt": told.to_json()}
 
     def faults_for(self, body: dict[str, Any]) -> Faults:
         faults = self.faults
@@ -324,6 +338,7 @@ async def _tokenize(engine: StandIn, request: web.Request) -> web.Response:
 
 
 async def _receipt(engine: StandIn, request: web.Request) -> web.Response:
+    engine.receipts_asked += 1
     if engine.faults.stall_receipt:
         engine.receipt_waits += 1
         try:
@@ -351,6 +366,7 @@ async def _chat(engine: StandIn, request: web.Request) -> web.StreamResponse:
         engine.probes += 1
     else:
         engine.bodies.append(body)
+        engine.receipts_wanted.append(request.headers.get("x-s1-receipt", ""))
         engine.request_ids.append(request.headers.get("x-request-id", ""))
         engine.traces.append((request.headers.get("traceparent"), request.headers.get("tracestate")))
     if faults.refuse is not None:
@@ -388,7 +404,8 @@ async def _generate(
     engine.account(generation, generation.completion_tokens)
     if body.get("stream"):
         return await _stream(engine, request, body, generation, faults)
-    return web.json_response(_completion(request, body, generation, faults))
+    completion = _completion(request, body, generation, faults)
+    return web.json_response(completion | engine.along(request, faults))
 
 
 def _completion(
@@ -462,6 +479,8 @@ async def _stream(
             "metrics": {"mean_itl_ms": 1},
         }
         await writer.event(writer.chunk([]) | usage)
+    if along := engine.along(request, faults):
+        await writer.write(b"data: " + json.dumps(along).encode() + b"\n\n")
     await writer.write(b"data: [DONE]\n\n")
     return response
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -229,3 +230,44 @@ async def test_a_body_within_the_limit_is_read_whole(engine: StandIn) -> None:
             "/v1/chat/completions", content=unannounced(), headers={"content-type": "application/json"}
         )
         assert response.status_code == 413
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_a_receipt_that_comes_along_is_not_asked_for(
+    client: httpx.AsyncClient, engine: StandIn, stream: bool
+) -> None:
+    response = await client.post(
+        "/v1/chat/completions", json=ASK | {"max_thinking_tokens": 5, "n": 3, "stream": stream}
+    )
+    assert response.text.count('"thinking_tokens":5') == 3
+    assert engine.receipts_asked == 0
+    # It is between engine and gateway.
+    assert "s1_receipt" not in response.text
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(
+    "along",
+    [
+        lambda _: None,
+        lambda receipt: replace(receipt, receipt_id="another's", thinking_end=1),
+        lambda receipt: replace(receipt, output_tokens=receipt.output_tokens - 1, thinking_end=1),
+    ],
+    ids=["none", "another choice's", "of too few tokens"],
+)
+async def test_without_one_that_covers_the_choice_it_is_asked_for(
+    client: httpx.AsyncClient, engine: StandIn, stream: bool, along: Any
+) -> None:
+    engine.receipt_along = along
+    response = await client.post(
+        "/v1/chat/completions", json=ASK | {"max_thinking_tokens": 5, "stream": stream}
+    )
+    assert response.text.count('"thinking_tokens":5') == 1
+    assert engine.receipts_asked == 1
+
+
+async def test_an_answer_without_budget_asks_for_no_receipt(
+    client: httpx.AsyncClient, engine: StandIn
+) -> None:
+    await ask(client)
+    assert engine.receipts_wanted == [""]

@@ -106,7 +106,7 @@ class Meter:
             if tally.finished or tally.accounted or tally.call.receipt_id is None or self._engine is None:
                 continue
             try:
-                tally.account(await self._engine.receipt(tally.call.receipt_id, 0))
+                tally.account(await self._engine.receipt(tally.call, 0))
             except GatewayError:
                 continue
 
@@ -172,10 +172,10 @@ class Metered:
             self.meter.failed = True
             raise
 
-    async def receipt(self, receipt_id: str, output_tokens: int) -> EngineReceipt:
-        recorded = await self.engine.receipt(receipt_id, output_tokens)
+    async def receipt(self, call: EngineCall, output_tokens: int) -> EngineReceipt:
+        recorded = await self.engine.receipt(call, output_tokens)
         for tally in self.meter.tallies:
-            if tally.call.receipt_id == receipt_id:
+            if tally.call.receipt_id == call.receipt_id:
                 tally.account(recorded)
         return recorded
 

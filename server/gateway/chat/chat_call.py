@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from server.budget.aliases import Asked, read_chat
 from server.budget.forms import ALIAS_ROOTS, OPEN_OBJECTS
-from server.budget.receipt import Origin
+from server.budget.receipt import EngineReceipt, Origin
 from server.budget.spec import BUDGET_FIELDS, ThinkingBudget
 from server.gateway.chat.bursts import Burst
 from server.gateway.chat.chat_conflicts import check_conflicts
@@ -130,6 +130,8 @@ class EngineCall:
     origin: Origin = field(default_factory=Origin)
     returns_ids: bool = False
     """Whether the client gets the token ids, and with them the receipt's positions."""
+    brought: list[EngineReceipt] = field(default_factory=list)
+    """The engine's record of this choice, if it has come along with the answer."""
     burst: Burst = field(default_factory=Burst)
     """Shared by the calls of a request."""
 

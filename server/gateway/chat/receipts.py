@@ -48,7 +48,7 @@ async def _receipt_for(
     try:
         delivered = int(usage["completion_tokens"])
         if call.receipt_id is not None:
-            recorded = await engine.receipt(call.receipt_id, delivered)
+            recorded = await engine.receipt(call, delivered)
             enforced = receipt(
                 call.budget, recorded, delivered_tokens=delivered, finish_reason=finish.finish_reason
             )

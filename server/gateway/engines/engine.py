@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 PROTOCOL = 1
 """Version of /s1/engine, `vllm_xargs` and /s1/receipts that this gateway speaks."""
 
+_RECEIPT = "s1_receipt"
+"""The field or event with which an engine sends a receipt along with its answer."""
+_RECEIPT_EVENT = b'{"s1_receipt":'
 _CONTROL_TIMEOUT_S = 15.0
 """An engine takes a word between two steps, and a step that reads a long prompt lasts."""
 
@@ -89,7 +92,10 @@ class ChatEngine(Protocol):
     async def stream(
         self, call: EngineCall, on_event: Callable[[dict[str, Any]], Awaitable[None]]
     ) -> None: ...
-    async def receipt(self, receipt_id: str, output_tokens: int) -> EngineReceipt: ...
+    async def receipt(self, call: EngineCall, output_tokens: int) -> EngineReceipt:
+        """The record of a call with a receipt id, as of at least so many tokens."""
+        ...
+
     async def end_thinking(self, receipt_id: str, ended_by: str) -> str:
         """Leave a choice's thinking after its next token (rule 10).
 
@@ -170,7 +176,13 @@ class Engine:
         Raises:
             EngineRefused, EngineDied, EngineMisbehaved
         """
-        return await self.post("/v1/chat/completions", call.body, call.request_id)
+        answer = await self.post(
+            "/v1/chat/completions", call.body, call.request_id, receipt_id=call.receipt_id
+        )
+        brought = answer.pop(_RECEIPT, None)
+        if brought is not None:
+            call.brought.append(_receipt(brought))
+        return answer
 
     async def stream(self, call: EngineCall, on_event: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
         """Hand every chunk of one call's stream to `on_event`. Cancelling closes the engine's connection.
@@ -181,26 +193,38 @@ class Engine:
             EngineMisbehaved
         """
         speed = StreamSpeed(self.pace)
-        parts = self._parts("/v1/chat/completions", call.body, call.request_id)
+        parts = self._parts("/v1/chat/completions", call.body, call.request_id, receipt_id=call.receipt_id)
         async with aclosing(parts):
             async for part in parts:
                 async with call.burst:
                     for event in part:
+                        if event.startswith(_RECEIPT_EVENT):
+                            call.brought.append(_receipt(_json_object(event)[_RECEIPT]))
+                            continue
                         chunk = _stream_chunk(event)
                         speed.see(chunk)
                         await on_event(chunk)
 
     async def post(
-        self, path: str, body: bytes, request_id: str | None = None, *, timeout_s: float | None = None
+        self,
+        path: str,
+        body: bytes,
+        request_id: str | None = None,
+        *,
+        receipt_id: str | None = None,
+        timeout_s: float | None = None,
     ) -> dict[str, Any]:
         """The JSON object that answers a POST.
+
+        Args:
+            receipt_id: of the receipt that is wanted along with the answer.
 
         Raises:
             EngineRefused, EngineDied, EngineMisbehaved
         """
         try:
             async with asyncio.timeout(timeout_s):
-                with await self._post(path, body, request_id) as answer:
+                with await self._post(path, body, request_id, receipt_id) as answer:
                     raw = await answer.body()
         except (TimeoutError, OSError) as error:
             raise self._lost(error) from error
@@ -237,13 +261,19 @@ class Engine:
                     yield _stream_chunk(event)
 
     async def _parts(
-        self, path: str, body: bytes, request_id: str | None, *, says_done: bool = True
+        self,
+        path: str,
+        body: bytes,
+        request_id: str | None,
+        *,
+        says_done: bool = True,
+        receipt_id: str | None = None,
     ) -> AsyncGenerator[list[bytes], None]:
         """The data of events, as many as were received together."""
         splitter = EventSplitter()
         finished = not says_done
         try:
-            with await self._post(path, body, request_id) as answer:
+            with await self._post(path, body, request_id, receipt_id) as answer:
                 if answer.status != 200:
                     _raise_for_status(answer.status, await answer.body())
                 while part := await answer.part():
@@ -259,14 +289,22 @@ class Engine:
         if not finished:
             raise self._lost(EOFError("the stream ended early"))
 
-    async def receipt(self, receipt_id: str, output_tokens: int) -> EngineReceipt:
-        """The engine's record of a choice, as of at least `output_tokens` tokens.
+    async def receipt(self, call: EngineCall, output_tokens: int) -> EngineReceipt:
+        """The engine's record of a choice, as of at least `output_tokens` tokens: as it came along with the
+        answer, or else asked for.
 
         Raises:
             ReceiptMissing, EngineDied, EngineMisbehaved
         """
+        while call.brought:
+            recorded = call.brought.pop()
+            if _is_of(recorded, call, output_tokens):
+                return recorded
+        return await self._ask_for_receipt(call, output_tokens)
+
+    async def _ask_for_receipt(self, call: EngineCall, output_tokens: int) -> EngineReceipt:
         wait_ms = self.settings.receipt_wait_ms
-        path = f"/s1/receipts/{receipt_id}?output_tokens={output_tokens}&wait_ms={wait_ms}"
+        path = f"/s1/receipts/{call.receipt_id}?output_tokens={output_tokens}&wait_ms={wait_ms}"
         missing = ReceiptMissing(
             f"receipt missing: the engine has no record of this choice after {wait_ms} ms"
         )
@@ -278,8 +316,8 @@ class Engine:
             raise self._lost(error) from error
         if status != 200:
             raise missing
-        recorded = _receipt(raw)
-        if recorded.receipt_id != receipt_id or recorded.output_tokens < output_tokens:
+        recorded = _receipt(_json_object(raw))
+        if not _is_of(recorded, call, output_tokens):
             raise missing
         return recorded
 
@@ -334,11 +372,15 @@ class Engine:
                 f"the engine's /s1/engine can't be read: {error.errors()[0]['msg']}"
             ) from error
 
-    async def _post(self, path: str, body: bytes, request_id: str | None) -> Connection:
+    async def _post(
+        self, path: str, body: bytes, request_id: str | None, receipt_id: str | None = None
+    ) -> Connection:
         """The connection on which the answer comes."""
         headers = {"content-type": "application/json", **trace_headers()}
         if request_id is not None:
             headers["x-request-id"] = request_id
+        if receipt_id is not None:
+            headers["x-s1-receipt"] = receipt_id
         return await self._connections.ask(
             "POST", path, body=body, headers=headers, keeps=self._keeps_connections, under_way=self._under_way
         )
@@ -387,8 +429,12 @@ def _json_object(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def _receipt(raw: bytes) -> EngineReceipt:
+def _is_of(recorded: EngineReceipt, call: EngineCall, output_tokens: int) -> bool:
+    return recorded.receipt_id == call.receipt_id and recorded.output_tokens >= output_tokens
+
+
+def _receipt(fields: dict[str, Any]) -> EngineReceipt:
     try:
-        return EngineReceipt.from_json(_json_object(raw))
+        return EngineReceipt.from_json(fields)
     except (KeyError, TypeError) as error:
         raise EngineMisbehaved(f"the engine's receipt can't be read: {error!r}") from error

@@ -107,7 +107,7 @@ async def _failure(engine: Engine, model: str, description: EngineDescription, c
     call = _call(model, description, check.budget)
     try:
         usage = (await engine.complete(call))["usage"]
-        recorded = await engine.receipt(str(call.receipt_id), usage["completion_tokens"])
+        recorded = await engine.receipt(call, usage["completion_tokens"])
     except EngineRefused as error:
         if error.status >= 500 or error.status == 429:
             raise

@@ -141,8 +141,8 @@ class FollowedEngine:
         async with self.live.follow(call):
             await self.engine.stream(call, on_event)
 
-    async def receipt(self, receipt_id: str, output_tokens: int) -> EngineReceipt:
-        return await self.engine.receipt(receipt_id, output_tokens)
+    async def receipt(self, call: EngineCall, output_tokens: int) -> EngineReceipt:
+        return await self.engine.receipt(call, output_tokens)
 
     async def end_thinking(self, receipt_id: str, ended_by: str) -> str:
         return await self.engine.end_thinking(receipt_id, ended_by)

@@ -207,9 +207,9 @@ class KeepingEngine:
         await self.engine.stream(asked, note)
         self._keep(call, prompt, output).thinking_tokens = _thinking_tokens(usage)
 
-    async def receipt(self, receipt_id: str, output_tokens: int) -> EngineReceipt:
-        recorded = await self.engine.receipt(receipt_id, output_tokens)
-        choice = self._by_receipt.get(receipt_id)
+    async def receipt(self, call: EngineCall, output_tokens: int) -> EngineReceipt:
+        recorded = await self.engine.receipt(call, output_tokens)
+        choice = self._by_receipt.get(str(call.receipt_id))
         if choice is not None:
             delivered = len(choice.output)
             choice.thinking_tokens = count_tokens(recorded, delivered).thinking

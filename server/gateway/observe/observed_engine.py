@@ -52,10 +52,11 @@ class ObservedEngine:
     async def end_thinking(self, receipt_id: str, ended_by: str) -> str:
         return await self.engine.end_thinking(receipt_id, ended_by)
 
-    async def receipt(self, receipt_id: str, output_tokens: int) -> EngineReceipt:
-        watch = next((w for w in reversed(self.seen.watches) if w.call.receipt_id == receipt_id), None)
+    async def receipt(self, call: EngineCall, output_tokens: int) -> EngineReceipt:
+        watches = reversed(self.seen.watches)
+        watch = next((watch for watch in watches if watch.call.receipt_id == call.receipt_id), None)
         try:
-            recorded = await self.engine.receipt(receipt_id, output_tokens)
+            recorded = await self.engine.receipt(call, output_tokens)
         except GatewayError as error:
             if watch is not None:
                 self.seen.engine_failed(watch, error)

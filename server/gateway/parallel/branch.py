@@ -124,11 +124,10 @@ async def _cancelled(tasks: dict[asyncio.Task[None], Branch]) -> None:
 
 async def _account(engine: ChatEngine, branch: Branch) -> None:
     """What a cancelled branch has cost, by the engine's own record. One that never began has none."""
-    receipt_id = branch.call.receipt_id
-    if receipt_id is None:
+    if branch.call.receipt_id is None:
         return
     try:
-        recorded = await engine.receipt(receipt_id, 0)
+        recorded = await engine.receipt(branch.call, 0)
     except GatewayError:
         return
     told = receipt(branch.call.budget, recorded, delivered_tokens=recorded.output_tokens, finish_reason=None)

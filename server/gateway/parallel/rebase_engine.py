@@ -89,14 +89,14 @@ class RebaseEngine:
     async def stream(self, call: EngineCall, on_event: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
         raise NotImplementedError("a search is streamed as progress, not as tokens")
 
-    async def receipt(self, receipt_id: str, output_tokens: int) -> EngineReceipt:
+    async def receipt(self, call: EngineCall, output_tokens: int) -> EngineReceipt:
         """All that the search has cost so far, as one output: thinking, then markers, then answers."""
         search = self._search
-        if search is None or search.call.receipt_id != receipt_id:
+        if search is None or search.call.receipt_id != call.receipt_id:
             raise ReceiptMissing("receipt missing: the search has not begun")
         thinking = search.tree.thinking_tokens
         return EngineReceipt(
-            receipt_id=receipt_id,
+            receipt_id=str(call.receipt_id),
             effective_min=0,
             effective_max=search.limits.total,
             effective_num_waits=0,

@@ -158,8 +158,8 @@ class Rounds:
         await send({}, finish_reason=ending.finish_reason, stop_reason=ending.stop_reason)
         await on_event(head | {"choices": [], "usage": self._settle(choice)})
 
-    async def receipt(self, receipt_id: str, output_tokens: int) -> EngineReceipt:
-        recorded = self._receipts.pop(receipt_id, None)
+    async def receipt(self, call: EngineCall, output_tokens: int) -> EngineReceipt:
+        recorded = self._receipts.pop(str(call.receipt_id), None)
         if recorded is None or recorded.output_tokens < output_tokens:
             raise ReceiptMissing("receipt missing: the rounds of this choice left none")
         return recorded
