@@ -27,7 +27,7 @@ COPY requirements/constraints.txt /tmp/
 COPY --from=wheel /wheels /wheels
 RUN python -m venv /opt/s1 \
     && wheel=$(echo /wheels/s1_server-*.whl) \
-    && /opt/s1/bin/pip install --no-cache-dir --no-compile -c /tmp/constraints.txt "${wheel}[redis]" \
+    && /opt/s1/bin/pip install --no-cache-dir --no-compile -c /tmp/constraints.txt "${wheel}[redis,tracing]" \
     && /opt/s1/bin/pip uninstall --yes pip \
     && { python -m compileall -q --invalidation-mode unchecked-hash /opt/s1/lib \
         || echo "some packages have files for other versions of Python"; }
@@ -114,7 +114,7 @@ RUN python -m venv /opt/s1 \
     && /opt/s1/bin/python /tmp/engine_requirements.py >/tmp/engine-requirements.txt \
     && wheel=$(echo /wheels/s1_server-*.whl) \
     && /opt/s1/bin/pip install --no-cache-dir --no-compile -c /tmp/requirements/constraints.txt \
-        -r /tmp/engine-requirements.txt "${wheel}[redis]" \
+        -r /tmp/engine-requirements.txt "${wheel}[redis,tracing]" \
     && /opt/s1/bin/pip uninstall --yes pip \
     && { python -m compileall -q --invalidation-mode unchecked-hash /opt/s1/lib \
         || echo "some packages have files for other versions of Python"; }

@@ -34,4 +34,4 @@ class Context:
 
 
 def context_of(request: Request) -> Context:
-    return cast(Context, request.app.state.context)
+    return cast(Context, request.scope["app"].state.context)

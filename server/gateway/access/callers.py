@@ -65,7 +65,7 @@ class Caller:
 
 def caller_of(request: Request) -> Caller:
     """Whom the guard let in."""
-    return cast(Caller, request.state.caller)
+    return cast(Caller, request.scope["state"]["caller"])
 
 
 def is_admin(request: Request) -> bool:

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
-
-import orjson
 
 from server.budget.receipt import EngineReceipt, count_tokens
 from server.gateway.chat.chat_call import EngineCall
@@ -212,11 +210,7 @@ class _Counting:
 
     @classmethod
     def of(cls, call: EngineCall, tally: Tally, forward: OnEvent) -> _Counting:
-        body = orjson.loads(call.body)
-        hidden = body.get("return_token_ids") is not True
-        if hidden:
-            call = replace(call, body=orjson.dumps(body | {"return_token_ids": True}))
-        return cls(call, tally, forward, hidden)
+        return cls(call.asking_for_ids(), tally, forward, hidden=not call.asks_ids)
 
     async def on_event(self, chunk: dict[str, Any]) -> None:
         choices = chunk.get("choices")

@@ -23,7 +23,7 @@ from server.gateway.errors import InvalidRequest
 from server.gateway.parallel.fields import PARALLEL, ParallelSpec, check_combination, shared_budget
 from server.gateway.validation import did_you_mean, invalid_request, show
 
-_NOT_FORWARDED = frozenset(BUDGET_FIELDS) | {"request_id", "n"}
+_NOT_FORWARDED = frozenset(BUDGET_FIELDS) | {"request_id", "n", "return_token_ids"}
 _SWITCHES = ("enable_thinking", "thinking")
 """What chat templates that can be told whether to think call it."""
 
@@ -130,8 +130,20 @@ class EngineCall:
     origin: Origin = field(default_factory=Origin)
     returns_ids: bool = False
     """Whether the client gets the token ids, and with them the receipt's positions."""
+    asks_ids: bool = False
+    """Whether the engine is asked for token ids."""
+    hides_ids: bool = False
+    """They are for the gateway alone."""
     brought: list[EngineReceipt] = field(default_factory=list)
     """The engine's record of this choice, if it has come along with the answer."""
+
+    def asking_for_ids(self) -> Self:
+        """This call, in such a way that the gateway gets its token ids."""
+        if self.asks_ids:
+            return self
+        body = self.body[:-1] + b',"return_token_ids":true}'
+        return replace(self, body=body, asks_ids=True, hides_ids=True)
+
     burst: Burst = field(default_factory=Burst)
     """Shared by the calls of a request."""
 
@@ -171,22 +183,36 @@ def parse_chat(fields: Mapping[str, Any]) -> ChatCall:
 
 
 def engine_calls(
-    call: ChatCall, *, model: str, request_id: str, wants_prompt_ids: bool = False
+    call: ChatCall,
+    *,
+    model: str,
+    request_id: str,
+    wants_prompt_ids: bool = False,
+    keeps_ids: bool = False,
 ) -> list[EngineCall]:
     """One engine request per choice or branch: each has its own budget and its own receipt.
 
     Args:
         wants_prompt_ids: the first chunk has to have `prompt_token_ids`; it has to be an engine that can.
+        keeps_ids: the gateway needs the token ids, whether the client gets them or not.
     """
     searches = call.parallel is not None and call.parallel.method == "rebase"
     count = 1 if call.beam_search or searches else call.num_generations
-    burst, extra = Burst(), {"return_token_ids": True} if wants_prompt_ids else {}
-    return [_engine_call(call, extra, index, count, model, request_id, burst) for index in range(count)]
+    asked = call.fields.get("return_token_ids") is True or wants_prompt_ids
+    ids = _TokenIds(asked or keeps_ids, hidden=not asked)
+    burst = Burst()
+    return [_engine_call(call, ids, index, count, model, request_id, burst) for index in range(count)]
+
+
+@dataclass(frozen=True, slots=True)
+class _TokenIds:
+    asked: bool
+    hidden: bool
 
 
 def _engine_call(
     call: ChatCall,
-    extra: Mapping[str, Any],
+    ids: _TokenIds,
     index: int,
     count: int,
     model: str,
@@ -195,7 +221,9 @@ def _engine_call(
 ) -> EngineCall:
     body = {name: value for name, value in call.fields.items() if name not in _NOT_FORWARDED}
     # Without it vLLM lets the grammar begin inside the thinking; we hide the reasoning ourselves.
-    body |= {"model": model, "include_reasoning": True, **extra}
+    body |= {"model": model, "include_reasoning": True}
+    if ids.asked:
+        body["return_token_ids"] = True
     if call.beam_search:
         body["n"] = call.num_choices
     if call.parallel is not None:
@@ -219,6 +247,8 @@ def _engine_call(
         origin=call.origin,
         returns_ids=call.fields.get("return_token_ids") is True and not call.hides_reasoning,
         burst=burst,
+        asks_ids=ids.asked,
+        hides_ids=ids.asked and ids.hidden,
     )
 
 

@@ -86,13 +86,18 @@ async def _respond(
     id, created = f"chatcmpl-{request_id}", int(time.time())
     form = make_form(request_id, created)
     counts_prompt = call.stream and form.begins_with_prompt_tokens and _tells_ids(call, engine)
-    calls = engine_calls(call, model=model, request_id=request_id, wants_prompt_ids=counts_prompt)
+    kept = _kept(call, engine, context, model=model)
+    calls = engine_calls(
+        call,
+        model=model,
+        request_id=request_id,
+        wants_prompt_ids=counts_prompt,
+        keeps_ids=kept is not None and kept.refusal is None,
+    )
     answering: ChatEngine = live.through(
         grant.watched(inner), engine, choices=len(calls), budgeted=call.budget.is_set
     )
-    if context.kept.is_on and not call.beam_search:
-        gives_ids = engine.status.description is not None or call.budget.is_set
-        kept = Kept.of(call, model=model, gives_ids=gives_ids)
+    if kept is not None:
         answering = KeepingEngine.of(answering, context.kept, (caller_of(request).account, live.id), kept)
     # The outermost, which `receipt_for` tells of the receipts.
     answering = observer_of(request.scope).watched(answering, engine=engine.url, call=call)
@@ -198,6 +203,14 @@ async def _answering(call: ChatCall, engine: Engine, context: Context) -> ChatEn
         return engine
     check_rounds_fields(call.fields, dialect=support.dialect)
     return Rounds(engine, support)
+
+
+def _kept(call: ChatCall, engine: Engine, context: Context, *, model: str) -> Kept | None:
+    """What is to be kept of its answer for `think_more`; None if this gateway keeps nothing of it."""
+    if not context.kept.is_on or call.beam_search:
+        return None
+    gives_ids = engine.status.description is not None or call.budget.is_set
+    return Kept.of(call, model=model, gives_ids=gives_ids)
 
 
 def _tells_ids(call: ChatCall, engine: Engine) -> bool:

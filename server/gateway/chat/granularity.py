@@ -88,10 +88,12 @@ def paced(call: ChatCall, engine: Engine, usual: Granularity) -> ChatCall:
     Args:
         usual: where the request doesn't say.
     """
+    if not call.stream:
+        return call
     as_it_is = "stream_interval" in call.fields or "tools" in call.fields
     granularity: Granularity = "token" if as_it_is else call.granularity or usual
     call = replace(call, granularity=granularity)
-    if granularity == "token" or not call.stream or call.parallel is not None or call.beam_search:
+    if granularity == "token" or call.parallel is not None or call.beam_search:
         return call
     if call.continues is not None:
         # Rounds stream by themselves.

@@ -14,8 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -33,9 +32,10 @@ from server.gateway.access.metering import Meter, Used
 from server.gateway.access.reservation import THINKING, TOTAL, Wish, quota_headers, refusal
 from server.gateway.chat.chat_call import ChatCall
 from server.gateway.chat.chat_conflicts import check_beam_search
+from server.gateway.connection.deferred import DeferredResponse
 from server.gateway.connection.disconnect import unless_disconnected
 from server.gateway.connection.drain import CutOff, Drain
-from server.gateway.engines.admission import Admission, shrunk
+from server.gateway.engines.admission import Admission, Place, shrunk
 from server.gateway.engines.balance import Prefix
 from server.gateway.engines.demand import Demand
 from server.gateway.engines.engine import ChatEngine, Engine
@@ -143,8 +143,8 @@ class Turnstile:
         """
         cut_off = self._drain.cut_off if self.admission.is_on else None
 
-        def enter(avoiding: frozenset[str]) -> AbstractAsyncContextManager[Grant]:
-            return self.enter(request, model, call, avoiding=avoiding)
+        def entry(avoiding: frozenset[str]) -> Entry:
+            return Entry(self, request, model, call, avoiding)
 
         def has_other(grant: Grant, avoiding: frozenset[str]) -> bool:
             try:
@@ -153,44 +153,27 @@ class Turnstile:
                 return False
             return any(engine.url not in avoiding for engine in able)
 
-        return _Admitted(enter, respond, has_other, cut_off=cut_off)
+        return _Admitted(entry, respond, has_other, cut_off=cut_off)
 
-    @contextlib.asynccontextmanager
-    async def enter(
-        self, request: Request, model: str, call: ChatCall, *, avoiding: frozenset[str] = frozenset()
-    ) -> AsyncIterator[Grant]:
-        """The grant of a request, and its settlement afterwards. Raises: as `admit`.
+    def demand(self, model: str, call: ChatCall) -> Demand:
+        return Demand.of_chat(call, context=self._pool.context(model))
 
-        Args:
-            avoiding: URLs of engines that have just failed this request.
+    def held(self, demand: Demand, budget: ThinkingBudget) -> int:
+        """Tokens that the request may come to hold in its engine's cache, as far as that is known."""
+        return demand.held(budget, answer_tokens=self._settings.admission_answer_tokens) or 0
+
+    async def reserve(
+        self, request: Request, call: ChatCall, demand: Demand
+    ) -> tuple[Account, ThinkingBudget] | None:
+        """What is counted of the request from now on, until `leave`, and the budget that its quotas leave it;
+        None if its key has none.
+
+        Raises:
+            QuotaExceeded, QuotaStoreUnavailable
         """
-        caller = caller_of(request)
-        caller.check_model(model)
-        demand = Demand.of_chat(call, context=self._pool.context(model))
-        budget = call.budget
-        async with AsyncExitStack() as stack:
-            budget, account, by_quota = await self._reserve(stack, request, call, budget, demand)
-            budget, by_load = self._shrink(model, budget, demand)
-            call = call.limited(budget, by=(*by_quota, *by_load))
-            tokens = demand.held(budget, answer_tokens=self._settings.admission_answer_tokens) or 0
-            engine = await stack.enter_async_context(
-                self.admission.place(
-                    model,
-                    budget,
-                    tokens=tokens,
-                    prefix=Prefix(model, call.fields),
-                    account=caller.account,
-                    avoiding=avoiding,
-                )
-            )
-            yield Grant(engine, call, account)
-
-    async def _reserve(
-        self, stack: AsyncExitStack, request: Request, call: ChatCall, budget: ThinkingBudget, demand: Demand
-    ) -> tuple[ThinkingBudget, Account | None, tuple[str, ...]]:
-        caller = caller_of(request)
+        caller, budget = caller_of(request), call.budget
         if not caller.quotas.needs_ledger:
-            return budget, None, ()
+            return None
         names_maximum = "max_thinking_tokens" in call.origin.requested
         wish = Wish.of(demand, budget, caller.quotas, named_maximum=names_maximum)
         wish.check_possible(caller)
@@ -206,12 +189,7 @@ class Turnstile:
         observer.reserved(outcome.amounts)
         account = Account(self, caller.account, id, meter, caller.quotas.counts_tokens, observer)
         self._open.setdefault(caller.account, set()).add(id)
-        stack.push_async_callback(self._leave, account)
-        granted = wish.granted(budget, outcome, thinking_off=call.asked.thinking is False)
-        if granted == budget:
-            return budget, account, ()
-        check_beam_search(call.fields, granted)
-        return granted, account, ("quota",)
+        return account, wish.granted(budget, outcome, thinking_off=call.asked.thinking is False)
 
     async def _reserved(self, caller: Caller, id: str, wish: Wish) -> Outcome:
         """Reserve; if that can't be finished, whatever came of it is taken back."""
@@ -228,7 +206,7 @@ class Turnstile:
         await asyncio.wait({reserving})
         await self.charge(account, id, Used(0, 0))
 
-    async def _leave(self, account: Account) -> None:
+    async def leave(self, account: Account) -> None:
         """The response has ended, one way or another."""
         meter = account.meter
         if meter.complete or not meter.tallies:
@@ -237,14 +215,12 @@ class Turnstile:
             # The engine is asked without anybody having to wait for it.
             self._keep(account.settle(after_inquiry=True))
 
-    def _shrink(
-        self, model: str, budget: ThinkingBudget, demand: Demand
-    ) -> tuple[ThinkingBudget, tuple[str, ...]]:
+    def shrink(self, model: str, budget: ThinkingBudget, demand: Demand) -> ThinkingBudget:
+        """What the engines' load leaves of `budget`."""
         if not self.admission.is_on or self._settings.shrink_above is None:
-            return budget, ()
+            return budget
         pressure = self.admission.pressure(model, budget)
-        smaller = shrunk(budget, most=demand.thinking(budget), pressure=pressure, settings=self._settings)
-        return smaller, () if smaller == budget else ("load",)
+        return shrunk(budget, most=demand.thinking(budget), pressure=pressure, settings=self._settings)
 
     async def charge(self, account: str, id: str, used: Used) -> None:
         """Settle a reservation. The store may be away for a moment; settling twice does no harm."""
@@ -289,17 +265,63 @@ class Turnstile:
                 await self._ledger.renew({account: tuple(ids) for account, ids in self._open.items()})
 
 
-class _Admitted(Response):
+@dataclass(slots=True)
+class Entry:
+    """A request's way in, to one engine, and out again. Every entry has to be left."""
+
+    turnstile: Turnstile
+    request: Request
+    model: str
+    call: ChatCall
+    avoiding: frozenset[str]
+    """URLs of engines that have just failed this request."""
+    _account: Account | None = None
+    _place: Place | None = None
+
+    async def enter(self) -> Grant:
+        """Raises: as `Turnstile.admit`."""
+        turnstile, call = self.turnstile, self.call
+        caller = caller_of(self.request)
+        caller.check_model(self.model)
+        demand = turnstile.demand(self.model, call)
+        reserved = await turnstile.reserve(self.request, call, demand)
+        if reserved is not None:
+            self._account, granted = reserved
+            if granted != call.budget:
+                check_beam_search(call.fields, granted)
+                call = call.limited(granted, by=("quota",))
+        smaller = turnstile.shrink(self.model, call.budget, demand)
+        if smaller != call.budget:
+            call = call.limited(smaller, by=("load",))
+        self._place = await turnstile.admission.place(
+            self.model,
+            call.budget,
+            tokens=turnstile.held(demand, call.budget),
+            prefix=Prefix(self.model, call.fields),
+            account=caller.account,
+            avoiding=self.avoiding,
+        )
+        return Grant(self._place.engine, call, self._account)
+
+    async def leave(self) -> None:
+        try:
+            if self._place is not None:
+                self._place.leave()
+        finally:
+            if self._account is not None:
+                await self.turnstile.leave(self._account)
+
+
+class _Admitted(DeferredResponse):
     def __init__(
         self,
-        enter: Callable[[frozenset[str]], AbstractAsyncContextManager[Grant]],
+        entry: Callable[[frozenset[str]], Entry],
         respond: Respond,
         has_other: Callable[[Grant, frozenset[str]], bool],
         *,
         cut_off: CutOff | None,
     ) -> None:
-        super().__init__()
-        self._enter = enter
+        self._entry = entry
         self._respond = respond
         self._has_other = has_other
         self._cut_off = cut_off
@@ -314,8 +336,9 @@ class _Admitted(Response):
 
         failed: frozenset[str] = frozenset()
         while True:
-            async with AsyncExitStack() as stack:
-                grant = await self._granted(stack, receive, failed)
+            entry = self._entry(failed)
+            try:
+                grant = await self._granted(entry, receive)
                 try:
                     response = await self._respond(grant)
                     await response(scope, receive, send_on)
@@ -325,10 +348,11 @@ class _Admitted(Response):
                     if sent or not self._has_other(grant, failed):
                         raise
                     log.warning("engine died; another is asked", url=grant.engine.url)
+            finally:
+                await entry.leave()
 
-    async def _granted(self, stack: AsyncExitStack, receive: Receive, failed: frozenset[str]) -> Grant:
-        entering = stack.enter_async_context(self._enter(failed))
+    async def _granted(self, entry: Entry, receive: Receive) -> Grant:
         if self._cut_off is None:
-            return await entering
+            return await entry.enter()
         # A client that leaves the queue frees its place at once.
-        return await unless_disconnected(receive, entering, cut_off=self._cut_off)
+        return await unless_disconnected(receive, entry.enter(), cut_off=self._cut_off)

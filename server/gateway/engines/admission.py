@@ -9,9 +9,7 @@ even if a later, smaller one would fit: else large ones might never be served.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
 from server.budget.spec import ThinkingBudget
@@ -38,6 +36,19 @@ class Ticket:
     place: asyncio.Future[Engine] = field(repr=False)
     avoiding: frozenset[str] = frozenset()
     """URLs of engines that have just failed this request: only where there is no other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Room in an engine that one request has, until it is left."""
+
+    admission: Admission
+    model: str
+    engine: Engine
+    tokens: int
+
+    def leave(self) -> None:
+        self.admission.left(self)
 
 
 class FairQueue:
@@ -92,7 +103,6 @@ class Admission:
     def waiting_by_model(self) -> dict[str, int]:
         return {model: len(queue) for model, queue in self._queues.items()}
 
-    @contextlib.asynccontextmanager
     async def place(
         self,
         model: str,
@@ -102,8 +112,8 @@ class Admission:
         prefix: Prefix,
         account: str,
         avoiding: frozenset[str] = frozenset(),
-    ) -> AsyncIterator[Engine]:
-        """The engine to use, while it is used.
+    ) -> Place:
+        """The engine to use. Whoever gets a place has to leave it.
 
         Args:
             tokens: what the request may come to hold in the engine's cache.
@@ -117,11 +127,11 @@ class Admission:
         """
         place: asyncio.Future[Engine] = asyncio.get_running_loop().create_future()
         engine = await self._seat(Ticket(account, model, budget, tokens, prefix, place, avoiding))
-        try:
-            yield engine
-        finally:
-            engine.committed_tokens -= tokens
-            self._serve(model)
+        return Place(self, model, engine, tokens)
+
+    def left(self, place: Place) -> None:
+        place.engine.committed_tokens -= place.tokens
+        self._serve(place.model)
 
     def pressure(self, model: str, budget: ThinkingBudget) -> float | None:
         """How full the emptiest engine for this is, from 0 to 1; None if that isn't known."""

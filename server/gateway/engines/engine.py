@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, aclosing, contextmanager
+from contextlib import AbstractContextManager, aclosing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -222,8 +222,9 @@ class Engine:
         Raises:
             EngineRefused, EngineDied, EngineMisbehaved
         """
+        limit = nullcontext() if timeout_s is None else asyncio.timeout(timeout_s)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with limit:
                 with await self._post(path, body, request_id, receipt_id) as answer:
                     raw = await answer.body()
         except (TimeoutError, OSError) as error:

@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from server.budget.receipt import EngineReceipt
 from server.budget.spec import TIME_LIMIT
 from server.gateway.chat.chat_call import EngineCall
+from server.gateway.connection.deferred import DeferredResponse
 from server.gateway.engines.engine import ChatEngine, Engine
 from server.gateway.errors import CompletionNotFound, Conflict, GatewayError, InvalidRequest
 
@@ -188,9 +189,8 @@ class LiveRequests:
                 del self._requests[name]
 
 
-class _Followed(Response):
+class _Followed(DeferredResponse):
     def __init__(self, response: Response, listed: AbstractContextManager[None]) -> None:
-        super().__init__()
         self._response = response
         self._listed = listed
 

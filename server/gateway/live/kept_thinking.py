@@ -12,10 +12,8 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
-
-import orjson
 
 from server.budget.receipt import EngineReceipt, count_tokens
 from server.gateway.chat.chat_call import ChatCall, EngineCall
@@ -61,6 +59,8 @@ class Kept:
     choices: dict[int, KeptChoice] = field(default_factory=dict)
     noted_s: float = 0.0
     """When it was noted, of the system's clock."""
+    until: float = 0.0
+    """When its time is up, of the event loop's clock."""
 
     @classmethod
     def of(cls, call: ChatCall, *, model: str, gives_ids: bool) -> Kept:
@@ -105,6 +105,8 @@ class KeptThinking:
         self._keep_s = settings.think_more_keep_s
         self._most_tokens = settings.think_more_keep_tokens
         self._kept: OrderedDict[tuple[str, str], Kept] = OrderedDict()
+        """The oldest first."""
+        self._sweeping: asyncio.TimerHandle | None = None
         self._tokens = 0
 
     @property
@@ -134,15 +136,25 @@ class KeptThinking:
             self._kept[name] = kept
             kept.noted_s = time.time()
             self._tokens += kept.size
-            asyncio.get_running_loop().call_later(self._keep_s, self._expire, name, kept)
+            loop = asyncio.get_running_loop()
+            kept.until = loop.time() + self._keep_s
+            if self._sweeping is None:
+                self._sweeping = loop.call_at(kept.until, self._sweep)
             self._make_room()
 
     def _make_room(self) -> None:
         while self._tokens > self._most_tokens:
             self._drop(next(iter(self._kept)))
 
-    def _expire(self, name: tuple[str, str], kept: Kept) -> None:
-        if self._kept.get(name) is kept:
+    def _sweep(self) -> None:
+        """Drop what has had its time. One timer serves all: they would outlive what they are for."""
+        self._sweeping = None
+        loop = asyncio.get_running_loop()
+        while self._kept:
+            name, oldest = next(iter(self._kept.items()))
+            if oldest.until > loop.time():
+                self._sweeping = loop.call_at(oldest.until, self._sweep)
+                return
             self._drop(name)
 
     def _drop(self, name: tuple[str, str]) -> None:
@@ -154,7 +166,7 @@ class KeptThinking:
 
 @dataclass(slots=True)
 class KeepingEngine:
-    """A `ChatEngine` whose completions are kept: it asks for token ids, which their client does not see."""
+    """A `ChatEngine` whose completions are kept. Its calls ask for token ids, which may be hidden."""
 
     engine: ChatEngine
     store: KeptThinking
@@ -174,20 +186,18 @@ class KeepingEngine:
         return self.engine.occupied(generations)
 
     async def complete(self, call: EngineCall) -> dict[str, Any]:
-        asked = _asking_for_ids(call)
-        answer = await self.engine.complete(asked)
+        answer = await self.engine.complete(call)
         for choice in answer.get("choices") or ():
             ids = choice.get("token_ids") or ()
             kept = self._keep(call, answer.get("prompt_token_ids") or (), ids)
             kept.thinking_tokens = _thinking_tokens(answer.get("usage"))
-            if asked is not call:
+            if call.hides_ids:
                 choice["token_ids"] = None
-        if asked is not call:
+        if call.hides_ids:
             answer.pop("prompt_token_ids", None)
         return answer
 
     async def stream(self, call: EngineCall, on_event: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
-        asked = _asking_for_ids(call)
         prompt: Sequence[int] = ()
         output = array(INT32)
         usage: Any = None
@@ -198,13 +208,13 @@ class KeepingEngine:
             prompt = chunk.get("prompt_token_ids") or prompt
             for choice in chunk.get("choices") or ():
                 output.extend(choice.get("token_ids") or ())
-                if asked is not call:
+                if call.hides_ids:
                     choice.pop("token_ids", None)
-            if asked is not call:
+            if call.hides_ids:
                 chunk.pop("prompt_token_ids", None)
             await on_event(chunk)
 
-        await self.engine.stream(asked, note)
+        await self.engine.stream(call, note)
         self._keep(call, prompt, output).thinking_tokens = _thinking_tokens(usage)
 
     async def receipt(self, call: EngineCall, output_tokens: int) -> EngineReceipt:
@@ -227,13 +237,6 @@ class KeepingEngine:
             self._by_receipt[call.receipt_id] = choice
         self.store.put(self.name, self.kept, call.index or 0, choice)
         return choice
-
-
-def _asking_for_ids(call: EngineCall) -> EngineCall:
-    body = orjson.loads(call.body)
-    if body.get("return_token_ids") is True:
-        return call
-    return replace(call, body=orjson.dumps(body | {"return_token_ids": True}))
 
 
 def _thinking_tokens(usage: Any) -> int | None:

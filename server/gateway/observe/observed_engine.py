@@ -69,7 +69,8 @@ class ObservedEngine:
 def _seeing(watch: EngineWatch, clock: Clock, on_event: OnEvent) -> OnEvent:
     """`on_event`, with the time of every part noted: once per token, so everything is at hand."""
     thought, answered = watch.thinking.append, watch.answer.append
-    looks_closer = watch.keeps_text or b'"return_token_ids":true' in watch.call.body
+    has_ids = watch.call.asks_ids and not watch.call.hides_ids
+    looks_closer = watch.keeps_text or has_ids
 
     def see(chunk: dict[str, Any]) -> Awaitable[None]:
         choices = chunk.get("choices")

@@ -6,6 +6,7 @@ Whatever isn't listed is refused by name.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from server.budget.spec import BUDGET_FIELDS
@@ -86,7 +87,7 @@ def check_rounds_fields(given: Mapping[str, Any], *, dialect: type[Completions])
 
 def first_unhonoured(given: Mapping[str, Any], dialect: type[Completions]) -> tuple[str, Any] | None:
     """Name and value of what rounds can't honour; None if there is nothing."""
-    honoured = dialect.prompt_fields | dialect.sampling_fields | _BY_THE_GATEWAY
+    honoured = _honoured(dialect)
     for name, value in given.items():
         if name not in honoured and value not in _NEUTRAL.get(name, ()):
             return name, value
@@ -98,6 +99,11 @@ def first_unhonoured(given: Mapping[str, Any], dialect: type[Completions]) -> tu
             if part.get("type", "text") != "text":
                 return f"messages[{index}].content", part["type"]
     return None
+
+
+@cache
+def _honoured(dialect: type[Completions]) -> frozenset[str]:
+    return dialect.prompt_fields | dialect.sampling_fields | _BY_THE_GATEWAY
 
 
 def check_chat_fields(given: Mapping[str, Any], *, dialect: type[Completions]) -> None:
