@@ -106,6 +106,9 @@ def _command() -> str:
     """As it was typed, without what is secret."""
     shown, hide = [], False
     for argument in sys.argv[1:]:
+        name, given, _ = argument.partition("=")
+        if name == "--api-key" and given:
+            argument = "--api-key=…"
         shown.append("…" if hide else argument)
         hide = argument == "--api-key"
     return " ".join(["s1", *shown])

@@ -105,8 +105,7 @@ class _Request:
             self.output += ids.end
         else:
             last = self.output[-1:] if self.thinking else []
-            full = self.thinking >= maximum - 1
-            if maximum > 0 and (full or not set(last) & ids.line_end):
+            if maximum > 0 and not set(last) & ids.line_end:
                 self.output.append(ids.newline)
                 self.thinking += 1
             self.output += [*ids.end, *ids.answer_prompt]
@@ -120,7 +119,7 @@ class _Request:
         )
 
     def _think(self) -> Generator[Round, Fresh, bool]:
-        """Think up to the last place of the budget, which is the newline's. Whether the model ended it."""
+        """Think up to the last place of the budget, kept for the newline. Whether the model ended it."""
         room = max(self.settings.max_thinking_tokens - 1, 0)
         while self.thinking < room:
             fresh = yield self._round(
@@ -149,8 +148,9 @@ class _Request:
         return token_ids
 
     def _lands(self, token_ids: list[int]) -> bool:
-        landing = self.settings.landing_tokens
-        near = self.thinking + len(token_ids) >= self.settings.max_thinking_tokens - landing
+        landing, settings = self.settings.landing_tokens, self.settings
+        begin = max(settings.max_thinking_tokens - landing, settings.min_thinking_tokens)
+        near = self.thinking + len(token_ids) >= begin
         return bool(landing and near and token_ids and token_ids[-1] in self.ids.sentence_end)
 
     def _answer(self) -> Generator[Round, Fresh, None]:

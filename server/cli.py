@@ -120,7 +120,9 @@ def serve(
     max_model_len: MaxModelLen = None,
     policy: Annotated[
         Path | None,
-        typer.Option(dir_okay=False, help="Defaults and caps of thinking budgets; read again on SIGHUP."),
+        typer.Option(
+            dir_okay=False, help="Defaults and caps of thinking budgets; read again when it changes."
+        ),
     ] = None,
     keys_file: Annotated[
         Path | None, typer.Option(dir_okay=False, help="API keys, made with `s1 keys create`.")

@@ -28,6 +28,7 @@ from server.gateway.app import create_app
 from server.gateway.connection.slow_clients import uvicorn_options
 from server.gateway.connection.stopping import GatewayServer, stop_on_signals
 from server.gateway.engines.upstream import EnginePool
+from server.gateway.file_changes import following
 from server.gateway.settings import Settings
 from server.gateway.workers.port import shared_socket
 from server.gateway.workers.supervisor import Workers, WorkersError
@@ -107,10 +108,9 @@ async def _serve(
         )
     )
     stop_on_signals(server, app.state.context.drain, settings)
-    if settings.policy_file is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.state.context.policy.reload)
     rarely_collect_garbage()
-    await server.serve(sockets=[listener])
+    async with _rereading(settings.policy_file, app.state.context.policy.reload):
+        await server.serve(sockets=[listener])
     if failures:
         raise ServeError(str(failures[0]))
     console.print("stopped")
@@ -130,6 +130,7 @@ async def _serve_by_workers(
     host, port = listener.getsockname()[:2]
     listener.close()
     failures: list[Exception] = []
+    policy_file = settings.policy_file
 
     def give_up(error: EngineStartError) -> None:
         failures.append(error)
@@ -158,18 +159,28 @@ async def _serve_by_workers(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, workers.stop, number)
-        if settings.policy_file is not None:
-            loop.add_signal_handler(signal.SIGHUP, workers.reload_policy)
         announce = _Announcement(
             look, settings, url=url, console=console, engine_log=log_path if options else None
         )
         await stack.enter_async_context(announce.running())
+        await stack.enter_async_context(_rereading(policy_file, workers.reload_policy))
         await workers.run()
         if workers.failure is not None:
             failures.append(workers.failure)
     if failures:
         raise ServeError(str(failures[0]))
     console.print("stopped")
+
+
+@contextlib.asynccontextmanager
+async def _rereading(policy_file: Path | None, reload: Callable[[], object]) -> AsyncIterator[None]:
+    """The policy is read again when its file changes, and at once on SIGHUP."""
+    if policy_file is None:
+        yield
+        return
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+    async with following(policy_file, reload):
+        yield
 
 
 def _shared(host: str, port: int) -> socket.socket:

@@ -68,7 +68,14 @@ class Plan:
         Raises:
             SessionError: an option is out of its range, or contradicts another.
         """
-        loops = bool(self.rate or self.arrivals.startswith("trace:")) + bool(self.concurrency)
+        traced = self.arrivals.startswith("trace:")
+        if traced and (self.rate or self.find_max):
+            raise SessionError(
+                f"--arrivals trace:… has its own rate: no --rate, no --find-max. Given: {self.arrivals}"
+            )
+        if self.concurrency and self.arrivals != "poisson":
+            raise SessionError(f"--arrivals goes without --concurrency. Given: {self.arrivals}")
+        loops = bool(self.rate or traced) + bool(self.concurrency)
         if loops != 1 and not (self.find_max and not self.concurrency):
             raise SessionError("give either --rate (or --arrivals trace:FILE) or --concurrency")
         if self.find_max and (self.concurrency or self.compare or not self.slos):

@@ -37,6 +37,8 @@ class Mask(IntEnum):
     ANSWER_START = 2
     ANSWER_START_VISIBLE = 3
     MARKERS = 4
+    CONSTRAINED_START = 5
+    """Of an answer that a grammar or a tool parser reads: a tool call may begin with a special token."""
 
 
 class BudgetMachine:
@@ -74,7 +76,7 @@ class BudgetMachine:
         self._blanks = 0
         self._told_by: str | None = None
         if opened:
-            self._check_maximum()
+            self._check_maximum(None)
 
     @property
     def forced(self) -> int | None:
@@ -88,7 +90,9 @@ class BudgetMachine:
         if self.phase is Phase.THINKING and self._just_waited:
             return Mask.ENDS
         if self.phase is Phase.ANSWER_START:
-            too_blank = self._free_answer and self._blanks >= MAX_BLANK_ANSWER_TOKENS
+            if not self._free_answer:
+                return Mask.CONSTRAINED_START
+            too_blank = self._blanks >= MAX_BLANK_ANSWER_TOKENS
             return Mask.ANSWER_START_VISIBLE if too_blank else Mask.ANSWER_START
         if self.phase is Phase.ANSWER and self.position < self._no_end_before:
             return Mask.MARKERS
@@ -131,7 +135,7 @@ class BudgetMachine:
         if self.phase is Phase.THINKING:
             if self.position > self.thinking_begin:
                 self._thoughts.append(token)
-            self._check_maximum()
+            self._check_maximum(token)
             if self.budget.landing:
                 self._check_landing(token)
             if self.budget.loop_guard:
@@ -193,12 +197,15 @@ class BudgetMachine:
             self._end("model", self.position)
             self._queue.extend(self.ids.end[1:])
 
-    def _check_maximum(self) -> None:
-        """Rules 1 and 3: the last place belongs to the newline, whatever was about to follow."""
-        if self.budget.max == 0:
-            self._force_exit(newline=False)
-        elif self.thinking_tokens >= self.budget.max - 1:
-            self._force_exit(newline=True)
+    def _check_maximum(self, token: int | None) -> None:
+        """Rules 1 and 3: the last place is kept for the newline, whatever was about to follow.
+
+        Args:
+            token: the last one; None before the first.
+        """
+        if self.thinking_tokens >= max(0, self.budget.max - 1):
+            has_newline = self.thinking_tokens > 0 and token in self.ids.line_end
+            self._force_exit(newline=self.budget.max > 0 and not has_newline)
 
     def _check_landing(self, token: int) -> None:
         """Rule 6: near the maximum, leave at the first sentence or line end."""
@@ -243,5 +250,7 @@ def masked_ids(ids: MarkerIds, mask: Mask) -> frozenset[int]:
             return ids.not_first_in_answer
         case Mask.ANSWER_START_VISIBLE:
             return ids.not_first_in_answer | ids.blank
+        case Mask.CONSTRAINED_START:
+            return ids.end_attempt | (frozenset() if ids.end_is_text else {ids.start[0], ids.end[0]})
         case Mask.MARKERS:
             return frozenset({ids.start[0], ids.end[0]})

@@ -206,12 +206,14 @@ def resolve(
     cap = max(0, room - opening_tokens - exit_tokens - _reserve(budget, room, needed))
     asked_max, asked_min = budget.max_thinking_tokens, budget.min_thinking_tokens or 0
     maximum = cap if asked_max is None else min(asked_max, cap)
+    minimum = min(asked_min, maximum)
     clamped = (asked_max is not None and asked_max > cap) or asked_min > maximum
     return EffectiveBudget(
         max=maximum,
-        min=min(asked_min, maximum),
+        min=minimum,
         num_waits=budget.num_waits or 0,
-        landing=min(budget.landing_tokens or 0, maximum),
+        # A landing doesn't go below the minimum.
+        landing=min(budget.landing_tokens or 0, maximum - minimum),
         clamped_by=(limited_by,) if clamped else (),
         loop_guard=budget.loop_guard_tokens or 0,
     )

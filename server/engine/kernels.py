@@ -156,7 +156,8 @@ def _step(
     loops = may_leave & (near == 0) & (looped != 0)
     told = may_leave & (near == 0) & (loops == 0) & (told_at >= 0) & (seen >= told_at)
     leaves = full | near | loops | told
-    newline = (full & (maximum > 0)) | ((near | loops | told) & ((token_class & _C_LINE_END) == 0))
+    bare = (token_class & _C_LINE_END) == 0
+    newline = (full & (maximum > 0) & (bare | (thinking == 0))) | ((near | loops | told) & bare)
     with_newline = tl.where(free_answer != 0, _S_EXIT_NEWLINE, _S_EXIT_PLAIN_NEWLINE)
     exit_script = tl.where(newline, with_newline, tl.where(free_answer != 0, _S_EXIT, _S_END))
     script = tl.where(leaves, exit_script, script)
@@ -396,7 +397,6 @@ def plan_rows(
     free = script == _S_NONE
     thinks = free & (phase == _P_THINKING)
     starts = free & (phase == _P_ANSWER_START)
-    too_blank = (free_answer != 0) & (blanks >= _MAX_BLANKS)
     waits_before = tl.where(waits > 0, waits, 1) - 1
     in_wait = script == _S_WAIT
     wait_tokens = wait_row + _TEXTS
@@ -405,7 +405,8 @@ def plan_rows(
     )
     forced = tl.load(scripts_ptr + script * scripts_stride + script_pos, mask=in_wait == 0, other=0)
     forced = tl.where(in_wait, wait_token, forced)
-    start_mask = tl.where(too_blank, _C_NOT_FIRST | _C_BLANK, _C_NOT_FIRST)
+    start_mask = tl.where(blanks >= _MAX_BLANKS, _C_NOT_FIRST | _C_BLANK, _C_NOT_FIRST)
+    start_mask = tl.where(free_answer != 0, start_mask, _C_END | _C_MARKER)
     mask = tl.where(starts, start_mask, tl.where(thinks & (just_waited != 0), _C_END, 0)) | _C_UNKNOWN
     if MARKER_ENDS_ANSWER:
         can_not_end = free & (phase == _P_ANSWER) & (seen < tl.load(s + _MIN_OUTPUT))

@@ -196,14 +196,13 @@ def _named_s1(model: str) -> bool:
 
 
 def _given(extra_args: Sequence[str], name: str) -> bool:
-    return any(argument.split("=", 1)[0] == name for argument in extra_args)
+    return any(flag_among(argument, (name,)) is not None for argument in extra_args)
 
 
 def _replicas(extra_args: Sequence[str]) -> int:
     for i, argument in enumerate(extra_args):
-        name, _, value = argument.partition("=")
-        if name in ("--data-parallel-size", "-dp"):
-            return int(value or extra_args[i + 1])
+        if flag_among(argument, ("--data-parallel-size", "-dp")) is not None:
+            return int(argument.partition("=")[2] or extra_args[i + 1])
     return 1
 
 

@@ -44,6 +44,7 @@ _BY_MAXIMUM, _BY_MODEL = int(EndedBy.MAX_THINKING_TOKENS), int(EndedBy.MODEL)
 _BY_LOOP = int(EndedBy.LOOP)
 _M_NONE, _M_ENDS, _M_MARKERS = int(Mask.NONE), int(Mask.ENDS), int(Mask.MARKERS)
 _M_START, _M_START_VISIBLE = int(Mask.ANSWER_START), int(Mask.ANSWER_START_VISIBLE)
+_M_CONSTRAINED = int(Mask.CONSTRAINED_START)
 
 _compiled: Any = numba.njit(error_model="numpy")
 
@@ -145,10 +146,10 @@ def _commit(
 @_compiled
 def _check_exit(state: Int32s, slot: int, token_class: int, looped: bool) -> None:
     """Rules 1, 3, 6, 9 and 10, after a token of an open thinking."""
+    newline = not token_class & _C_LINE_END
     if state[slot, _THINKING] >= max(0, state[slot, _MAX] - 1):
-        _leave(state, slot, state[slot, _MAX] > 0, _BY_MAXIMUM)
+        _leave(state, slot, state[slot, _MAX] > 0 and (newline or state[slot, _THINKING] == 0), _BY_MAXIMUM)
     elif state[slot, _SCRIPT] == _S_NONE and not state[slot, _JUST_WAITED]:
-        newline = not token_class & _C_LINE_END
         near = (
             state[slot, _LANDING] > 0 and state[slot, _THINKING] >= state[slot, _MAX] - state[slot, _LANDING]
         )
@@ -296,8 +297,10 @@ def plan(
             if state[slot, _JUST_WAITED]:
                 mask = _M_ENDS
         elif state[slot, _PHASE] == _P_ANSWER_START:
-            too_blank = state[slot, _FREE_ANSWER] and state[slot, _BLANKS] >= MAX_BLANK_ANSWER_TOKENS
-            mask = _M_START_VISIBLE if too_blank else _M_START
+            if not state[slot, _FREE_ANSWER]:
+                mask = _M_CONSTRAINED
+            else:
+                mask = _M_START_VISIBLE if state[slot, _BLANKS] >= MAX_BLANK_ANSWER_TOKENS else _M_START
         elif marker_ends_answer:
             demands[slot, _ENDS_ANSWER] = 1
             if state[slot, _SEEN] < state[slot, _MIN_OUTPUT]:

@@ -15,6 +15,7 @@ from server.budget.spec import BudgetError
 from server.gateway.access.callers import KeyRing
 from server.gateway.access.guard import Guard
 from server.gateway.access.ledger import Ledger
+from server.gateway.access.local_pages import LocalPages
 from server.gateway.access.quota_stores import quota_stores
 from server.gateway.apis.api_schemas import body_schemas
 from server.gateway.chat.earlier_thinking import EarlierThinking
@@ -114,7 +115,7 @@ def create_app(
     add_playground(app, shown=settings.playground)
     # Routes are tried one after the other; none of them hides another.
     app.router.routes.sort(key=lambda route: getattr(route, "path", None) not in _BUSIEST)
-    app.add_middleware(Guard, keys=keys, rates=rates)
+    app.add_middleware(Guard, keys=keys, rates=rates, pages=LocalPages(settings))
     add_cors(app, settings.cors_origins)
     app.add_middleware(Boundary)
     app.add_middleware(Observing, observatory=observatory)

@@ -38,7 +38,7 @@ class Settings(BaseModel):
     wait_text: str | None = None
     answer_prompt: str | None = None
     policy_file: Path | None = None
-    """Defaults and caps of thinking budgets (docs/policy.md); read again on SIGHUP."""
+    """Defaults and caps of thinking budgets (docs/policy.md); read again when it changes."""
     reward_url: str | None = None
     """Base URL of a process-reward model that vLLM's pooling runner serves (docs/parallel.md)."""
     reward_step_tag: Annotated[str, Field(min_length=1)] = "<extra_0>"

@@ -19,6 +19,7 @@ from tests.support.toy_markers import (
     EOS,
     NEWLINE,
     SPACE,
+    SPECIAL,
     THINK,
     TURN,
     UNKNOWN,
@@ -258,6 +259,28 @@ def test_without_an_answer_prompt_the_grammar_begins_after_the_marker() -> None:
     run(machine, [A])
     assert forced_rest(machine) == [NEWLINE, TURN, ANSWER]
     assert machine.phase is Phase.ANSWER_START
+    # A tool call may begin with a special token; an answer that ends at once is still none.
+    assert machine.masked == {TURN, EOS, UNKNOWN}
+    machine.commit(SPECIAL)
+    assert machine.masked == {TURN, EOS, UNKNOWN}
+    machine.commit(A)
+    assert machine.masked == {UNKNOWN}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "opened"),
+    [
+        ([A, TURN, THINK, A], True),
+        ([SPECIAL, TURN, THINK], True),
+        # In somebody's message.
+        ([SPECIAL, A, TURN, THINK, A, SPECIAL], False),
+        ([TURN, THINK, A, EOS], False),
+        ([TURN, THINK, A, TURN, ANSWER], False),
+        ([], False),
+    ],
+)
+def test_what_leaves_the_thinking_open(prompt: list[int], opened: bool) -> None:
+    assert toy_markers().opened(prompt) is opened
 
 
 @given(
@@ -298,8 +321,32 @@ def test_invariants(ids: MarkerIds, budget: EffectiveBudget, opened: bool, seed:
             assert machine.waits >= budget.num_waits
             assert len(thought) >= budget.min
         elif not budget.landing:
-            assert len(thought) == budget.max
+            had_newline = thought[: budget.max - 1][-1:] == [NEWLINE] if budget.max else True
+            assert len(thought) == max(0, budget.max - had_newline)
     if receipt.answer_begin is not None and len(output) > receipt.answer_begin + MAX_BLANK_ANSWER_TOKENS:
         first = output[receipt.answer_begin : receipt.answer_begin + MAX_BLANK_ANSWER_TOKENS + 1]
         visible = next(i for i, token in enumerate(first) if token not in ids.blank)
         assert not set(first[:visible]) & ids.not_first_in_answer
+
+
+@pytest.mark.parametrize("maximum", [2, 4])
+def test_no_second_newline_at_the_maximum(maximum: int) -> None:
+    machine = BudgetMachine(toy_markers(), effective(max=maximum), opened=True)
+    run(machine, [*[A] * (maximum - 2), NEWLINE])
+    assert forced_rest(machine) == [TURN, ANSWER, NEWLINE, 20, 21]
+    assert machine.thinking_tokens == machine.thinking_end == maximum - 1
+    assert machine.ended_by == "max_thinking_tokens"
+
+
+def test_a_newline_that_ends_a_cut_wait_is_the_newline() -> None:
+    machine = BudgetMachine(toy_markers(wait=(WAIT, NEWLINE, 30)), effective(max=4, num_waits=1), opened=True)
+    run(machine, [A, EOS])
+    assert forced_rest(machine)[:3] == [NEWLINE, TURN, ANSWER]
+    assert machine.thinking_tokens == 3
+
+
+def test_a_marker_that_ends_with_a_newline_is_no_newline_of_the_thinking() -> None:
+    ids = replace(toy_markers(), start=(TURN, THINK, NEWLINE))
+    machine = BudgetMachine(ids, effective(max=1), opened=False)
+    assert forced_rest(machine)[:5] == [TURN, THINK, NEWLINE, NEWLINE, TURN]
+    assert machine.thinking_tokens == 1

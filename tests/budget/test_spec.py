@@ -105,6 +105,18 @@ def test_the_answer_reserve_lowers_the_maximum(
     assert (fitted.max, fitted.clamped_by) == (effective, clamped)
 
 
+@pytest.mark.parametrize(("minimum", "landing"), [(0, 50), (50, 50), (90, 10), (100, 0)])
+def test_a_landing_keeps_the_minimum(minimum: int, landing: int) -> None:
+    fitted = resolve(
+        ThinkingBudget(max_thinking_tokens=100, min_thinking_tokens=minimum, landing_tokens=50),
+        room=4000,
+        limited_by="context",
+        opening_tokens=0,
+        exit_tokens=6,
+    )
+    assert (fitted.max, fitted.min, fitted.landing) == (100, minimum, landing)
+
+
 def test_a_reserve_that_cannot_fit_is_refused() -> None:
     with pytest.raises(BudgetError, match="`answer_reserve_tokens` must be <= 94.*Given: 95"):
         resolve(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import yaml
 
 from server.gateway.app import create_app
 from server.gateway.settings import Settings
+from tests.support.chart import one, render, rendered, values_of
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yml"
 TESTS = Path(__file__).parent / "alerts_test.yml"
+PODS_TEST = Path(__file__).parent / "engine_pods_test.yml"
 
 
 def promtool(*arguments: str) -> None:
@@ -38,6 +41,30 @@ def test_every_alert_has_a_fault_that_fires_it_and_a_case_in_which_it_is_quiet()
     cases = [case for test in yaml.safe_load(TESTS.read_text())["tests"] for case in test["alert_rule_test"]]
     assert {case["alertname"] for case in cases if case["exp_alerts"]} == alerts
     assert {case["alertname"] for case in cases if not case["exp_alerts"]} == alerts
+
+
+def test_an_engine_s_pod_that_never_gets_ready_is_told_of(tmp_path: Path) -> None:
+    rule = one(rendered("autoscaled-values.yaml"), "PrometheusRule")
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump(rule["spec"]))
+    shutil.copy(PODS_TEST, tmp_path)
+    promtool("test", "rules", str(tmp_path / PODS_TEST.name))
+
+
+@pytest.mark.parametrize("ci_file", ["autoscaled-values.yaml", "two-nodes-tp8-pp2-values.yaml"])
+def test_the_rule_about_pods_is_of_all_pods_of_engines_alone(ci_file: str) -> None:
+    manifests, _ = render({**values_of(ci_file), "monitoring": {"prometheusRule": True}})
+    rule = one(manifests, "PrometheusRule")["spec"]["groups"][-1]["rules"][0]
+    patterns = set(re.findall(r'namespace="serving", pod=~"([^"]+)"', rule["expr"]))
+    assert len(patterns) == 1 and rule["expr"].count("namespace=") == 2
+    pattern = re.compile(patterns.pop())
+    for manifest in manifests:
+        name = manifest["metadata"]["name"]
+        if manifest["kind"] == "StatefulSet":
+            assert pattern.fullmatch(f"{name}-0") and pattern.fullmatch(f"{name}-12")
+        if manifest["kind"] == "LeaderWorkerSet":
+            assert pattern.fullmatch(f"{name}-0") and pattern.fullmatch(f"{name}-0-1")
+        if manifest["kind"] == "Deployment":
+            assert not pattern.fullmatch(f"{name}-7d4b9c6f5-x2x9z")
 
 
 @pytest.fixture(scope="module")

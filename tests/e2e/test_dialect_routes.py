@@ -36,7 +36,8 @@ def check(receipt: dict[str, Any], thinking_tokens: int, maximum: int, waits: in
     assert receipt["effective"] == {"min": 0, "max": maximum, "num_waits": waits}
     assert receipt["thinking_tokens"] == thinking_tokens <= maximum
     if receipt["ended_by"] == "max_thinking_tokens":
-        assert thinking_tokens == maximum
+        # A thinking that ends with a newline needs no other.
+        assert maximum - 1 <= thinking_tokens or maximum == 0
 
 
 @pytest.mark.parametrize(("maximum", "waits"), BUDGETS)

@@ -172,6 +172,8 @@ class Bench:
             return everything - self.ids.end_attempt
         if mask is Mask.MARKERS:
             return everything - {self.ids.start[0], self.ids.end[0]}
+        if mask is Mask.CONSTRAINED_START:
+            return everything - self.ids.end_attempt - {self.ids.start[0]}
         blank = self.ids.blank if mask is Mask.ANSWER_START_VISIBLE else frozenset()
         return everything - self.ids.not_first_in_answer - blank
 

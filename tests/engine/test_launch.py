@@ -75,6 +75,17 @@ def test_the_environment_reaches_the_engines_processes(
     assert json.loads(os.environ[config.FAMILY_VARIABLE]) == {"family": "qwen3"}
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("--data-parallel-size", "2"), ("--data_parallel_size=2",), ("--data_parallel_size", "2"), ("-dp", "2")],
+)
+def test_replicas_are_counted_however_they_are_spelt(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    variables = engine_environment(
+        EngineOptions(model="m", family=S1, extra_args=arguments), run_dir=tmp_path, base={}
+    )
+    assert variables[config.REPLICAS_VARIABLE] == "2"
+
+
 def test_what_is_described_reaches_the_engines_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ MINIMUM_ROOM = END_MARKER + ANSWER_PROMPT + 1
 ANSWER = ("4", "2", ".")
 MAX_MODEL_LEN = 2048
 PROMPT_TOKENS = 11
+EMBEDDED_TOKENS = 7
 CREATED = 1_700_000_000
 
 
@@ -53,6 +54,8 @@ class Faults:
     stale_receipt: bool = False
     stall_receipt: bool = False
     no_reasoning_details: bool = False
+    no_token_ids: bool = False
+    """As servers that don't know what `return_token_ids` is."""
     unhealthy: bool = False
     ignores: frozenset[str] = frozenset()
     """Budget fields that the engine says it enforces and doesn't."""
@@ -84,6 +87,7 @@ class StandIn:
     active: int = 0
     cancelled: int = 0
     has_tokenize: bool = True
+    tokenize_status: int = 200
     template: Template | None = None
     """What /tokenize renders, if anything."""
     renderings: int = 0
@@ -221,7 +225,7 @@ class _Died(Exception):
 @asynccontextmanager
 async def running(engine: StandIn, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[StandIn]:
     """Serve `engine` in the running loop; `engine.url` is set."""
-    app = web.Application()
+    app = web.Application(client_max_size=32 * 1024 * 1024)
     app.router.add_post("/v1/chat/completions", partial(_chat, engine))
     app.router.add_post("/v1/completions", partial(_completions, engine))
     rendering = [] if engine.template is None else ["/tokenize"]
@@ -265,7 +269,8 @@ async def _passed(engine: StandIn, request: web.Request) -> web.Response:
         return web.json_response({"detail": "Not Found"}, status=404)
     body = await request.json()
     engine.passed.append((request.path, body))
-    return web.json_response({"model": body["model"], "echo": request.path})
+    usage = {"usage": {"prompt_tokens": EMBEDDED_TOKENS}} if request.path == "/v1/embeddings" else {}
+    return web.json_response({"model": body["model"], "echo": request.path} | usage)
 
 
 async def _completions(engine: StandIn, request: web.Request) -> web.StreamResponse:
@@ -331,6 +336,8 @@ async def _description(engine: StandIn, _: web.Request) -> web.Response:
 async def _tokenize(engine: StandIn, request: web.Request) -> web.Response:
     body = await request.json()
     engine.renderings += 1
+    if engine.tokenize_status != 200:
+        return web.json_response({"error": {"message": "not now"}}, status=engine.tokenize_status)
     if "messages" not in body:
         return await _passed(engine, request)
     tokens = [ord(c) for c in engine.template(body["messages"], body.get("chat_template_kwargs", {}))]
@@ -524,7 +531,7 @@ class _Writer:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None, **rest}
         if tokens and self.body.get("logprobs"):
             choice["logprobs"] = _logprobs(tokens)
-        if tokens and self.body.get("return_token_ids"):
+        if tokens and self.body.get("return_token_ids") and not self.faults.no_token_ids:
             choice["token_ids"] = [len(tokens)]
         chunk = self.chunk([choice])
         if "role" in delta and self.body.get("return_token_ids"):

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+import string
+import sys
+from types import FrameType
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -50,6 +57,20 @@ ALIKE = [
     ("−3", "-3"),
     ("5\\,000", "5000"),
     ("½", "0.5"),
+    ("**B**", "b"),
+    ('"B"', "“B”"),
+    ("[B]:", "B"),
+    ("\\(B\\)", "B"),
+    ("\\{B\\}", "B"),
+    ("\\,B", "B"),
+    ("\\textbf{(B)}", "B"),
+    ("【B】。", "B"),
+    ("x = y", "y"),
+    ("a+d", "d+a"),
+    ("-x", "-1x"),
+    ("√x", "\\sqrt{x}"),
+    ("Yes!", "yes"),
+    ('"No!!"', "no"),
 ]
 APART = [
     ("25", "5"),
@@ -76,6 +97,22 @@ APART = [
     ("x^2", "2x"),
     ("300 cm", "3 m"),
     ("1,23", "123"),
+    ("-x", "x"),
+    ("√x", "x"),
+    ("x!", "x"),
+    ("!x", "x"),
+    ("|x|", "x"),
+    ("±x", "x"),
+    ("¬x", "x"),
+    ("-x", "|x|"),
+    ("-e", "e"),
+    ("-B", "B"),
+    ("5!", "5!!"),
+    ("\\sum k!", "\\sum k"),
+    ("a+d", "b+c"),
+    ("y-x", "z-y"),
+    ("2y", "x+z"),
+    ("a+theta", "b+theta"),
 ]
 HOSTILE = [
     "9^9^9^9",
@@ -139,6 +176,22 @@ def test_a_fraction_is_one_number_in_every_form(over: int, under: int) -> None:
     assert answer_key(f"{over + 1}/{under}") not in {answer_key(form) for form in forms}
 
 
+def test_letters_are_not_each_others_sums_differences_or_products() -> None:
+    pairs = list(itertools.combinations_with_replacement(string.ascii_letters, 2))
+    formulas = [f"{one}{sign}{other}" for one, other in pairs for sign in "+*"]
+    formulas += [f"{one}-{other}" for one, other in itertools.permutations(string.ascii_letters, 2)]
+    formulas += string.ascii_letters
+    assert len({value_key(formula) for formula in formulas}) == len(formulas)
+
+
+@given(st.lists(st.integers(-99, 99), min_size=26, max_size=26).filter(any))
+@settings(max_examples=100, deadline=None)
+def test_no_sum_of_letters_is_a_whole_number(counts: list[int]) -> None:
+    letters = string.ascii_lowercase.replace("e", "E")
+    total = "+".join(f"({count}){letter}" for count, letter in zip(counts, letters, strict=True))
+    assert all("/" in value for value in value_key(total))
+
+
 def test_a_number_that_is_too_large_is_not_computed() -> None:
     for text in ("(2^64)^64^2", "9^9^9", "(1+x)^64" * 9):
         with pytest.raises(NotAFormula):
@@ -152,6 +205,15 @@ def test_a_number_that_is_too_large_is_not_computed() -> None:
         ("So we get \\boxed{\\frac{1}{2}} in the end", "\\frac{1}{2}"),
         ("\\boxed{1}, no: \\boxed{2}", "2"),
         ("\\boxed{unclosed and the answer is 3", "3"),
+        ("\\boxed{1}, \\boxed{unclosed", "1"),
+        ("\\boxed{unclosed, \\boxed{2}", "2"),
+        ("\\boxed{\\boxed{7}}", "7"),
+        ("\\boxed{a \\fbox{b} c}", "b"),
+        ("}\\boxed{\\frac{1}{2}}}", "\\frac{1}{2}"),
+        ("\\boxed{1}" + "\\boxed{" * 20_000, "1"),
+        ("\\boxed{" * 20_000, None),
+        ("\\boxed{" * 20_000 + "7" + "}" * 20_000, "7"),
+        ("The answer is 4\nThe answer is" + " " * 20_000 + "**", "4"),
         ("42.", "42"),
         ("First\nSecond\nx = 5", "x = 5"),
         ("Long.\nTherefore, 12", "12"),
@@ -168,3 +230,44 @@ def test_a_number_that_is_too_large_is_not_computed() -> None:
 )
 def test_only_what_is_stated_is_an_answer(content: str | None, answer: str | None) -> None:
     assert extract_answer(content) == answer
+
+
+def _box_by_its_definition(text: str) -> str | None:
+    for match in reversed(list(re.finditer(r"\\boxed\{", text))):
+        depth = 1
+        for at in range(match.end(), len(text)):
+            depth += (text[at] == "{") - (text[at] == "}")
+            if depth == 0:
+                return text[match.end() : at].strip() or None
+    return None
+
+
+@given(st.lists(st.sampled_from(["\\boxed{", "{", "}", "}", "1", "x", " "]), max_size=40).map("".join))
+@settings(max_examples=300, deadline=None)
+def test_the_box_that_begins_last_and_closes_is_the_answer(boxes: str) -> None:
+    # An essay around them, in which nothing but a box is an answer.
+    text = f"It may be this:\n{boxes}\nor something else"
+    assert extract_answer(text) == _box_by_its_definition(text)
+
+
+@pytest.mark.parametrize("piece", ["\\boxed{", "\\boxed{1} \\boxed{", "{", "}", "\\boxed{x}"])
+def test_twice_the_boxes_are_twice_the_work(piece: str) -> None:
+    assert _lines_run(piece * 400) <= 2 * _lines_run(piece * 200)
+
+
+def _lines_run(content: str) -> int:
+    """Python lines executed to find the answer, loops included."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        extract_answer(content)
+    finally:
+        sys.settrace(before)
+    return count

@@ -127,6 +127,20 @@ async def test_keep_is_refused_where_the_template_drops_it(tmp_path: Path, templ
     assert responses[1].status_code == 200
 
 
+async def test_an_engine_too_busy_to_say_is_asked_again(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("models: {tiny: {preserve_thinking: keep}}")
+    body = {"model": "tiny", "messages": THINKING["reasoning"]}
+    async with (
+        running(StandIn(template=switched)) as engine,
+        gateway(engine.url, policy_file=policy) as client,
+    ):
+        engine.tokenize_status = 503
+        assert (await client.post(PATH, json=body)).status_code == 503
+        engine.tokenize_status = 200
+        assert (await client.post(PATH, json=body)).status_code == 200
+
+
 @pytest.mark.parametrize("mode", ["template", "keep", "strip"])
 async def test_messages_without_thinking_pass_untouched(tmp_path: Path, mode: str) -> None:
     messages = said(name="me", tool_calls=[{"id": "1", "type": "function", "function": {"name": "f"}}])

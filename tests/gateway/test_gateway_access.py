@@ -10,6 +10,7 @@ from pathlib import Path
 import anthropic
 import httpx
 import openai
+import orjson
 import pytest
 from starlette.datastructures import Headers
 from typer.testing import CliRunner
@@ -159,6 +160,9 @@ async def test_who_lets_everybody_in_shows_engines_on_loopback_only(engine: Stan
     async with gateway(engine.url, host="0.0.0.0", insecure_no_auth=True) as client:
         assert (await client.get("/ready")).json() == STRANGERS_SEE
         assert (await client.post(CHAT, json=ASK)).status_code == 200
+        # Prometheus would have no key.
+        assert (await client.get("/metrics")).status_code == 200
+        assert (await client.get("/s1/requests")).status_code == 403
 
 
 async def test_keys_change_without_a_restart(guarded: httpx.AsyncClient, keys: KeysForTests) -> None:
@@ -323,3 +327,103 @@ def test_a_keys_file_that_cant_be_read_stops_the_start(tmp_path: Path, content: 
 async def test_without_keys_any_key_will_do(client: httpx.AsyncClient) -> None:
     for headers in ({}, bearer("none"), {"x-api-key": "anything"}):
         assert (await client.post(CHAT, json=ASK, headers=headers)).status_code == 200
+
+
+PAGE = {"origin": "https://elsewhere.example"}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        PAGE,
+        {"origin": "null"},
+        # A name that was made to mean 127.0.0.1: the page and its server seem to be the same.
+        {"origin": "http://elsewhere.example:8000", "host": "elsewhere.example:8000"},
+        {"sec-fetch-site": "same-origin", "host": "elsewhere.example:8000"},
+    ],
+    ids=["another site", "no site", "rebound", "rebound, reading"],
+)
+async def test_without_keys_other_sites_pages_are_refused(
+    client: httpx.AsyncClient, engine: StandIn, headers: dict[str, str]
+) -> None:
+    asked = len(engine.bodies)
+    # As a page may send without asking: no content type, and it can't read the answer.
+    content = orjson.dumps(ASK)
+    for response in (
+        await client.post(CHAT, content=content, headers=headers),
+        await client.get("/s1/requests", headers=headers),
+        await client.get("/ready", headers=headers),
+    ):
+        assert (response.status_code, error_of(response)["code"]) == (403, "foreign_page")
+        assert "S1_GATEWAY_CORS_ORIGINS" in error_of(response)["message"]
+    assert len(engine.bodies) == asked
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"origin": "http://localhost:3000"},
+        {"origin": "http://127.0.0.1:8000"},
+        {"origin": "http://[::1]:8000"},
+        {"sec-fetch-site": "same-origin"},
+        # A proxy that names the site it stands for.
+        {"host": "models.example"},
+    ],
+)
+async def test_this_machines_pages_and_other_clients_are_answered(
+    client: httpx.AsyncClient, headers: dict[str, str]
+) -> None:
+    assert (await client.post(CHAT, json=ASK, headers=headers)).status_code == 200
+
+
+async def test_pages_that_are_listed_are_answered(engine: StandIn) -> None:
+    async with gateway(engine.url, cors_origins=(PAGE["origin"],)) as client:
+        assert (await client.post(CHAT, json=ASK, headers=PAGE)).status_code == 200
+        reading = {"host": "elsewhere.example", "sec-fetch-site": "same-origin"}
+        assert (await client.get("/ready", headers=reading)).status_code == 200
+        other = await client.post(CHAT, json=ASK, headers={"origin": "https://other.example"})
+        assert other.status_code == 403
+
+
+async def test_with_keys_any_page_may_ask(guarded: httpx.AsyncClient, keys: KeysForTests) -> None:
+    headers = bearer(keys.secrets["ann"]) | PAGE
+    assert (await guarded.post(CHAT, json=ASK, headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "server: {cap: {max_thinking_tokens: 64}}",
+        "models: {tiny: {cap: {max_thinking_ms: 64}}}",
+        "keys: {ann: {cap: {max_thinking_tokens: 64}}}",
+    ],
+)
+async def test_a_policys_caps_are_no_way_around(
+    engine: StandIn, keys: KeysForTests, tmp_path: Path, policy: str
+) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(policy)
+    headers = bearer(keys.secrets["ann"])
+    async with gateway(engine.url, keys_file=keys.path, policy_file=path) as client:
+        response = await client.post("/v1/completions", json={"prompt": "1"}, headers=headers)
+        assert (response.status_code, error_of(response)["code"]) == (403, "not_counted_here")
+        assert "policy's cap.max_thinking_" in error_of(response)["message"]
+        assert engine.passed == []
+
+
+async def test_a_policy_that_caps_no_thinking_lets_completions_pass(engine: StandIn, tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("server: {default: {max_thinking_tokens: 64}, cap: {num_waits: 2}}")
+    async with gateway(engine.url, policy_file=path) as client:
+        assert (await client.post("/v1/completions", json={"prompt": "1"})).status_code == 200
+
+
+async def test_an_engines_credentials_are_shown_to_nobody(engine: StandIn) -> None:
+    url = engine.url.replace("//", "//user:hidden-word@")
+    async with gateway(url) as client:
+        assert (await client.post(CHAT, json=ASK | {"max_thinking_tokens": 3})).status_code == 200
+        for path in ("/metrics", "/ready", "/s1/scrape_targets", "/s1/requests"):
+            shown = (await client.get(path)).text
+            assert "hidden-word" not in shown
+        assert engine.url in (await client.get("/ready")).text

@@ -152,6 +152,8 @@ BAD: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"stream": True, "stream_options": {"include_use": True}}, "stream_options.include_use", ["True"]),
     ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage", ["true", "1"]),
     ({"include_reasoning": "no"}, "include_reasoning", ["true or false", "'no'"]),
+    ({"include_reasoning": False, "logprobs": True}, "logprobs", ["include_reasoning", "True"]),
+    ({"reasoning": {"exclude": True}, "return_token_ids": True}, "return_token_ids", ["hidden", "True"]),
     # tools and formats
     ({"tools": []}, "tools", ["at least 1", "[]"]),
     ({"tools": [{"type": "web", "function": {"name": "f"}}]}, "tools[0].type", ["'function'", "'web'"]),
@@ -218,6 +220,8 @@ async def test_refused(
         (b"null", "null"),
         (b"true", "a boolean"),
         (b"[" * 5000, "JSON"),
+        (b'{"a": ' * 201 + b"1" + b"}" * 201, "<= 200 levels"),
+        (b'{"tools": ' + b"[" * 900 + b"]" * 900 + b"}", "<= 200 levels"),
     ],
 )
 async def test_a_body_that_is_no_json_object(client: httpx.AsyncClient, body: bytes, says: str) -> None:
@@ -280,3 +284,34 @@ async def test_no_such_route_and_wrong_method(client: httpx.AsyncClient) -> None
 async def test_accepted_at_the_limits(client: httpx.AsyncClient, fields: dict[str, Any]) -> None:
     response = await client.post("/v1/chat/completions", json=ASK | fields)
     assert response.status_code == 200, response.text
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_nested_as_deep_as_it_may_be(client: httpx.AsyncClient) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(197):
+        deep = {"a": deep}
+    asked = ASK | {"chat_template_kwargs": deep, "max_thinking_tokens": 3}
+    assert (await client.post("/v1/chat/completions", json=asked)).status_code == 200
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"n": 100}, "n"),
+        (
+            {"parallel": {"method": "majority_vote", "width": 64, "total_thinking_tokens": 640}},
+            "parallel.width",
+        ),
+    ],
+)
+async def test_a_large_body_for_many_choices(
+    client: httpx.AsyncClient, fields: dict[str, Any], param: str
+) -> None:
+    asked = ASK | {"messages": [{"role": "user", "content": "x" * 4_000_000}]}
+    message = check_envelope(
+        await client.post("/v1/chat/completions", json=asked | fields), 413, param, code="request_too_large"
+    )
+    assert f"`{param}` must be <= 33" in message
+    assert (await client.post("/v1/chat/completions", json=asked | {"n": 2})).status_code == 200

@@ -151,9 +151,7 @@ async def test_a_beam_search_is_one_engine_request(client: httpx.AsyncClient, en
 
 
 async def test_hidden_reasoning_is_gone_everywhere(client: httpx.AsyncClient, engine: StandIn) -> None:
-    got = await ask(
-        client, include_reasoning=False, logprobs=True, return_token_ids=True, max_thinking_tokens=4
-    )
+    got = await ask(client, include_reasoning=False, max_thinking_tokens=4)
     assert engine.bodies[-1]["include_reasoning"] is True
     choice = got["choices"][0]
     assert choice["message"]["reasoning"] is choice["message"]["reasoning_content"] is None
@@ -179,8 +177,6 @@ async def test_whoever_gets_token_ids_is_told_where_the_parts_are(client: httpx.
     }
     assert receipt["thinking_tokens"] > NATURAL_THINKING
     assert "positions" not in (await ask(client, **fields))["choices"][0]["thinking_budget"]
-    hidden = await ask(client, return_token_ids=True, include_reasoning=False, **fields)
-    assert "positions" not in hidden["choices"][0]["thinking_budget"]
 
 
 async def test_length_is_told_when_the_answer_is_cut(client: httpx.AsyncClient) -> None:
@@ -264,6 +260,23 @@ async def test_without_one_that_covers_the_choice_it_is_asked_for(
     )
     assert response.text.count('"thinking_tokens":5') == 1
     assert engine.receipts_asked == 1
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_one_that_cant_be_read_is_asked_for(
+    client: httpx.AsyncClient, engine: StandIn, stream: bool
+) -> None:
+    engine.receipt_along = lambda _: Unreadable()  # type: ignore[assignment,return-value]
+    response = await client.post(
+        "/v1/chat/completions", json=ASK | {"max_thinking_tokens": 5, "stream": stream}
+    )
+    assert response.text.count('"thinking_tokens":5') == 1
+    assert engine.receipts_asked == 1
+
+
+class Unreadable:
+    def to_json(self) -> dict[str, Any]:
+        return {"of": "another version"}
 
 
 async def test_an_answer_without_budget_asks_for_no_receipt(

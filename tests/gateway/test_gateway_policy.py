@@ -256,6 +256,11 @@ async def test_a_reload_under_open_streams_drops_none_and_a_broken_file_changes_
                 assert (await client.get("/ready")).status_code == 200
                 assert (await answered(client, max_thinking_tokens=50))[0]["effective"]["max"] == 3
 
+                # Without a word to the process, too.
+                policy.write_text("server: {cap: {max_thinking_tokens: 5}}")
+                await eventually(lambda: log.read_text().count("changed=True") == 2)
+                assert (await answered(client, max_thinking_tokens=50))[0]["effective"]["max"] == 5
+
                 assert engine.active == STREAMS
                 engine.release.set()
                 receipts = await asyncio.gather(*streams)

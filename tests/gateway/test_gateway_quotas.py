@@ -16,7 +16,7 @@ from server.gateway.access.ledger import MemoryLedger
 from server.gateway.access.rates import duration
 from tests.gateway import toy_engine
 from tests.gateway.serving import eventually, gateway
-from tests.gateway.stand_in import PROMPT_TOKENS, Faults, StandIn
+from tests.gateway.stand_in import EMBEDDED_TOKENS, PROMPT_TOKENS, Faults, StandIn, running
 from tests.gateway.test_gateway_chat import ASK
 from tests.gateway.test_gateway_stream import events
 from tests.gateway.with_keys import KeysForTests, error_of
@@ -403,3 +403,55 @@ async def _rounds_spent(held: Quota, toy: toy_engine.Toy) -> int:
 )
 def test_durations_are_written_as_openai_does(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(
+    "quotas",
+    [{"concurrency": 1, **DAY}, {"thinking_tokens_per_minute": 150, **DAY}],
+    ids=["places", "tokens"],
+)
+async def test_another_engine_answers_on_the_same_reservation(
+    tmp_path: Path, quotas: dict[str, int], stream: bool
+) -> None:
+    async with running(StandIn()) as first, running(StandIn()) as second:
+        keys = KeysForTests(tmp_path / "keys.json")
+        headers = keys.add("ann", quotas=quotas)
+        ledger = MemoryLedger(lambda: FIXED)
+        async with gateway(first.url, second.url, keys_file=keys.path, ledger=ledger) as client:
+            held = Quota(client, headers)
+            first.faults = Faults(die_after=0)
+            response = await held.ask(max_thinking_tokens=100, stream=stream)
+            assert response.status_code == 200, response.text
+            assert first.bodies and len(second.bodies) == 1
+            await held.settled()
+            first.faults = Faults()
+            assert await held.spent() == 8
+
+
+async def test_leaving_an_engine_that_tells_no_ids_costs_what_was_seen(
+    engine: StandIn, tmp_path: Path
+) -> None:
+    async with quota(engine.url, tmp_path, DAY) as held:
+        engine.faults = Faults(stall_after=5, no_token_ids=True)
+        await held.leave_stream(engine, max_completion_tokens=400)
+        await held.settled()
+        engine.faults = Faults()
+        assert await held.spent() == 5
+
+
+async def test_embeddings_are_counted(engine: StandIn, tmp_path: Path) -> None:
+    async with quota(engine.url, tmp_path, {"tokens_per_minute": 100}) as held:
+
+        async def embed(text: str) -> httpx.Response:
+            return await held.client.post("/v1/embeddings", json={"input": text}, headers=held.headers)
+
+        first = await embed("x" * 30)
+        assert first.status_code == 200
+        # What the engine has counted, not what was estimated.
+        assert first.headers["x-ratelimit-remaining-tokens"] == str(100 - 10)
+        second = await embed("x" * 30)
+        assert second.headers["x-ratelimit-remaining-tokens"] == str(100 - EMBEDDED_TOKENS - 10)
+        refused = await embed("x" * 300)
+        assert (refused.status_code, error_of(refused)["code"]) == (429, "rate_limit_exceeded")
+        assert len(engine.passed) == 2

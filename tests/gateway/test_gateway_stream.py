@@ -108,9 +108,7 @@ async def test_three_choices_interleave_under_one_id(client: httpx.AsyncClient, 
 
 
 async def test_hidden_reasoning_streams_only_the_answer(client: httpx.AsyncClient) -> None:
-    chunks = await events(
-        client, include_reasoning=False, logprobs=True, return_token_ids=True, max_thinking_tokens=4
-    )
+    chunks = await events(client, include_reasoning=False, max_thinking_tokens=4)
     shown = str(chunks)
     assert "t0" not in shown
     assert "logprobs" not in shown

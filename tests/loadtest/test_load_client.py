@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from loadtest import cli
 from loadtest.client.arrivals import ArrivalsError, Planned, planned
 from loadtest.client.asking import Dialect
 from loadtest.client.compare import Ratio
@@ -275,11 +277,22 @@ def test_a_warm_up_is_asked_but_not_counted(workers: Fleet, url: str) -> None:
         ({"rate": 1.0, "slos": ("speed=3",)}, "--slo"),
         ({"rate": 1.0, "workload": "none-such"}, "none-such"),
         ({"rate": 1.0, "url": "ftp://x"}, "http"),
+        ({"rate": 1.0, "arrivals": "trace:x.jsonl"}, "trace:x.jsonl"),
+        ({"find_max": True, "slos": ("ttft=1",), "arrivals": "trace:x.jsonl"}, "--find-max"),
+        ({"concurrency": 2, "arrivals": "constant"}, "--concurrency. Given: constant"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(SessionError, match=said):
         run_session(Plan(**{"url": "http://127.0.0.1:9", "command": "", **options}), quiet())
+
+
+@pytest.mark.parametrize("given", [["--api-key", "sk-secret"], ["--api-key=sk-secret"]])
+def test_a_key_is_in_no_result(monkeypatch: pytest.MonkeyPatch, given: list[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["loadtest", "http://x", *given, "--rate", "4"])
+    command = cli._command()
+    assert "sk-secret" not in command
+    assert command.startswith("s1 http://x --api-key") and command.endswith("--rate 4")
 
 
 def dialect() -> Dialect:

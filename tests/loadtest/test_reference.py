@@ -69,7 +69,7 @@ def by_machine(ids: MarkerIds, prompt: list[int], settings: Settings, seed: int)
         max=settings.max_thinking_tokens,
         min=settings.min_thinking_tokens,
         num_waits=settings.num_waits,
-        landing=settings.landing_tokens,
+        landing=min(settings.landing_tokens, settings.max_thinking_tokens - settings.min_thinking_tokens),
         clamped_by=(),
     )
     machine = BudgetMachine(ids, budget, opened=ids.opened(prompt))

@@ -19,12 +19,10 @@ Mutation = tuple[str, str, str]
 
 KERNELS: tuple[Mutation, ...] = (
     ("the maximum", "tl.where(maximum > 0, maximum - 1, 0))", "tl.where(maximum > 0, maximum, 0))"),
-    ("the newline at the maximum", "(full & (maximum > 0))", "(full & (maximum > 9))"),
-    (
-        "no newline after a line end",
-        "((near | loops | told) & ((token_class & _C_LINE_END) == 0))",
-        "(near | loops | told)",
-    ),
+    ("the newline at the maximum", "(full & (maximum > 0)", "(full & (maximum > 9)"),
+    ("no second newline at the maximum", "(bare | (thinking == 0))", "(bare | (thinking >= 0))"),
+    ("the newline of no thinking", "(bare | (thinking == 0))", "bare"),
+    ("no newline after a line end", "((near | loops | told) & bare)", "(near | loops | told)"),
     ("waits left", "(waits < num_waits) |", "(waits <= num_waits) |"),
     ("the minimum", "| (thinking < minimum)", "| (thinking <= minimum)"),
     (
@@ -49,6 +47,12 @@ KERNELS: tuple[Mutation, ...] = (
     ),
     ("blanks are counted", "blanks = tl.where(starts, blanks + 1, blanks)", ""),
     ("white space is masked at last", "_C_NOT_FIRST | _C_BLANK, _C_NOT_FIRST", "_C_NOT_FIRST, _C_NOT_FIRST"),
+    (
+        "a tool call may begin with a special token",
+        "start_mask, _C_END | _C_MARKER)",
+        "start_mask, start_mask)",
+    ),
+    ("what a grammar reads doesn't begin with an end", "start_mask, _C_END | _C_MARKER)", "start_mask, 0)"),
     (
         "a marker ends an s1 answer",
         "(free & (phase == _P_ANSWER)).to(tl.int32)",
@@ -92,9 +96,11 @@ STEPS: tuple[Mutation, ...] = (
     ("the maximum", ">= max(0, state[slot, _MAX] - 1)", ">= max(0, state[slot, _MAX])"),
     (
         "the newline at the maximum",
-        "state[slot, _MAX] > 0, _BY_MAXIMUM",
-        "state[slot, _MAX] > 9, _BY_MAXIMUM",
+        "state[slot, _MAX] > 0 and",
+        "state[slot, _MAX] > 9 and",
     ),
+    ("no second newline at the maximum", "(newline or state[slot, _THINKING] == 0)", "True"),
+    ("the newline of no thinking", "(newline or state[slot, _THINKING] == 0)", "newline"),
     ("no newline after a line end", "newline = not token_class & _C_LINE_END", "newline = True"),
     (
         "waits left",
@@ -131,7 +137,13 @@ STEPS: tuple[Mutation, ...] = (
     ("the answer prompt", "_S_EXIT if state[slot, _FREE_ANSWER] else _S_END", "_S_EXIT"),
     ("the answer begins visibly", "if not token_class & _C_BLANK:", "if True:"),
     ("blanks are counted", "state[slot, _BLANKS] += 1", "state[slot, _BLANKS] += 0"),
-    ("white space is masked at last", "_M_START_VISIBLE if too_blank else _M_START", "_M_START"),
+    (
+        "white space is masked at last",
+        "_M_START_VISIBLE if state[slot, _BLANKS] >= MAX_BLANK_ANSWER_TOKENS else _M_START",
+        "_M_START",
+    ),
+    ("a tool call may begin with a special token", "mask = _M_CONSTRAINED", "mask = _M_START"),
+    ("what a grammar reads doesn't begin with an end", "mask = _M_CONSTRAINED", "mask = _M_NONE"),
     ("a marker ends an s1 answer", "demands[slot, _ENDS_ANSWER] = 1", "demands[slot, _ENDS_ANSWER] = 0"),
     ("no marker before `min_tokens`", "mask = _M_MARKERS", "mask = _M_NONE"),
     (

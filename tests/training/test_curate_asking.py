@@ -206,6 +206,25 @@ def test_failed_and_empty_traces_go_to_quality(tmp_path: Path, pool: Path) -> No
     assert drops(tmp_path / "3") == {"api_error": 1, "empty_trace": 1}
 
 
+def test_a_question_that_another_teacher_refuses_keeps_nothing_of_the_trace_before(
+    tmp_path: Path, pool: Path
+) -> None:
+    with fake_models(solver(1, 2, 4)) as models:
+        s1_ok("traces", pool, "--teacher", f"first@{models.url}", "--out", tmp_path / "2")
+        before = rows(tmp_path / "2")[1]
+        assert before["trace_correct"] and before["thinking_tokens"] and before["trace_finish_reason"]
+        models.fault_of = lambda body: Fault(400) if number_of(body) == 1 else None
+        command = ("traces", tmp_path / "2", "--teacher", f"second@{models.url}")
+        s1_ok(*command, "--out", tmp_path / "3")
+        s1_ok(*command, "--only-correct", "--out", tmp_path / "4")
+    row = rows(tmp_path / "3")[1]
+    assert row["trace_model"] == "second" and "HTTP 400" in row["trace_error"]
+    of_a_trace = ("thinking", "trace_answer", "trace_correct", "thinking_tokens", "trace_finish_reason")
+    assert [row[name] for name in of_a_trace] == [None] * len(of_a_trace)
+    assert numbers(tmp_path / "4") == [2, 4]
+    assert drops(tmp_path / "4")["not_known_correct"] == 1 + NUM_QUESTIONS // 3
+
+
 def test_keys_come_from_the_environment_and_are_written_nowhere(tmp_path: Path, pool: Path) -> None:
     with fake_models(solver()) as models:
         command = ("traces", pool, "--teacher", f"m@{models.url}", "--teacher-key", "MY_KEY")

@@ -178,6 +178,19 @@ def test_a_finished_stage_is_left_alone_and_another_is_refused(tmp_path: Path, f
     assert "is not what its manifest says" in s1_fails(2, *command)
 
 
+def test_another_format_is_another_result(tmp_path: Path, files: list[Path]) -> None:
+    command = ("curate", "collect", *sources(files[:1]), "--out", tmp_path / "1")
+    assert s1_ok(*command).endswith(f"{tmp_path / '1' / 'questions.parquet'}\n")
+    line = s1_fails(2, *command, "--format", "jsonl")
+    assert "format was 'parquet', now 'jsonl'" in line and "--overwrite" in line
+    assert s1_ok(*command).endswith(f"{tmp_path / '1' / 'questions.parquet'}\n")
+    again = s1_ok(*command, "--format", "jsonl", "--overwrite")
+    assert again.endswith(f"{tmp_path / '1' / 'questions.jsonl'}\n")
+    assert (tmp_path / "1" / "questions.jsonl").is_file()
+    assert s1_ok(*command, "--format", "jsonl") == again
+    assert "format was 'jsonl', now 'parquet'" in s1_fails(2, *command)
+
+
 @pytest.mark.parametrize(
     ("content", "name", "message"),
     [

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from tests.support.commands import s1
 from tests.support.question_files import SCHEMAS, write_question_files
 from training.curate.errors import CurationError
 from training.curate.hub import LocalHub
+from training.curate.schema import question_id
 from training.evaluate.benchmarks import MAX_TOKENS, load_benchmark
 from training.evaluate.methods.registry import methods
 from training.evaluate.points import Sweep, jobs_of, make_series, read_sweep, series_of
@@ -119,6 +121,45 @@ def test_a_file_with_options_is_multiple_choice(tmp_path: Path) -> None:
     items = load_benchmark(f"pairs={path}", LocalHub(tmp_path)).items
     assert [(item.kind, item.reference) for item in items] == [("choice", "B"), ("choice", "A")]
     assert items[0].prompt == "Which?\n\nA) one\nB) two"
+
+
+def test_a_question_with_other_options_is_another(tmp_path: Path) -> None:
+    path = tmp_path / "quiz.jsonl"
+    which = "Which of the following is true?"
+    rows = [
+        {"question": which, "options": ["0 is odd", "0 is even"], "answer": "B"},
+        {"question": which, "options": ["1 is odd", "1 is even"], "answer": "A"},
+        {"question": which, "options": ["1 is odd", "1 is even"], "answer": "B"},
+        {"question": which, "answer": "12"},
+        {"question": which, "answer": "13"},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    benchmark = load_benchmark(str(path), LocalHub(tmp_path), limit=3)
+    assert [item.reference for item in benchmark.items] == ["B", "A", "12"]
+    assert len({item.id for item in benchmark.items}) == 3
+    assert benchmark.num_repeated == 2
+    # The id of a question without options is that of its text, which curation has, too.
+    assert benchmark.items[2].id == question_id(which) == "395e7d6ee538cd72"
+
+
+def test_gpqa_without_record_ids_has_an_id_for_every_set_of_options(hub: LocalHub, tmp_path: Path) -> None:
+    rows = [
+        {**HUB["Idavidrein/gpqa/gpqa_diamond/train"][0], "Record ID": None, "Correct Answer": answer}
+        for answer in ("a muon", "a tau")
+    ]
+    path = tmp_path / "Idavidrein/gpqa/gpqa_diamond/train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len({item.id for item in load_benchmark("gpqa-diamond", hub).items}) == 2
+
+
+def test_rows_that_repeat_a_question_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "quiz.jsonl"
+    rows = [{"question": f"What is {n % 3} + 1?", "answer": "1"} for n in range(5)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = s1("evaluate", "check", path).stderr
+    assert "warning: quiz: 2 rows repeat a question and are left out" in said
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows[:3]))
+    assert "warning" not in s1("evaluate", "check", path).stderr
 
 
 @pytest.mark.parametrize(

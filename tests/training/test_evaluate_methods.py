@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,12 +23,19 @@ class Asked:
     """An `Ask` that thinks as long as it is told for each try."""
 
     thinking: list[int]
+    ended_by: Sequence[str | None] = ()
+    """By try, `model` if absent; None: without a receipt."""
+    finish_reasons: Sequence[str] = ()
+    """By try, `stop` if absent."""
     sent: list[tuple[str, Mapping[str, Any], int]] = field(default_factory=list)
 
     async def __call__(self, prompt: str, fields: Mapping[str, Any], *, attempt: int = 0) -> Reply:
         self.sent.append((prompt, fields, attempt))
         tokens = self.thinking[attempt]
-        return Reply("42", "t", tokens, tokens + 5, "stop", {"thinking_tokens": tokens})
+        ended_by = self.ended_by[attempt] if self.ended_by else "model"
+        receipt = None if ended_by is None else {"thinking_tokens": tokens, "ended_by": ended_by}
+        finish_reason = self.finish_reasons[attempt] if self.finish_reasons else "stop"
+        return Reply("42", "t", tokens, tokens + 5, finish_reason, receipt)
 
 
 async def ask(method: str, thinking: int = 9, **fields: Any) -> tuple[str, Mapping[str, Any]]:
@@ -37,7 +44,7 @@ async def ask(method: str, thinking: int = 9, **fields: Any) -> tuple[str, Mappi
     answer = await methods()[method].answer(asked, ITEM, fields)
     assert (answer.content, answer.thinking_tokens) == ("42", thinking)
     assert answer.completion_tokens == thinking + 5 and answer.num_requests == 1
-    assert answer.receipts == ({"thinking_tokens": thinking},)
+    assert answer.receipts == ({"thinking_tokens": thinking, "ended_by": "model"},)
     prompt, sent, _ = asked.sent[0]
     return prompt, sent
 
@@ -89,15 +96,32 @@ async def test_what_control_is_judged_by() -> None:
 
 
 async def test_rejection_sampling_tries_until_a_thought_fits() -> None:
-    asked = Asked([33, 33, 20, 9])
+    asked = Asked([34, 33, 32, 9], ended_by=["max_thinking_tokens", "model", "model", "model"])
     fields = {"max_thinking_tokens": 32, "temperature": 1.0}
     answer = await methods()["rejection_sampling"].answer(asked, ITEM, fields)
     assert [attempt for _, _, attempt in asked.sent] == [0, 1, 2]
-    assert {sent["max_thinking_tokens"] for _, sent, _ in asked.sent} == {33}
+    assert {sent["max_thinking_tokens"] for _, sent, _ in asked.sent} == {34}
     assert (answer.content, answer.finish_reason, answer.num_requests) == ("42", "stop", 3)
     # What was thrown away was paid for.
-    assert (answer.thinking_tokens, answer.completion_tokens) == (86, 101)
+    assert (answer.thinking_tokens, answer.completion_tokens) == (99, 114)
     assert len(answer.receipts) == 3
+
+
+@pytest.mark.parametrize("ended_by", ["max_thinking_tokens", "loop", "length", "stop", "time"])
+async def test_rejection_sampling_takes_no_thought_that_was_cut(ended_by: str) -> None:
+    """The room for the answer can lower the maximum below the limit."""
+    asked = Asked([9, 9, 9], ended_by=[ended_by, ended_by, "model"])
+    fields = {"max_thinking_tokens": 32, "temperature": 1.0}
+    answer = await methods()["rejection_sampling"].answer(asked, ITEM, fields)
+    assert (answer.content, answer.num_requests) == ("42", 3)
+
+
+@pytest.mark.parametrize("ended_by", [None, "model"])
+async def test_rejection_sampling_takes_no_reply_that_was_cut(ended_by: str | None) -> None:
+    asked = Asked([9, 9], ended_by=[ended_by] * 2, finish_reasons=["length", "stop"])
+    fields = {"max_thinking_tokens": 32, "temperature": 1.0}
+    answer = await methods()["rejection_sampling"].answer(asked, ITEM, fields)
+    assert (answer.content, answer.finish_reason, answer.num_requests) == ("42", "stop", 2)
 
 
 async def test_rejection_sampling_gives_up_without_an_answer() -> None:

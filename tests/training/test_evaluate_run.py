@@ -125,6 +125,15 @@ def test_a_refused_question_is_recorded_and_asked_again(tmp_path: Path) -> None:
     assert not any(row.error for row in samples(tmp_path))
 
 
+def test_rows_that_repeat_a_question_are_asked_once_and_told(tmp_path: Path) -> None:
+    file = tmp_path / "facts.jsonl"
+    file.write_text('{"question": "How many?", "answer": "12"}\n' * 3)
+    with fake_models(lambda _: openai_reply("12", tokens=5)) as models:
+        result = run("--url", models.url, "--model", "m", "--benchmark", file, "--out", tmp_path / "1")
+        assert result.exit_code == 0 and models.num_requests == 1
+    assert "warning: facts: 2 rows repeat a question and are left out" in result.stderr
+
+
 def test_what_no_rule_decides_goes_to_the_grader_model(tmp_path: Path) -> None:
     file = tmp_path / "facts.jsonl"
     questions = [

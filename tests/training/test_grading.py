@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from training.grading.choices import chosen_letter
 from training.grading.program import check, grade, is_checkable
 from training.grading.references import check_references, perturbed
 from training.grading.stated import stated
@@ -55,6 +56,61 @@ def test_no_letter_is_no_choice_and_never_a_default() -> None:
     verdict = grade("A", "I would need a calculator.", "choice", ("one", "two"))
     assert not verdict.correct and not verdict.decided and verdict.graded_by == "choice"
     assert not grade("A", "Answer: E", "choice", ("one", "two", "three", "four")).correct
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "\\boxed{A, C}",
+        "\\boxed{\\text{A, C}}",
+        "\\boxed{A}, \\boxed{B}",
+        "Answer: A, B",
+        "Answer: **A**, **B**",
+        "Answer: b, c",
+        "The answer is A, B, or C.",
+        "A, B and C",
+        "(A), (C)",
+        "(A)(C)",
+        "A-C",
+        "B, A and C",
+        "B, or A",
+        "B, C, and D are wrong, so A",
+        "After all of this I would rather choose A, B or C than say that I know which one it is.",
+    ],
+)
+def test_several_letters_are_undecided(attempt: str) -> None:
+    assert chosen_letter(attempt, ("one", "two", "three", "four")) is None
+    verdict = grade("A", attempt, "choice", ("one", "two", "three", "four"))
+    assert not verdict.correct and not verdict.decided and verdict.graded_by == "choice"
+    verdict = grade("A", attempt)
+    assert not verdict.correct and not verdict.decided
+
+
+@pytest.mark.parametrize(
+    ("attempt", "letter"),
+    [
+        ("A, because the others are not", "A"),
+        ("B, a prime", "B"),
+        ("b, a prime", "B"),
+        ("B. A prime is meant", "B"),
+        ("B, I think", "B"),
+        ("B, I'd say", "B"),
+        ("B. B it is", "B"),
+        ("\\boxed{B}, \\boxed{B}", "B"),
+        ("B, as F = ma", "B"),
+        ("C: Vitamin D", "C"),
+        ("(C) vitamin D, which the skin makes", "C"),
+        ("**D.** Both A and B", "D"),
+        ("D) Both A and B are right", "D"),
+        ("D, since both A and B are", None),
+        ("A, B", "A"),
+        ("A, D", None),
+        ("C, B", "E"),
+        ("Answer: C, B", "E"),
+    ],
+)
+def test_an_option_s_own_text_may_hold_letters(attempt: str, letter: str | None) -> None:
+    assert chosen_letter(attempt, ("B", "two", "Vitamin D", "Both A and B", "C, B")) == letter
 
 
 def test_exact_forgives_nothing_but_blanks_and_the_forced_prefix() -> None:

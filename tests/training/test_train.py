@@ -173,8 +173,16 @@ def test_a_run_that_began_otherwise_says_what_changed(finished: Path, recipe: Pa
     (OUT / "sft" / "stage.json").unlink()
     other = write_recipe(tmp_path / "other.yaml", sft={"max_length": 700})
     line = s1_fails(2, *arguments(other))
-    assert "recipe.data.max_length: 768 -> 700; pass another --out, or --overwrite" in line
+    assert "(data.max_length was 768, now 700); pass another --out, or --overwrite" in line
     s1_ok(*arguments(other, "--overwrite"))
+
+
+def test_checkpoints_of_another_base_are_not_gone_on_with(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, OUT)
+    (OUT / "sft" / "stage.json").unlink()
+    other = write_recipe(tmp_path / "other.yaml", base={"steps": 4})
+    s1_ok(*arguments(other, "--overwrite"))
+    assert json.loads((OUT / "sft" / "run.json").read_text())["resumed_from_steps"] == []
 
 
 def test_a_folder_of_something_else_is_left_alone(recipe: Path) -> None:

@@ -17,6 +17,8 @@ from typing import Any
 from training.train import Terminal, TrainError, TrainStopped
 
 STEP_MANIFEST = "stage.json"
+_BEGUN = ".begun.json"
+"""After the folder's name: beside it, because commands want a folder that is empty or their own."""
 _PACKAGES = ("s1-server", "torch", "transformers", "tokenizers", "trl")
 _TORCH_WRITERS = ("PytorchStreamWriter", "inline_container")
 """How torch.save speaks of a disk that is full: as a RuntimeError without an errno."""
@@ -32,7 +34,8 @@ class Step:
     """Files whose bytes decide the result."""
     make: Callable[[Path], Mapping[str, Any]]
     resumes: bool = False
-    """Whether ``make`` goes on with what an interrupted run left; else it finds its folder empty."""
+    """Whether ``make`` goes on with what an interrupted run with the same identity left; else it finds its
+    folder empty."""
     outputs: tuple[str, ...] = ("*",)
     """Patterns of the files that make up the result, under the folder."""
 
@@ -63,7 +66,8 @@ class Run:
         """The step's manifest, after it is made or found finished.
 
         Raises:
-            TrainError: the folder holds the result of other inputs or settings, or was changed since.
+            TrainError: the folder holds the result, or the beginning, of other inputs or settings, or was
+                changed since.
             TrainStopped: it can't be written; the same run goes on with this step.
         """
         self.done.append(step.name)
@@ -72,11 +76,13 @@ class Run:
         if manifest is not None:
             self.terminal.errors.print(f"{step.name}: done already", highlight=False)
             return manifest
+        goes_on = step.resumes and self._was_begun(folder, identity)
         self.terminal.errors.print(f"[bold]{step.name}[/bold]", highlight=False)
         with disk_errors(f"{step.name}: can't write to {folder}"):
-            if not step.resumes or (folder / STEP_MANIFEST).is_file():
-                shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True, exist_ok=True)
+            if not goes_on:
+                _clear(folder)
+            if step.resumes and not goes_on:
+                write_json(_begun_file(folder), identity)
             began, cpu_began = time.monotonic(), cpu_seconds()
             notes = step.make(folder)
             manifest = {
@@ -109,6 +115,28 @@ class Run:
         if self.overwrite:
             return None
         raise TrainError(f"{folder} holds another result ({changed}); pass another --out, or --overwrite")
+
+    def _was_begun(self, folder: Path, identity: Mapping[str, Any]) -> bool:
+        """Whether the folder holds what an interrupted run of this very step left."""
+        if (folder / STEP_MANIFEST).is_file() or not folder.is_dir() or not any(folder.iterdir()):
+            return False
+        path = _begun_file(folder)
+        changed = _changed(read_json(path), identity) if path.is_file() else f"no {path.name} says from what"
+        if changed is None or self.overwrite:
+            return changed is None
+        raise TrainError(f"{folder} holds another beginning ({changed}); pass another --out, or --overwrite")
+
+
+def _begun_file(folder: Path) -> Path:
+    """What the beginning in the folder is of."""
+    return folder.with_name(folder.name + _BEGUN)
+
+
+def _clear(folder: Path) -> None:
+    # In this order: what is left if it is killed here must not pass for a beginning.
+    _begun_file(folder).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -182,15 +210,24 @@ def _versions() -> dict[str, str]:
 
 
 def _changed(manifest: Mapping[str, Any], identity: Mapping[str, Any]) -> str | None:
-    """The first thing in which a finished stage differs from the one that is asked for."""
+    """The first thing in which a finished or begun stage differs from the one that is asked for."""
     for part in ("settings", "inputs", "versions"):
         before, now = manifest.get(part, {}), identity[part]
         for name in sorted(before.keys() | now.keys()):
             if before.get(name) != now.get(name):
                 if part == "inputs":
                     return f"made from another {name}"
-                return f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
+                return _difference(name, before.get(name), now.get(name))
     return None
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    """Of two values that differ; of sections the first field that does."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        absent, keys = object(), before.keys() | now.keys()
+        field = min(key for key in keys if before.get(key, absent) != now.get(key, absent))
+        return _difference(f"{name}.{field}", before.get(field), now.get(field))
+    return f"{name} was {before!r}, now {now!r}"
 
 
 def _damaged(folder: Path, outputs: Mapping[str, str]) -> str | None:

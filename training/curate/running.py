@@ -12,6 +12,7 @@ import typer
 from rich.markup import escape
 
 from training.curate.errors import CurationError, StageStopped
+from training.curate.files import questions_file
 from training.curate.progress import Progress
 from training.curate.stage import Outcome, Stage
 from training.endpoints.errors import CacheError, EndpointError
@@ -58,4 +59,4 @@ def run_stage(
         done = f"{stage.out} is finished already, with these inputs and settings."
         progress.errors.print(escape(done), soft_wrap=True, highlight=False)
     progress.funnel(manifest["funnel"])
-    progress.console.print(f"{escape(str(stage.questions_path))}", soft_wrap=True, highlight=False)
+    progress.console.print(escape(str(questions_file(stage.out))), soft_wrap=True, highlight=False)

@@ -39,7 +39,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One run of one stage. Two runs are the same if name, settings and the bytes of all inputs are."""
+    """One run of one stage. Two runs are the same if name, settings, format and the inputs' bytes are."""
 
     name: str
     out: Path
@@ -64,13 +64,16 @@ class Stage:
         """The manifest, if this very stage is finished already.
 
         Raises:
-            CurationError: the folder holds the result of another stage, of other inputs or settings.
+            CurationError: the folder holds the result of another stage, of other inputs, settings or format.
         """
         path = self.out / MANIFEST
         if not path.is_file() or self.overwrite:
             return None
         manifest = read_manifest(path)
         difference = _difference(manifest, json.loads(json.dumps(self.identity())))
+        # The manifest says its format by the names of its outputs.
+        if difference is None and (file := questions_file(self.out)) != self.questions_path:
+            difference = f"format was {file.suffix[1:]!r}, now {self.format!r}"
         if difference is not None:
             raise CurationError(
                 f"{self.out} holds another result ({difference}); pass another --out, or --overwrite"

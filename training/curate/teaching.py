@@ -205,6 +205,9 @@ def _traced(
             trace_error=state.errors[question.id],
             thinking=None,
             trace_answer=None,
+            trace_correct=None,
+            trace_finish_reason=None,
+            thinking_tokens=None,
         )
     return dataclasses.replace(
         question,

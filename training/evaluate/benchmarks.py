@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from training.curate.columns import find_columns, to_question
 from training.curate.errors import CurationError
 from training.curate.files import read_rows
 from training.curate.hub import Rows, Split
+from training.curate.schema import question_id
 from training.evaluate.suite import held_out_questions
 from training.grading.choices import LETTERS
 from training.grading.program import Kind
@@ -50,6 +51,8 @@ class Benchmark:
     name: str
     source: str
     items: tuple[Item, ...]
+    num_repeated: int = 0
+    """Rows that asked what an earlier one asks; they are left out, whatever their answer."""
 
     @property
     def fingerprint(self) -> str:
@@ -76,20 +79,17 @@ def load_benchmark(text: str, rows: Rows, *, limit: int | None = None, suffix: s
     benchmark = _load(text, rows, limit)
     items = benchmark.items[:limit]
     if suffix:
-        items = tuple(
-            Item(item.id, f"{item.prompt}\n\n{suffix}", item.reference, item.kind, item.options)
-            for item in items
-        )
-    return Benchmark(benchmark.name, benchmark.source, items)
+        items = tuple(replace(item, prompt=f"{item.prompt}\n\n{suffix}") for item in items)
+    return replace(benchmark, items=items)
 
 
 def _load(text: str, rows: Rows, limit: int | None) -> Benchmark:
     if text == DEMO:
         return demo_benchmark(limit)
     if text in HUB_SPLITS:
-        table = list(rows(HUB_SPLITS[text]))
+        table: Sequence[Mapping[str, Any]] = list(rows(HUB_SPLITS[text]))
         items = _gpqa_items(table) if text == GPQA else _items(table, where=text)
-        return Benchmark(text, str(HUB_SPLITS[text]), items)
+        return Benchmark(text, str(HUB_SPLITS[text]), items, len(table) - len(items))
     name, equals, path = text.partition("=")
     file = Path(path if equals else text)
     if not file.suffix:
@@ -97,8 +97,9 @@ def _load(text: str, rows: Rows, limit: int | None) -> Benchmark:
         raise CurationError(
             f"--benchmark must be one of {known}, or a .jsonl or .parquet file. Given: {text}"
         )
-    items = _items(read_rows(file), where=str(file))
-    return Benchmark(name if equals else file.stem, file.name, items)
+    table = read_rows(file)
+    items = _items(table, where=str(file))
+    return Benchmark(name if equals else file.stem, file.name, items, len(table) - len(items))
 
 
 def demo_benchmark(limit: int | None = None) -> Benchmark:
@@ -123,13 +124,16 @@ def _items(table: Sequence[Mapping[str, Any]], *, where: str) -> tuple[Item, ...
         if options is None:
             item = Item(question.id, question.question, question.answer)
         else:
-            item = _choice(question.id, question.question, question.answer, options, f"{where}, row {number}")
+            item = _choice(question.question, question.answer, options, f"{where}, row {number}")
         items.setdefault(item.id, item)
     return tuple(items.values())
 
 
-def _choice(name: str, question: str, answer: str, options: object, where: str) -> Item:
-    """A question with a list of options; the answer is a letter, or the right option's text."""
+def _choice(question: str, answer: str, options: object, where: str) -> Item:
+    """A question with a list of options; the answer is a letter, or the right option's text.
+
+    Its id is of all that is asked: many questions are the same but for their options.
+    """
     if not isinstance(options, list) or not 2 <= len(options) <= len(LETTERS):
         raise CurationError(f"{where}: options must be a list of 2 to {len(LETTERS)}. Given: {options!r}")
     texts = tuple(str(option).strip() for option in options)
@@ -139,7 +143,8 @@ def _choice(name: str, question: str, answer: str, options: object, where: str) 
         raise CurationError(
             f"{where}: the answer must be one of {letters} or of the options. Given: {answer}"
         )
-    return Item(name, with_options(question, texts), letter, "choice", texts)
+    prompt = with_options(question, texts)
+    return Item(question_id(prompt), prompt, letter, "choice", texts)
 
 
 def with_options(question: str, options: Sequence[str]) -> str:
@@ -148,17 +153,20 @@ def with_options(question: str, options: Sequence[str]) -> str:
 
 
 def _gpqa_items(table: Sequence[Mapping[str, Any]]) -> tuple[Item, ...]:
-    """The right answer's place follows from the question's id alone: the same for every run and limit."""
+    """The right answer's place follows from the record's id alone, or the question's text if it has none: the
+    same for every run and limit."""
     items = []
     for number, row in enumerate(table, start=1):
         missing = [name for name in ("Question", *_GPQA_ANSWERS) if not str(row.get(name) or "").strip()]
         if missing:
             raise CurationError(f"{GPQA}, row {number}: column {missing[0]!r} is missing or empty")
         question = str(row["Question"]).strip()
-        name = str(row.get("Record ID") or hashlib.sha256(question.encode()).hexdigest()[:16])
+        record = str(row.get("Record ID") or "")
         answers = [str(row[column]).strip() for column in _GPQA_ANSWERS]
-        order = random.Random(name).sample(range(len(answers)), len(answers))  # noqa: S311 -- no secret
+        seed = record or question_id(question)
+        order = random.Random(seed).sample(range(len(answers)), len(answers))  # noqa: S311 -- no secret
         options = tuple(answers[at] for at in order)
         letter = LETTERS[order.index(0)]
-        items.append(Item(name, with_options(question, options), letter, "choice", options))
+        prompt = with_options(question, options)
+        items.append(Item(record or question_id(prompt), prompt, letter, "choice", options))
     return tuple(items)

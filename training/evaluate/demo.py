@@ -76,7 +76,7 @@ def _measure(sweep: Sweep, out: Path, concurrency: int, progress: Progress, part
     from training.evaluate.run import Plan, run_sweep
     from training.evaluate.sweep import Model
 
-    benchmarks = load_benchmarks(sweep, None, "")
+    benchmarks = load_benchmarks(sweep, None, "", progress)
     with rewarded(CHECKPOINTS / REWARD, out / "reward.log") as reward_url:
         options = ("--reward-url", reward_url, "--step-boundary", STEP_BOUNDARY)
         with served(

@@ -19,6 +19,7 @@ from training.curate.options import GraderKey, GraderName, HubDir, ReplyTimeout,
 if TYPE_CHECKING:
     from training.curate.progress import Progress
     from training.endpoints.client import Endpoint
+    from training.evaluate.benchmarks import Benchmark
     from training.evaluate.points import Sweep
     from training.evaluate.samples import Sample
 
@@ -99,7 +100,7 @@ def run(
     }
     with one_line_errors(progress, out):
         chosen = chosen_sweep(sweep, benchmark, grid, samples, limit)
-        benchmarks = load_benchmarks(chosen, hub_dir, suffix)
+        benchmarks = load_benchmarks(chosen, hub_dir, suffix, progress)
         judge = parse_endpoint("--grader", grader, grader_key) if grader else None
         plan = Plan(
             sweep=chosen,
@@ -141,6 +142,7 @@ def check(
     with one_line_errors(progress, Path()):
         for name in benchmark:
             loaded = load_benchmark(name, _hub(hub_dir))
+            _tell_repeated(loaded, progress)
             result = check_references((item.reference, item.kind) for item in loaded.items)
             failed = failed or bool(result.refused or result.accepted)
             progress.console.print(
@@ -190,11 +192,25 @@ def chosen_sweep(
     return Sweep(tuple(benchmarks), series_of("sweep", grid, methods()), samples or 1, limit)
 
 
-def load_benchmarks(sweep: Sweep, hub_dir: Path | None, suffix: str) -> tuple[Any, ...]:
+def load_benchmarks(
+    sweep: Sweep, hub_dir: Path | None, suffix: str, progress: Progress
+) -> tuple[Benchmark, ...]:
     from training.evaluate.benchmarks import load_benchmark
 
     rows = _hub(hub_dir)
-    return tuple(load_benchmark(name, rows, limit=sweep.limit, suffix=suffix) for name in sweep.benchmarks)
+    loaded = tuple(load_benchmark(name, rows, limit=sweep.limit, suffix=suffix) for name in sweep.benchmarks)
+    for benchmark in loaded:
+        _tell_repeated(benchmark, progress)
+    return loaded
+
+
+def _tell_repeated(benchmark: Benchmark, progress: Progress) -> None:
+    if benchmark.num_repeated:
+        line = (
+            f"warning: {benchmark.name}: {benchmark.num_repeated:,} rows repeat a question and are left out; "
+            "each question is asked once, with its first answer"
+        )
+        progress.errors.print(escape(line), soft_wrap=True, highlight=False)
 
 
 def _hub(hub_dir: Path | None) -> Any:

@@ -17,6 +17,7 @@ from server.budget.spec import ThinkingBudget
 from server.gateway.access.keys import Key, KeysError, KeysFile, Quotas, read_keys, split_key
 from server.gateway.engines.upstream import EnginePool
 from server.gateway.errors import Forbidden, InvalidKey
+from server.gateway.file_changes import Signature, file_signature
 from server.gateway.settings import Settings, SettingsError
 
 log = structlog.get_logger(__name__)
@@ -24,8 +25,6 @@ log = structlog.get_logger(__name__)
 ANONYMOUS = "anonymous"
 _NOBODY = Key(id="0" * 12, name=ANONYMOUS, sha256="0" * 64, created=datetime.fromtimestamp(0, UTC))
 """Compared with when no record has the id, so that an unknown id takes as long as a wrong secret."""
-
-_Signature = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +102,9 @@ class KeyRing:
         self._path = path
         self._anonymous = Caller(ANONYMOUS, ANONYMOUS, admin=open_to_admins)
         self._keys: dict[str, Key] = {}
-        self._signature: _Signature | None = None
+        self._signature: Signature | None = None
         if path is not None:
-            self._signature = _signature(path)
+            self._signature = file_signature(path)
             try:
                 self._adopt(read_keys(path))
             except KeysError as error:
@@ -138,7 +137,7 @@ class KeyRing:
 
     def _refresh(self, path: Path) -> None:
         """A file that can't be read, or is gone, leaves the keys as they are."""
-        signature = _signature(path)
+        signature = file_signature(path)
         if signature == self._signature:
             return
         self._signature = signature
@@ -151,14 +150,6 @@ class KeyRing:
 
     def _adopt(self, content: KeysFile) -> None:
         self._keys = {key.id: key for key in content.keys}
-
-
-def _signature(path: Path) -> _Signature | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _presented(headers: Headers) -> tuple[str, str]:

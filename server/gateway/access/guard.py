@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.gateway.access.callers import KeyRing
+from server.gateway.access.local_pages import LocalPages
 from server.gateway.access.rates import RequestRates
 from server.gateway.errors import Forbidden, InvalidKey, QuotaExceeded, QuotaStoreUnavailable, error_response
 from server.gateway.observe.observer import observer_of
@@ -32,9 +33,10 @@ PLAYGROUND_PREFIX = "/playground"
 
 
 class Guard:
-    def __init__(self, app: ASGIApp, *, keys: KeyRing, rates: RequestRates) -> None:
+    def __init__(self, app: ASGIApp, *, keys: KeyRing, rates: RequestRates, pages: LocalPages) -> None:
         self._app = app
         self._keys = keys
+        self._pages = pages
         self._rates = rates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,10 +65,14 @@ class Guard:
         await self._app(scope, receive, send_told)
 
     async def _admit(self, scope: Scope, told: dict[str, str]) -> None:
+        headers = Headers(scope=scope)
+        is_page = scope["path"] == "/" or scope["path"].startswith(f"{PLAYGROUND_PREFIX}/")
+        if self._pages.is_on and not is_page:
+            self._pages.check(headers)
         try:
-            caller = self._keys.caller(Headers(scope=scope))
+            caller = self._keys.caller(headers)
         except InvalidKey:
-            if scope["path"] in OPEN_PATHS or scope["path"].startswith(f"{PLAYGROUND_PREFIX}/"):
+            if is_page or scope["path"] in OPEN_PATHS:
                 return
             raise
         scope["state"]["caller"] = caller

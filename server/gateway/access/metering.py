@@ -89,6 +89,11 @@ class Meter:
         self._engine = engine
         return Metered(engine, self)
 
+    def begin_anew(self) -> None:
+        """Another engine is asked for all of it."""
+        self.tallies.clear()
+        self.failed = False
+
     @property
     def complete(self) -> bool:
         """Whether everything is known without asking anybody."""
@@ -230,10 +235,15 @@ class _Counting:
         tally = self.tally
         if choice.get("delta", {}).get("content"):
             self._answering = True
-        tokens = len(choice.get("token_ids") or ())
+        tokens = len(choice.get("token_ids") or ()) or int(_says_something(choice.get("delta", {})))
         tally.completion = (tally.completion or 0) + tokens
         if not self._answering:
             tally.thinking = (tally.thinking or 0) + tokens
+
+
+def _says_something(delta: Mapping[str, Any]) -> bool:
+    """Whether a part has a token at least, where the engine doesn't tell its ids."""
+    return any(value for name, value in delta.items() if name != "role")
 
 
 def _count(fields: Mapping[str, Any], name: str) -> int | None:

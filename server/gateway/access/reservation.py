@@ -42,6 +42,12 @@ class Wish:
         )
         return cls(tuple(ask for ask in asks if ask is not None), named_maximum, demand.choices)
 
+    @classmethod
+    def of_prompt(cls, tokens: int, quotas: Quotas) -> Wish:
+        """Of what is neither thought nor answered."""
+        windows = _windows(("tokens_per_minute", MINUTE_S, quotas.tokens_per_minute))
+        return cls((Ask(TOTAL, tokens, tokens, 1, windows),) if windows else (), True, 1)
+
     def check_possible(self, caller: Caller) -> None:
         """
         Raises:

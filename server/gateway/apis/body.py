@@ -11,6 +11,8 @@ from starlette.requests import Request
 from server.gateway.errors import BodyTooLarge, BodyTooSlow, InvalidRequest, UnsupportedMediaType
 from server.gateway.settings import Settings
 
+_MOST_LEVELS = 200
+"""Of objects and arrays in one another. orjson writes 254, and a request is put into others."""
 _DRAINED_MULTIPLE = 4
 """Up to so many times the limit is read and dropped: a client that is still sending would otherwise see a
 reset connection instead of the 413."""
@@ -42,9 +44,26 @@ async def read_json_object(request: Request, *, max_bytes: int, timeout_s: float
         fields = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}", param="body") from None
+    if raw.count(b"[") + raw.count(b"{") > _MOST_LEVELS:
+        _check_depth(fields)
     if not isinstance(fields, dict):
         raise InvalidRequest(f"the body must be a JSON object. Given: {_kind(fields)}", param="body")
     return fields
+
+
+def _check_depth(whole: dict[str, Any]) -> None:
+    level: list[Any] = [whole]
+    depth = 0
+    while level:
+        depth += 1
+        if depth > _MOST_LEVELS:
+            raise InvalidRequest(f"the body must be <= {_MOST_LEVELS} levels deep", param="body")
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
 
 
 def _check_content_type(content_type: str | None) -> None:

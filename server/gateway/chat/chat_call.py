@@ -19,11 +19,13 @@ from server.gateway.chat.chat_conflicts import check_conflicts
 from server.gateway.chat.chat_fields import ENGINE_IGNORES, KNOWN_FIELDS, UNSUPPORTED_OPENAI_FIELDS
 from server.gateway.chat.chat_request import ChatCompletionRequest
 from server.gateway.chat.granularity import STREAM_GRANULARITY, Granularity
-from server.gateway.errors import InvalidRequest
+from server.gateway.errors import BodyTooLarge, InvalidRequest
 from server.gateway.parallel.fields import PARALLEL, ParallelSpec, check_combination, shared_budget
 from server.gateway.validation import did_you_mean, invalid_request, show
 
 _NOT_FORWARDED = frozenset(BUDGET_FIELDS) | {"request_id", "n", "return_token_ids"}
+_MOST_BODIES_BYTES = 128 * 1024 * 1024
+"""Of one request, for all its choices."""
 _SWITCHES = ("enable_thinking", "thinking")
 """What chat templates that can be told whether to think call it."""
 
@@ -162,7 +164,7 @@ def parse_chat(fields: Mapping[str, Any]) -> ChatCall:
         raise invalid_request(error) from None
     given = {name: value for name, value in fields.items() if value is not None}
     asked = read_chat(given)
-    check_conflicts(given, asked.budget)
+    check_conflicts(given, asked.budget, hides_thinking=asked.hides_thinking)
     parallel = ParallelSpec.of(given)
     if parallel is not None:
         check_combination(parallel, given)
@@ -195,13 +197,31 @@ def engine_calls(
     Args:
         wants_prompt_ids: the first chunk has to have `prompt_token_ids`; it has to be an engine that can.
         keeps_ids: the gateway needs the token ids, whether the client gets them or not.
+
+    Raises:
+        BodyTooLarge: so many bodies of that size are more than a gateway should hold at once.
     """
     searches = call.parallel is not None and call.parallel.method == "rebase"
     count = 1 if call.beam_search or searches else call.num_generations
     asked = call.fields.get("return_token_ids") is True or wants_prompt_ids
     ids = _TokenIds(asked or keeps_ids, hidden=not asked)
     burst = Burst()
-    return [_engine_call(call, ids, index, count, model, request_id, burst) for index in range(count)]
+    calls: list[EngineCall] = []
+    for index in range(count):
+        calls.append(_engine_call(call, ids, index, count, model, request_id, burst))
+        if count > 1 and len(calls[0].body) * count > _MOST_BODIES_BYTES:
+            raise _too_many(call, len(calls[0].body))
+    return calls
+
+
+def _too_many(call: ChatCall, body_bytes: int) -> BodyTooLarge:
+    parallel = call.parallel
+    name, given = ("n", call.num_choices) if parallel is None else ("parallel.width", parallel.width)
+    return BodyTooLarge(
+        f"`{name}` must be <= {_MOST_BODIES_BYTES // body_bytes} with a body of {body_bytes} bytes, which an "
+        f"engine gets once for each. Given: {given}",
+        param=name,
+    )
 
 
 @dataclass(frozen=True, slots=True)

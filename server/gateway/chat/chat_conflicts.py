@@ -11,8 +11,13 @@ from server.gateway.errors import InvalidRequest
 from server.gateway.validation import show
 
 
-def check_conflicts(given: Mapping[str, Any], budget: ThinkingBudget) -> None:
+def check_conflicts(
+    given: Mapping[str, Any], budget: ThinkingBudget, *, hides_thinking: bool = False
+) -> None:
     """Refuse what can't be honoured together; `given` has no null fields.
+
+    Args:
+        hides_thinking: a form of the request says that the client doesn't get it.
 
     Raises:
         InvalidRequest: `param` is the field to change, the message names both.
@@ -22,6 +27,8 @@ def check_conflicts(given: Mapping[str, Any], budget: ThinkingBudget) -> None:
     _check_logprobs(given)
     _check_tools(given)
     _check_xargs(given)
+    if hides_thinking:
+        _check_hidden(given)
     if budget.is_set:
         check_beam_search(given, budget)
 
@@ -65,6 +72,16 @@ def _check_logprobs(given: Mapping[str, Any]) -> None:
             f"`top_logprobs` needs `logprobs` to be true. Given: {given['top_logprobs']}",
             param="top_logprobs",
         )
+
+
+def _check_hidden(given: Mapping[str, Any]) -> None:
+    for name in ("logprobs", "return_token_ids"):
+        if given.get(name):
+            raise InvalidRequest(
+                f"`{name}` can't be combined with hidden thinking (`include_reasoning` false or its like): "
+                f"it spells the thinking out. Given: {show(given[name])}",
+                param=name,
+            )
 
 
 def _check_tools(given: Mapping[str, Any]) -> None:

@@ -78,7 +78,12 @@ class EarlierThinking:
         return replace(call, fields=fields)
 
     async def _way(self, engine: Engine, model: str) -> Way | None:
-        """How this engine's template can be made to keep thinking; asked once per start of an engine."""
+        """How this engine's template can be made to keep thinking; asked once per start of an engine.
+
+        Raises:
+            EngineRefused: it is too busy to say, or fails.
+            EngineDied, EngineMisbehaved
+        """
         place = (engine.url, model, engine.status.reconnects)
         if place not in self._ways:
             self._ways[place] = await _find_way(engine, model)
@@ -196,7 +201,9 @@ async def _find_way(engine: Engine, model: str) -> Way | None:
             _keep(fields, [question, answer, question], way, engine)
             try:
                 prompts.append((await completions.render(fields)).token_ids)
-            except EngineRefused:
+            except EngineRefused as error:
+                if error.status >= 500 or error.status == 429:
+                    raise
                 break
         if len(prompts) == 2 and prompts[0] != prompts[1]:
             return way

@@ -42,6 +42,11 @@ class Rungs:
             of_key.append(Rung(cap=Caps(**key_caps)))
         return cls(policy.server, policy.models.get(model), tuple(of_key), policy.efforts(model))
 
+    def caps(self) -> tuple[str, ...]:
+        """The fields that some rung caps."""
+        rungs = [rung for rung in (self.server, self.model, *self.key) if rung is not None]
+        return tuple(name for rung in rungs for name in rung.cap.model_dump(exclude_none=True))
+
     def apply(
         self,
         budget: ThinkingBudget,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -143,8 +143,7 @@ class Turnstile:
         """
         cut_off = self._drain.cut_off if self.admission.is_on else None
 
-        def entry(avoiding: frozenset[str]) -> Entry:
-            return Entry(self, request, model, call, avoiding)
+        entry = Entry(self, request, model, call)
 
         def has_other(grant: Grant, avoiding: frozenset[str]) -> bool:
             try:
@@ -176,20 +175,52 @@ class Turnstile:
             return None
         names_maximum = "max_thinking_tokens" in call.origin.requested
         wish = Wish.of(demand, budget, caller.quotas, named_maximum=names_maximum)
+        id, outcome = await self._open_reservation(request, caller, wish)
+        meter = Meter.of(
+            demand, thinking=outcome.amounts.get(THINKING, 0), total=outcome.amounts.get(TOTAL, 0)
+        )
+        observer = observer_of(request.scope)
+        account = Account(self, caller.account, id, meter, caller.quotas.counts_tokens, observer)
+        return account, wish.granted(budget, outcome, thinking_off=call.asked.thinking is False)
+
+    @contextlib.asynccontextmanager
+    async def counted(self, request: Request, *, tokens: int) -> AsyncIterator[Callable[[int], None]]:
+        """For work without thinking and answer: its tokens are reserved, and charged as they are told.
+
+        Args:
+            tokens: an estimate.
+
+        Raises:
+            QuotaExceeded, QuotaStoreUnavailable
+        """
+        caller, used = caller_of(request), 0
+        if not caller.quotas.needs_ledger:
+            yield lambda _: None
+            return
+
+        def charge(told: int) -> None:
+            nonlocal used
+            used = told
+
+        id, _ = await self._open_reservation(request, caller, Wish.of_prompt(tokens, caller.quotas))
+        try:
+            yield charge
+        finally:
+            if caller.quotas.counts_tokens:
+                observer_of(request.scope).charged(Used(0, used))
+            await self.finish(self.charge(caller.account, id, Used(0, used)))
+
+    async def _open_reservation(self, request: Request, caller: Caller, wish: Wish) -> tuple[str, Outcome]:
+        """Its id and what it holds, from now on until it is charged."""
         wish.check_possible(caller)
         id = uuid.uuid4().hex
         outcome = await self._reserved(caller, id, wish)
         tell(request, quota_headers(outcome))
         if outcome.refused_by is not None:
             raise refusal(caller, wish, outcome)
-        meter = Meter.of(
-            demand, thinking=outcome.amounts.get(THINKING, 0), total=outcome.amounts.get(TOTAL, 0)
-        )
-        observer = observer_of(request.scope)
-        observer.reserved(outcome.amounts)
-        account = Account(self, caller.account, id, meter, caller.quotas.counts_tokens, observer)
+        observer_of(request.scope).reserved(outcome.amounts)
         self._open.setdefault(caller.account, set()).add(id)
-        return account, wish.granted(budget, outcome, thinking_off=call.asked.thinking is False)
+        return id, outcome
 
     async def _reserved(self, caller: Caller, id: str, wish: Wish) -> Outcome:
         """Reserve; if that can't be finished, whatever came of it is taken back."""
@@ -267,26 +298,32 @@ class Turnstile:
 
 @dataclass(slots=True)
 class Entry:
-    """A request's way in, to one engine, and out again. Every entry has to be left."""
+    """A request's way in and out again. Every entry has to be left."""
 
     turnstile: Turnstile
     request: Request
     model: str
     call: ChatCall
-    avoiding: frozenset[str]
-    """URLs of engines that have just failed this request."""
-    _account: Account | None = None
+    _reserved: tuple[Account, ThinkingBudget] | None = None
     _place: Place | None = None
 
-    async def enter(self) -> Grant:
-        """Raises: as `Turnstile.admit`."""
+    async def enter(self, avoiding: frozenset[str]) -> Grant:
+        """Again after `move_on`, with the same reservation.
+
+        Args:
+            avoiding: URLs of engines that have just failed this request.
+
+        Raises: as `Turnstile.admit`.
+        """
         turnstile, call = self.turnstile, self.call
         caller = caller_of(self.request)
         caller.check_model(self.model)
         demand = turnstile.demand(self.model, call)
-        reserved = await turnstile.reserve(self.request, call, demand)
-        if reserved is not None:
-            self._account, granted = reserved
+        if self._reserved is None:
+            self._reserved = await turnstile.reserve(self.request, call, demand)
+        account = None
+        if self._reserved is not None:
+            account, granted = self._reserved
             if granted != call.budget:
                 check_beam_search(call.fields, granted)
                 call = call.limited(granted, by=("quota",))
@@ -299,23 +336,33 @@ class Entry:
             tokens=turnstile.held(demand, call.budget),
             prefix=Prefix(self.model, call.fields),
             account=caller.account,
-            avoiding=self.avoiding,
+            avoiding=avoiding,
         )
-        return Grant(self._place.engine, call, self._account)
+        return Grant(self._place.engine, call, account)
+
+    def move_on(self) -> None:
+        """The engine has died before the client got anything: what it did is nobody's."""
+        self._leave_place()
+        if self._reserved is not None:
+            self._reserved[0].meter.begin_anew()
 
     async def leave(self) -> None:
         try:
-            if self._place is not None:
-                self._place.leave()
+            self._leave_place()
         finally:
-            if self._account is not None:
-                await self.turnstile.leave(self._account)
+            if self._reserved is not None:
+                await self.turnstile.leave(self._reserved[0])
+
+    def _leave_place(self) -> None:
+        if self._place is not None:
+            place, self._place = self._place, None
+            place.leave()
 
 
 class _Admitted(DeferredResponse):
     def __init__(
         self,
-        entry: Callable[[frozenset[str]], Entry],
+        entry: Entry,
         respond: Respond,
         has_other: Callable[[Grant, frozenset[str]], bool],
         *,
@@ -335,10 +382,9 @@ class _Admitted(DeferredResponse):
             await send(message)
 
         failed: frozenset[str] = frozenset()
-        while True:
-            entry = self._entry(failed)
-            try:
-                grant = await self._granted(entry, receive)
+        try:
+            while True:
+                grant = await self._granted(receive, failed)
                 try:
                     response = await self._respond(grant)
                     await response(scope, receive, send_on)
@@ -348,11 +394,13 @@ class _Admitted(DeferredResponse):
                     if sent or not self._has_other(grant, failed):
                         raise
                     log.warning("engine died; another is asked", url=grant.engine.url)
-            finally:
-                await entry.leave()
+                self._entry.move_on()
+        finally:
+            await self._entry.leave()
 
-    async def _granted(self, entry: Entry, receive: Receive) -> Grant:
+    async def _granted(self, receive: Receive, failed: frozenset[str]) -> Grant:
+        entering = self._entry.enter(failed)
         if self._cut_off is None:
-            return await entry.enter()
+            return await entering
         # A client that leaves the queue frees its place at once.
-        return await unless_disconnected(receive, entry.enter(), cut_off=self._cut_off)
+        return await unless_disconnected(receive, entering, cut_off=self._cut_off)

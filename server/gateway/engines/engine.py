@@ -17,7 +17,7 @@ from server.gateway.chat.chat_call import EngineCall
 from server.gateway.chat.granularity import Pace, StreamSpeed
 from server.gateway.chat.sse import DONE, EventSplitter
 from server.gateway.engines.capacity import kv_cache_tokens
-from server.gateway.engines.engine_http import Connection, Connections
+from server.gateway.engines.engine_http import Connection, Connections, without_credentials
 from server.gateway.engines.progress import tokens_made
 from server.gateway.errors import EngineDied, EngineMisbehaved, EngineRefused, ReceiptMissing
 from server.gateway.observe.trace_context import trace_headers
@@ -111,6 +111,7 @@ class ChatEngine(Protocol):
 @dataclass(slots=True)
 class Engine:
     url: str
+    """As it is shown to others: the credentials that it was given with are its connections' alone."""
     settings: Settings
     status: EngineStatus = field(default_factory=EngineStatus)
     outstanding: int = 0
@@ -128,6 +129,7 @@ class Engine:
 
     def __post_init__(self) -> None:
         self._connections = Connections(self.url, connect_timeout_s=self.settings.connect_timeout_s)
+        self.url = without_credentials(self.url)
 
     @property
     def open_streams(self) -> int:
@@ -181,7 +183,7 @@ class Engine:
         )
         brought = answer.pop(_RECEIPT, None)
         if brought is not None:
-            call.brought.append(_receipt(brought))
+            call.brought.extend(_brought(brought))
         return answer
 
     async def stream(self, call: EngineCall, on_event: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
@@ -199,7 +201,7 @@ class Engine:
                 async with call.burst:
                     for event in part:
                         if event.startswith(_RECEIPT_EVENT):
-                            call.brought.append(_receipt(_json_object(event)[_RECEIPT]))
+                            call.brought.extend(_brought(_json_object(event)[_RECEIPT]))
                             continue
                         chunk = _stream_chunk(event)
                         speed.see(chunk)
@@ -432,6 +434,14 @@ def _json_object(raw: bytes) -> dict[str, Any]:
 
 def _is_of(recorded: EngineReceipt, call: EngineCall, output_tokens: int) -> bool:
     return recorded.receipt_id == call.receipt_id and recorded.output_tokens >= output_tokens
+
+
+def _brought(fields: Any) -> list[EngineReceipt]:
+    """A receipt that came along; nothing if it can't be read: then it is asked for."""
+    try:
+        return [EngineReceipt.from_json(fields)]
+    except (KeyError, TypeError):
+        return []
 
 
 def _receipt(fields: dict[str, Any]) -> EngineReceipt:

@@ -335,6 +335,11 @@ class Connection(asyncio.Protocol):
         self._reusable = self._reusable and self._parser.should_keep_alive()
 
 
+def without_credentials(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
 def _standing_headers(netloc: str) -> str:
     credentials, _, host = netloc.rpartition("@")
     lines = [f"host: {host}", "accept: */*", "accept-encoding: identity", "user-agent: s1-server"]

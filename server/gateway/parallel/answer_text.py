@@ -12,6 +12,7 @@ import re
 MAX_ANSWER_CHARACTERS = 400
 _SHORT_LINE_CHARACTERS = 120
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
+_BRACE = re.compile(r"[{}]")
 _STATED = re.compile(
     r"(?:\banswer\s*(?:is|=|:)\s*:?|####)\s*(?P<answer>\S[^\n]*)",
     re.IGNORECASE,
@@ -33,17 +34,24 @@ def extract_answer(content: str | None) -> str | None:
 
 
 def _boxed(text: str) -> str | None:
-    for match in reversed(list(_BOX.finditer(text))):
-        depth = 1
-        for at in range(match.end(), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[at], 0)
-            if depth == 0:
-                return text[match.end() : at].strip() or None
-    return None
+    """Of the boxes that close, the one that begins last.
+
+    Each brace is looked at once: a model that loops writes thousands of boxes and closes none.
+    """
+    boxes = {match.end() for match in _BOX.finditer(text)}
+    opened: list[int] = []
+    last_begin, last_end = 0, 0
+    for brace in _BRACE.finditer(text):
+        if brace[0] == "{":
+            opened.append(brace.end())
+        elif opened and (begin := opened.pop()) in boxes and begin > last_begin:
+            last_begin, last_end = begin, brace.start()
+    return text[last_begin:last_end].strip() or None
 
 
 def _stated(text: str) -> str | None:
-    for match in reversed(list(_STATED.finditer(_DECORATION.sub("", text)))):
+    # Stripped, because the pattern tries every length of white space that nothing follows.
+    for match in reversed(list(_STATED.finditer(_DECORATION.sub("", text).strip()))):
         answer = _SENTENCE_END.split(match["answer"], maxsplit=1)[0]
         if cleaned := _clean(answer):
             return cleaned

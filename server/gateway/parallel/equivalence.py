@@ -22,7 +22,7 @@ Key = tuple[str, ...]
 MAX_FORMULA_CHARACTERS = 300
 _MAX_NESTING = 4
 _SPACING = re.compile(
-    r"\\(?:[,;:!> ]|quad|qquad|left|right|displaystyle|limits|big|Big)(?![a-zA-Z])|[~$]|\\[()\[\]]"
+    r"\\(?:[,;:!> ]|(?:quad|qquad|left|right|displaystyle|limits|big|Big)(?![a-zA-Z]))|[~$]|\\[()\[\]]"
 )
 _UNIT_TEXT = re.compile(
     r"(?<=[\d})])\s*\\(?:text|mathrm|textrm|mbox|operatorname)\s*\{[^{}]*\}(?:\^\{?\d\}?)?"
@@ -42,8 +42,12 @@ _PLAIN_UNIT = re.compile(
 _DEGREES = re.compile(r"\^\s*\{?\s*(?:\\circ|°)\s*\}?|°|\\degree")
 _NAMED = re.compile(r"^([A-Za-z](?:\([A-Za-z]\))?)\s*=\s*([^=]+)$")
 _OR = re.compile(r"\s+(?:or|and)\s+")
-_CHOICE = re.compile(r"^\W*([A-Za-z])\W*$")
+# Nothing that could be an operator: -x, x! and |x| are no choices.
+_AROUND_CHOICE = r"""[\s()\[\]{}⟨⟩【】「」.:,。、*$`"'“”‘’«»]*"""
+_CHOICE = re.compile(f"{_AROUND_CHOICE}([A-Za-z]){_AROUND_CHOICE}")
 _WORDS = re.compile(r"[^\W\d_]{2,}")
+# After a lone letter, a number or a bracket, an exclamation mark is a factorial.
+_EXCLAIMED = re.compile(r"""(?<=[^\W\d_]{2})[ .,;:!?"'*`$]+$""")
 _FORMULA_WORDS = frozenset(
     {"sqrt", "sin", "cos", "tan", "ln", "log", "exp", "pi", "inf", "theta", "alpha", "beta"}
 )
@@ -65,10 +69,11 @@ def answer_key(answer: str) -> Key:
     """Equal for answers that mean the same."""
     text = unicodedata.normalize("NFKC", answer.replace("½", "1/2")).strip().rstrip(".").strip()
     if len(text) <= MAX_FORMULA_CHARACTERS:
-        if choice := _CHOICE.match(text):
+        plain = _unnamed([_plain(text)])[0]
+        if choice := _CHOICE.fullmatch(plain):
             return ("text", choice[1].casefold())
         try:
-            return _key(_unnamed([_plain(text)])[0], _MAX_NESTING)
+            return _key(plain, _MAX_NESTING)
         except NotAFormula:
             pass
     return ("text", _as_text(text))
@@ -181,4 +186,4 @@ def _split(text: str, separator: str) -> list[str]:
 
 def _as_text(text: str) -> str:
     words = re.sub(r"\s+", " ", _TEXT.sub(r"\1", text)).strip()
-    return words.strip(" .,;:!?\"'*`$").casefold()
+    return _EXCLAIMED.sub("", words.strip(" .,;:?\"'*`$")).casefold()

@@ -1,7 +1,7 @@
 """Values of formulas, exactly and in bounded time: what `equivalence.py` compares formulas by. Pure.
 
-Variables stand for fixed fractions, two for each: formulas in the same variables are the same where their
-values are (Zippel 1979, Schwartz 1980: different polynomials agree at chosen points only by accident).
+Variables stand for fixed fractions, two for each: formulas are the same where their values are (Zippel 1979,
+Schwartz 1980: different polynomials agree at chosen points only by accident).
 Rational arithmetic is exact; roots that are not rational, and functions, are rounded to 12 digits.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+import string
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -31,11 +32,30 @@ _FUNCTIONS: Mapping[str, Callable[[float], float]] = {
     "log": math.log10,
     "exp": math.exp,
 }
-_POINTS = (Fraction(7, 3), Fraction(11, 5))
+_VARIABLES = (*string.ascii_uppercase, *string.ascii_lowercase, "beta", "alpha", "theta")
+_PRIMES = tuple(number for number in range(101, 410) if all(number % divisor for divisor in range(2, 21)))
+
+Point = Mapping[str, Fraction]
 
 
 class NotAFormula(ValueError):
     """The text isn't one, or is larger than what is computed here."""
+
+
+def _point(first: Fraction, denominators: Sequence[int]) -> Point:
+    """A value a little above `first` for each variable, in lowest terms over a prime of its own.
+
+    So a sum of variables, each at most a hundred times, is no whole number unless it has none of them, and
+    `a+d` isn't `b+c`. Later ones have larger values: `sqrt(b-a)` is real.
+    """
+    return {
+        name: Fraction(round((first + Fraction(rank, 97)) * prime), prime)
+        for rank, (name, prime) in enumerate(zip(_VARIABLES, denominators, strict=True))
+    }
+
+
+# No value is whole from there to the last variable; all are above 1, where most logarithms are real.
+_POINTS = (_point(Fraction(11, 5), _PRIMES), _point(Fraction(10, 3), _PRIMES[::-1]))
 
 
 def value_key(text: str) -> tuple[str, ...]:
@@ -79,7 +99,7 @@ class _Parser:
     """Recursive descent; multiplication may be left out, as in 2x or 3(4+1)."""
 
     tokens: list[str]
-    point: Fraction
+    point: Point
     at: int = 0
     depth: int = 0
 
@@ -160,15 +180,14 @@ class _Parser:
         return value
 
 
-def _named(name: str, point: Fraction) -> Number:
+def _named(name: str, point: Point) -> Number:
     if name == "pi":
         return math.pi
     if name == "inf":
         return math.inf
     if name == "e":
         return math.e
-    # Another fraction for each letter: its denominator is prime to the others' values.
-    return point + Fraction(sum(map(ord, name)), 97)
+    return point[name]
 
 
 def _raised(base: Number, exponent: Number) -> Number:

@@ -15,13 +15,15 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from server.budget.spec import BUDGET_FIELDS, ThinkingBudget
-from server.gateway.access.callers import Caller, caller_of, resolve_model
+from server.gateway.access.callers import caller_of, resolve_model
 from server.gateway.apis.body import read_body
 from server.gateway.chat.chat_fields import RESERVED_XARGS
+from server.gateway.chat.settle import Rungs
 from server.gateway.chat.sse import Emit, EventStream
 from server.gateway.connection.boundary import identify
 from server.gateway.connection.disconnect import unless_disconnected
 from server.gateway.context import context_of
+from server.gateway.engines.demand import estimate_tokens
 from server.gateway.engines.engine import Engine
 from server.gateway.errors import EngineRefused, Forbidden, InvalidRequest
 from server.gateway.observe.observer import observer_of
@@ -30,6 +32,7 @@ from server.gateway.validation import show
 router = APIRouter(tags=["pass-through"])
 
 _BUDGET_NAMES = frozenset(BUDGET_FIELDS) | {"thinking_token_budget"}
+_LIMIT_THINKING = ("max_thinking_tokens", "max_thinking_ms")
 _HAS_NO_ROUTE = (404, 405, 501)
 _OBJECT = {"content": {"application/json": {"schema": {"type": "object"}}}, "required": True}
 
@@ -40,13 +43,13 @@ _OBJECT = {"content": {"application/json": {"schema": {"type": "object"}}}, "req
     openapi_extra={"requestBody": _OBJECT},
 )
 async def create_completion(request: Request) -> Response:
-    _check_uncounted(caller_of(request))
     fields = await _read(request)
+    _check_uncounted(request, fields.get("model"))
     _check_no_budget(fields)
     stream = fields.get("stream", False)
     if not isinstance(stream, bool):
         raise InvalidRequest(f"`stream` must be true or false. Given: {show(stream)}", param="stream")
-    return await _pass_on(request, fields, stream=stream)
+    return _streamed(request, fields) if stream else _json(await _answer(request, fields))
 
 
 @router.post(
@@ -62,7 +65,11 @@ async def create_embedding(request: Request) -> Response:
             f"`encoding_format` must be one of 'float', 'base64'. Given: {show(encoding)}",
             param="encoding_format",
         )
-    return await _pass_on(request, fields)
+    estimate = estimate_tokens(fields.get("input"))
+    async with context_of(request).turnstile.counted(request, tokens=estimate) as charge:
+        answer = await _answer(request, fields)
+        charge(_prompt_tokens(answer, estimate))
+    return _json(answer)
 
 
 @router.post(
@@ -71,7 +78,7 @@ async def create_embedding(request: Request) -> Response:
     openapi_extra={"requestBody": _OBJECT},
 )
 async def tokenize(request: Request) -> Response:
-    return await _pass_on(request, await _read(request))
+    return _json(await _answer(request, await _read(request)))
 
 
 @router.post(
@@ -80,7 +87,7 @@ async def tokenize(request: Request) -> Response:
     openapi_extra={"requestBody": _OBJECT},
 )
 async def detokenize(request: Request) -> Response:
-    return await _pass_on(request, await _read(request))
+    return _json(await _answer(request, await _read(request)))
 
 
 async def _read(request: Request) -> dict[str, Any]:
@@ -91,25 +98,46 @@ async def _read(request: Request) -> dict[str, Any]:
     return fields
 
 
-async def _pass_on(request: Request, fields: dict[str, Any], *, stream: bool = False) -> Response:
+def _json(answer: dict[str, Any]) -> Response:
+    return Response(orjson.dumps(answer), media_type="application/json")
+
+
+async def _answer(request: Request, fields: dict[str, Any]) -> dict[str, Any]:
+    engine, body = _choose(request, fields)
+    path, request_id = request.url.path, identify(request, None)
+    with engine.occupied(1):
+        return await unless_disconnected(
+            request.receive,
+            _whole(engine, path, body, request_id),
+            cut_off=context_of(request).drain.cut_off,
+        )
+
+
+def _streamed(request: Request, fields: dict[str, Any]) -> Response:
+    engine, body = _choose(request, fields)
+    path, request_id = request.url.path, identify(request, None)
+
+    async def produce(emit: Emit) -> None:
+        with engine.occupied(1):
+            await _stream(engine, path, body, request_id, emit)
+
+    return EventStream(produce, cut_off=context_of(request).drain.cut_off)
+
+
+def _choose(request: Request, fields: dict[str, Any]) -> tuple[Engine, bytes]:
+    """An engine, and what it is sent."""
     context = context_of(request)
     model = resolve_model(caller_of(request), context.engines, fields.get("model"))
     engine = context.engines.choose(model, ThinkingBudget())
     observer_of(request.scope).handed_on(model=model)
-    body = orjson.dumps(fields | {"model": model})
-    path, request_id = request.url.path, identify(request, None)
-    if stream:
+    return engine, orjson.dumps(fields | {"model": model})
 
-        async def produce(emit: Emit) -> None:
-            with engine.occupied(1):
-                await _stream(engine, path, body, request_id, emit)
 
-        return EventStream(produce, cut_off=context.drain.cut_off)
-    with engine.occupied(1):
-        answer = await unless_disconnected(
-            request.receive, _whole(engine, path, body, request_id), cut_off=context.drain.cut_off
-        )
-    return Response(orjson.dumps(answer), media_type="application/json")
+def _prompt_tokens(answer: dict[str, Any], otherwise: int) -> int:
+    """As the engine has counted."""
+    usage = answer.get("usage")
+    counted = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+    return counted if isinstance(counted, int) else otherwise
 
 
 async def _whole(engine: Engine, path: str, body: bytes, request_id: str) -> dict[str, Any]:
@@ -148,16 +176,22 @@ def _check_no_budget(fields: Mapping[str, Any]) -> None:
             )
 
 
-def _check_uncounted(caller: Caller) -> None:
-    limits = [f"caps.{name}" for name in caller.caps]
+def _check_uncounted(request: Request, model: str | None) -> None:
+    """Refuse whom something limits that isn't counted here."""
+    caller, context = caller_of(request), context_of(request)
+    limits = [f"the key's caps.{name}" for name in caller.caps]
     limits += [
-        f"quotas.{name}"
+        f"the key's quotas.{name}"
         for name, value in caller.quotas.model_dump().items()
         if value is not None and name != "requests_per_minute"
     ]
+    rungs = Rungs.of(
+        context.policy.current, model=resolve_model(caller, context.engines, model), key=caller.name
+    )
+    limits += [f"the policy's cap.{name}" for name in rungs.caps() if name in _LIMIT_THINKING]
     if limits:
         raise Forbidden(
-            f"the key '{caller.name}' can't use /v1/completions, which doesn't count what its {limits[0]} "
+            f"'{caller.name}' can't use /v1/completions, which doesn't count what {limits[0]} "
             "limits: use /v1/chat/completions",
             code="not_counted_here",
         )

@@ -13,14 +13,16 @@ from training.evaluate.methods.conditional import MAXIMUM, check_count, check_te
 
 MAX_TRIES = 32
 """The paper had no cap, and needed 655 tries on average for its lowest limit."""
+_PLACES_BEYOND = 2
+"""Tokens that the maximum lies beyond the limit: at its last place the engine may force a newline, which a
+thought as long as the limit must not meet."""
 REJECTED = "rejected"
 """The finish reason of a sample none of whose tries fitted: it has no answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class RejectionSampling:
-    """A try is given up with its first token beyond the limit: what is accepted is what the model says
-    unforced.
+    """A try is given up just beyond the limit: what is accepted is what the model says unforced.
 
     Tokens are those of all tries.
     """
@@ -45,7 +47,7 @@ class RejectionSampling:
         limit, tries = fields[MAXIMUM], fields.get("max_tries", MAX_TRIES)
         replies: list[Reply] = []
         for attempt in range(tries):
-            reply = await ask(item.prompt, {MAXIMUM: limit + 1}, attempt=attempt)
+            reply = await ask(item.prompt, {MAXIMUM: limit + _PLACES_BEYOND}, attempt=attempt)
             replies.append(reply)
             if _fits(reply, limit):
                 return _answer(replies, reply)
@@ -53,8 +55,12 @@ class RejectionSampling:
 
 
 def _fits(reply: Reply, limit: int) -> bool:
-    """Without a count there is nothing to accept it by."""
-    return reply.thinking_tokens is not None and reply.thinking_tokens <= limit
+    """Whether it is whole, and no longer than the limit because the model ended it: the room for the answer
+    can lower a maximum. Without a count there is nothing to accept it by."""
+    receipt = reply.thinking_budget
+    unforced = receipt is None or receipt.get("ended_by") == "model"
+    counted = reply.thinking_tokens is not None and reply.thinking_tokens <= limit
+    return counted and unforced and reply.finish_reason != "length"
 
 
 def _answer(replies: list[Reply], accepted: Reply | None) -> Answer:
