@@ -346,7 +346,6 @@ def test_a_newline_that_ends_a_cut_wait_is_the_newline() -> None:
 
 
 def test_a_marker_that_ends_with_a_newline_is_no_newline_of_the_thinking() -> None:
-    ids = replace(toy_markers(), start=(TURN, THINK, NEWLINE))
-    machine = BudgetMachine(ids, effective(max=1), opened=False)
+    machine = BudgetMachine(toy_markers(starts_a_line=True), effective(max=1), opened=False)
     assert forced_rest(machine)[:5] == [TURN, THINK, NEWLINE, NEWLINE, TURN]
     assert machine.thinking_tokens == 1

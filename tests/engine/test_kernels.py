@@ -56,6 +56,7 @@ marker_sets = st.builds(
     family=st.sampled_from(["s1", "qwen3"]),
     wait=st.sampled_from([(WAIT,), (WAIT, WAIT_TAIL), (WAIT, WAIT_TAIL, 30)]),
     answer_prompt=st.booleans(),
+    starts_a_line=st.booleans(),
 )
 
 

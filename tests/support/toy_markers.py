@@ -9,12 +9,21 @@ UNKNOWN = 39
 
 
 def toy_markers(
-    *, family: str = "s1", wait: tuple[int, ...] = (WAIT,), answer_prompt: bool = True
+    *,
+    family: str = "s1",
+    wait: tuple[int, ...] = (WAIT,),
+    answer_prompt: bool = True,
+    starts_a_line: bool = False,
 ) -> MarkerIds:
+    """
+    Args:
+        starts_a_line: the start marker ends with a newline.
+    """
     two_tokens = family == "s1"
+    start = (TURN, THINK) if two_tokens else (THINK,)
     return MarkerIds(
         family=FAMILIES[family],
-        start=(TURN, THINK) if two_tokens else (THINK,),
+        start=(*start, NEWLINE) if starts_a_line else start,
         end=(TURN, ANSWER) if two_tokens else (ANSWER,),
         wait=wait,
         newline=NEWLINE,
