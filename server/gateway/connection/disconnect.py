@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive
+from starlette.types import Receive, Scope
 
 from server.gateway.connection.drain import CutOff
 from server.gateway.errors import ShuttingDown
@@ -15,7 +15,13 @@ from server.gateway.errors import ShuttingDown
 Result = TypeVar("Result")
 
 
-async def unless_disconnected(receive: Receive, work: Awaitable[Result], *, cut_off: CutOff) -> Result:
+CLIENT_LEFT = "client_left"
+"""In a request's `state`: the moment (`CutOff`) at which its connection is lost, where the server tells."""
+
+
+async def unless_disconnected(
+    scope: Scope, receive: Receive, work: Awaitable[Result], *, cut_off: CutOff
+) -> Result:
     """The result of `work`, which is cancelled as soon as the client leaves. The body must have been read.
 
     Args:
@@ -25,12 +31,21 @@ async def unless_disconnected(receive: Receive, work: Awaitable[Result], *, cut_
         ClientDisconnect: the client left first.
         ShuttingDown: the gateway was cut off first.
     """
-    # The work is this task's own, and only who watches the client is another: a task costs what a small
-    # request's JSON does.
+    left: CutOff | None = scope.get("state", {}).get(CLIENT_LEFT)
+    if left is not None:
+        return await _unless(left, work, cut_off)
+    # Another server than ours only says so to whoever asks: that is another task, the work stays this one's.
+    left = CutOff()
+    watching = asyncio.create_task(_disconnected(receive, left))
+    try:
+        return await _unless(left, work, cut_off)
+    finally:
+        watching.cancel()
+
+
+async def _unless(left: CutOff, work: Awaitable[Result], cut_off: CutOff) -> Result:
     stopping = _Stopping()
-    watching = asyncio.create_task(_disconnected(receive))
-    watching.add_done_callback(stopping.client_left)
-    with cut_off.calling(stopping.cut_off):
+    with left.calling(stopping.client_left), cut_off.calling(stopping.cut_off):
         try:
             return await work
         except asyncio.CancelledError:
@@ -40,8 +55,6 @@ async def unless_disconnected(receive: Receive, work: Awaitable[Result], *, cut_
             raise stopping.why from None
         finally:
             stopping.end()
-            watching.remove_done_callback(stopping.client_left)
-            watching.cancel()
 
 
 class _Stopping:
@@ -54,10 +67,8 @@ class _Stopping:
         self._undone = False
         self.why: Exception | None = None
 
-    def client_left(self, watching: asyncio.Task[None]) -> None:
-        if not watching.cancelled():
-            watching.exception()
-            self._stop(ClientDisconnect())
+    def client_left(self) -> None:
+        self._stop(ClientDisconnect())
 
     def cut_off(self) -> None:
         self._stop(
@@ -81,6 +92,7 @@ class _Stopping:
             self._task.cancel()
 
 
-async def _disconnected(receive: Receive) -> None:
+async def _disconnected(receive: Receive, left: CutOff) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+    left.set()

@@ -1,4 +1,5 @@
-"""A limit on how long a connection may take to send a request's headers.
+"""The gateway's side of a connection: a limit on how long it may take to send a request's headers, and a word
+to its requests when it is lost.
 
 uvicorn waits for them without end: a thousand clients that send a byte a minute would cost nothing and hold a
 thousand connections. Bodies have their own limit (`body.py`), idle connections uvicorn's.
@@ -12,6 +13,8 @@ from typing import Any, cast
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from server.gateway.connection.disconnect import CLIENT_LEFT
+from server.gateway.connection.drain import CutOff
 from server.gateway.connection.joined_head import JoinedHead
 from server.gateway.errors import envelope
 from server.gateway.settings import Settings
@@ -25,10 +28,12 @@ def http_protocol(settings: Settings) -> type[HttpToolsProtocol]:
 
         def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
             super().connection_made(cast(Transport, JoinedHead(transport)))
+            self._client_left = CutOff()
             self._start_header_timer()
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
+            self.scope["state"][CLIENT_LEFT] = self._client_left
             self._start_header_timer()
 
         def on_headers_complete(self) -> None:
@@ -38,6 +43,7 @@ def http_protocol(settings: Settings) -> type[HttpToolsProtocol]:
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_header_timer()
             super().connection_lost(exc)
+            self._client_left.set()
 
         def _start_header_timer(self) -> None:
             # The connection's first request began with the connection.

@@ -107,6 +107,7 @@ async def _answer(request: Request, fields: dict[str, Any]) -> dict[str, Any]:
     path, request_id = request.url.path, identify(request, None)
     with engine.occupied(1):
         return await unless_disconnected(
+            request.scope,
             request.receive,
             _whole(engine, path, body, request_id),
             cut_off=context_of(request).drain.cut_off,
