@@ -331,6 +331,16 @@ def test_answers_with_min_tokens(seed: int) -> None:
     _run(bench, steps=40, drafts=seed)
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_the_smallest_maxima_after_a_marker_that_ends_a_line(seed: int) -> None:
+    """The marker's newline is none of the thinking's."""
+    bench = Bench(toy_markers(starts_a_line=True), seed)
+    for maximum in (0, 1, 1, 2, 3):
+        budget = EffectiveBudget(max=maximum, min=0, num_waits=0, landing=0, clamped_by=())
+        bench.add(budget, opened=False, answer_prompt=True)
+    _run(bench, steps=16, drafts=seed)
+
+
 @pytest.mark.parametrize(("period", "drafts", "loops"), [(1, 4, True), (2, 2, True), (3, 2, False)])
 def test_a_sequence_three_times_over_is_no_loop(period: int, drafts: int, loops: bool) -> None:
     bench = Bench(toy_markers(), seed=period)
