@@ -56,7 +56,7 @@ class Guard:
             return
 
         async def send_told(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if told and message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in told.items():
                     headers.setdefault(name, value)
