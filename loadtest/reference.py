@@ -105,7 +105,8 @@ class _Request:
             self.output += ids.end
         else:
             last = self.output[-1:] if self.thinking else []
-            if maximum > 0 and not set(last) & ids.line_end:
+            full = self.thinking >= maximum - 1
+            if maximum > 0 and (full or not set(last) & ids.line_end):
                 self.output.append(ids.newline)
                 self.thinking += 1
             self.output += [*ids.end, *ids.answer_prompt]
@@ -119,7 +120,7 @@ class _Request:
         )
 
     def _think(self) -> Generator[Round, Fresh, bool]:
-        """Think up to the last place of the budget, kept for the newline. Whether the model ended it."""
+        """Think up to the last place of the budget, which is the newline's. Whether the model ended it."""
         room = max(self.settings.max_thinking_tokens - 1, 0)
         while self.thinking < room:
             fresh = yield self._round(

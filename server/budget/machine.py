@@ -76,7 +76,7 @@ class BudgetMachine:
         self._blanks = 0
         self._told_by: str | None = None
         if opened:
-            self._check_maximum(None)
+            self._check_maximum()
 
     @property
     def forced(self) -> int | None:
@@ -135,7 +135,7 @@ class BudgetMachine:
         if self.phase is Phase.THINKING:
             if self.position > self.thinking_begin:
                 self._thoughts.append(token)
-            self._check_maximum(token)
+            self._check_maximum()
             if self.budget.landing:
                 self._check_landing(token)
             if self.budget.loop_guard:
@@ -197,15 +197,12 @@ class BudgetMachine:
             self._end("model", self.position)
             self._queue.extend(self.ids.end[1:])
 
-    def _check_maximum(self, token: int | None) -> None:
-        """Rules 1 and 3: the last place is kept for the newline, whatever was about to follow.
-
-        Args:
-            token: the last one; None before the first.
-        """
-        if self.thinking_tokens >= max(0, self.budget.max - 1):
-            has_newline = self.thinking_tokens > 0 and token in self.ids.line_end
-            self._force_exit(newline=self.budget.max > 0 and not has_newline)
+    def _check_maximum(self) -> None:
+        """Rules 1 and 3: the last place belongs to the newline, whatever was about to follow."""
+        if self.budget.max == 0:
+            self._force_exit(newline=False)
+        elif self.thinking_tokens >= self.budget.max - 1:
+            self._force_exit(newline=True)
 
     def _check_landing(self, token: int) -> None:
         """Rule 6: near the maximum, leave at the first sentence or line end."""

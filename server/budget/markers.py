@@ -107,9 +107,7 @@ class MarkerIds:
         """Whether the prompt ends inside open thinking."""
         if self.end_is_text:
             return self._opened_as_text(prompt_token_ids)
-        start = list(self.start)
-        # Only what follows the last turn token counts: a user may have written the marker, too.
-        ends = self.end_attempt | (self.special - set(start))
+        start, ends = list(self.start), self.end_attempt
         for i in range(len(prompt_token_ids) - len(start), -1, -1):
             if list(prompt_token_ids[i : i + len(start)]) == start:
                 return True

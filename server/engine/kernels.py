@@ -157,7 +157,7 @@ def _step(
     told = may_leave & (near == 0) & (loops == 0) & (told_at >= 0) & (seen >= told_at)
     leaves = full | near | loops | told
     bare = (token_class & _C_LINE_END) == 0
-    newline = (full & (maximum > 0) & (bare | (thinking == 0))) | ((near | loops | told) & bare)
+    newline = (full & (maximum > 0)) | ((near | loops | told) & bare)
     with_newline = tl.where(free_answer != 0, _S_EXIT_NEWLINE, _S_EXIT_PLAIN_NEWLINE)
     exit_script = tl.where(newline, with_newline, tl.where(free_answer != 0, _S_EXIT, _S_END))
     script = tl.where(leaves, exit_script, script)

@@ -148,7 +148,7 @@ def _check_exit(state: Int32s, slot: int, token_class: int, looped: bool) -> Non
     """Rules 1, 3, 6, 9 and 10, after a token of an open thinking."""
     newline = not token_class & _C_LINE_END
     if state[slot, _THINKING] >= max(0, state[slot, _MAX] - 1):
-        _leave(state, slot, state[slot, _MAX] > 0 and (newline or state[slot, _THINKING] == 0), _BY_MAXIMUM)
+        _leave(state, slot, state[slot, _MAX] > 0, _BY_MAXIMUM)
     elif state[slot, _SCRIPT] == _S_NONE and not state[slot, _JUST_WAITED]:
         near = (
             state[slot, _LANDING] > 0 and state[slot, _THINKING] >= state[slot, _MAX] - state[slot, _LANDING]

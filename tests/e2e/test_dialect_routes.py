@@ -36,8 +36,7 @@ def check(receipt: dict[str, Any], thinking_tokens: int, maximum: int, waits: in
     assert receipt["effective"] == {"min": 0, "max": maximum, "num_waits": waits}
     assert receipt["thinking_tokens"] == thinking_tokens <= maximum
     if receipt["ended_by"] == "max_thinking_tokens":
-        # A thinking that ends with a newline needs no other.
-        assert maximum - 1 <= thinking_tokens or maximum == 0
+        assert thinking_tokens == maximum
 
 
 @pytest.mark.parametrize(("maximum", "waits"), BUDGETS)

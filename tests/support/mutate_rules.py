@@ -19,9 +19,7 @@ Mutation = tuple[str, str, str]
 
 KERNELS: tuple[Mutation, ...] = (
     ("the maximum", "tl.where(maximum > 0, maximum - 1, 0))", "tl.where(maximum > 0, maximum, 0))"),
-    ("the newline at the maximum", "(full & (maximum > 0)", "(full & (maximum > 9)"),
-    ("no second newline at the maximum", "(bare | (thinking == 0))", "(bare | (thinking >= 0))"),
-    ("the newline of no thinking", "(bare | (thinking == 0))", "bare"),
+    ("the newline at the maximum", "(full & (maximum > 0))", "(full & (maximum > 9))"),
     ("no newline after a line end", "((near | loops | told) & bare)", "(near | loops | told)"),
     ("waits left", "(waits < num_waits) |", "(waits <= num_waits) |"),
     ("the minimum", "| (thinking < minimum)", "| (thinking <= minimum)"),
@@ -96,11 +94,9 @@ STEPS: tuple[Mutation, ...] = (
     ("the maximum", ">= max(0, state[slot, _MAX] - 1)", ">= max(0, state[slot, _MAX])"),
     (
         "the newline at the maximum",
-        "state[slot, _MAX] > 0 and",
-        "state[slot, _MAX] > 9 and",
+        "state[slot, _MAX] > 0, _BY_MAXIMUM",
+        "state[slot, _MAX] > 9, _BY_MAXIMUM",
     ),
-    ("no second newline at the maximum", "(newline or state[slot, _THINKING] == 0)", "True"),
-    ("the newline of no thinking", "(newline or state[slot, _THINKING] == 0)", "newline"),
     ("no newline after a line end", "newline = not token_class & _C_LINE_END", "newline = True"),
     (
         "waits left",
