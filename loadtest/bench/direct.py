@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from loadtest.bench.engines import DEMO, with_plugin
+from loadtest.bench.engines import model_of, with_plugin
 from loadtest.bench.measure import Sample, Subject, as_json, interleaved, middle, ratio, shown, workload
 from loadtest.bench.processes import gateway
 from loadtest.bench.report import Page
@@ -25,16 +25,18 @@ def main(
     rounds: Annotated[int, typer.Option(min=3)] = 5,
     seconds: Annotated[float, typer.Option(min=1, help="Of one run.")] = 8,
     concurrency: Annotated[int, typer.Option(min=1, help="Streams at a time.")] = 64,
+    shape: Annotated[str | None, typer.Option(help="Random weights of this shape: for a GPU.")] = None,
     results: Path = Path("docs/results"),
 ) -> None:
     page = Page.begin("direct", "The gateway and vLLM alone")
     with contextlib.ExitStack() as stack:
-        engine = stack.enter_context(with_plugin())
+        model = stack.enter_context(model_of(shape))
+        engine = stack.enter_context(with_plugin(model=model))
         own = stack.enter_context(gateway([engine.url]))
         workers = stack.enter_context(fleet(os.cpu_count() or 1))
-        direct = Subject(DIRECT, engine.url, model=DEMO.name)
-        token = Subject(TOKEN, own.url, own, {"stream_granularity": "token"}, model=DEMO.name)
-        ours = Subject(OURS, own.url, own, model=DEMO.name)
+        direct = Subject(DIRECT, engine.url, model=model.name)
+        token = Subject(TOKEN, own.url, own, {"stream_granularity": "token"}, model=model.name)
+        ours = Subject(OURS, own.url, own, model=model.name)
         length = {"max_tokens": _TOKENS, "ignore_eos": True}
         streamed = Load(workload(extra=length), duration_s=seconds, concurrency=concurrency)
         whole = Load(workload(extra=length, stream=False), duration_s=seconds, concurrency=concurrency)
@@ -43,7 +45,7 @@ def main(
         answers = interleaved(workers, [direct, ours], whole, rounds=rounds, warmup_s=2)
         quiet = interleaved(workers, [direct, token, ours], low, rounds=rounds, warmup_s=2)
     page.say(
-        f"One engine with our plugin on the demo checkpoint, requests without a budget of {_TOKENS} tokens "
+        f"One engine with our plugin on {model.words}, requests without a budget of {_TOKENS} tokens "
         f"each, {rounds} interleaved rounds of {seconds:g} s. Gateway, engine and client share the cores.",
         f"## Streams, {concurrency} at a time",
     )

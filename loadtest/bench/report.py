@@ -42,10 +42,11 @@ class Page:
         folder.mkdir(parents=True, exist_ok=True)
         at, origin = folder / f"{self.name}.md", self.origin
         host = origin["machine"]
+        commit, gpu = origin["commit"] or "no checkout", f", {host['gpu']}" if host["gpu"] else ""
         head = [
             f"# {self.title}\n",
-            f"`{origin['command']}`, {origin['at']}, version {origin['version']} ({origin['commit']}), "
-            f"Python {origin['python']}, {host['cores']} cores of {host['cpu']}, {host['system']}.\n",
+            f"`{origin['command']}`, {origin['at']}, version {origin['version']} ({commit}), "
+            f"Python {origin['python']}, {host['cores']} cores of {host['cpu']}, {host['system']}{gpu}.\n",
         ]
         if host["load_average"][0] > _CROWDED * host["cores"]:
             head.append(

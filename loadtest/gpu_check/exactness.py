@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest.gpu_check.cases import PLAIN_TOKENS, Case, cases
+from loadtest.gpu_check.cases import PLAIN_TOKENS, Case, Kind, cases
 from loadtest.gpu_check.checkpoint import load_tokenizer, markers
 from loadtest.gpu_check.configurations import SMALL_CACHE_BYTES, environment, exact_arguments
 from loadtest.gpu_check.machine import Gpu, engine_bytes, engines_at_once, find_gpu, weight_bytes
@@ -45,10 +45,10 @@ class Demanded:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One engine with our plugin, and which of the two sets of cases it gets."""
+    """One engine with our plugin, and which set of cases it gets."""
 
     spec: EngineSpec
-    long: bool
+    kind: Kind
     proof: str | None = None
     """The engine's counter that must have moved for this to have tested what it should."""
 
@@ -56,30 +56,31 @@ class Scenario:
 def run(options: Options, result: PartResult, *, deadline: float, logs: Path) -> None:
     tokenizer = load_tokenizer(options.model)
     ids, gpu = markers(options.model, tokenizer), find_gpu() if options.device == "cuda" else None
-    requests = {long: cases(tokenizer, options.requests, long=long) for long in (False, True)}
     scenarios = _scenarios(options, gpu)
+    kinds = dict.fromkeys(scenario.kind for scenario in scenarios)
+    requests = {kind: cases(tokenizer, options.requests, kind) for kind in kinds}
     stock = EngineSpec(
         "reference", scenarios[0].spec.runner, False,
         {**exact_arguments(options, gpu), "logprobs_mode": "processed_logprobs"}, environment(options),
     )  # fmt: skip
     result.commands += [spec.command_line() for spec in (stock, *(s.spec for s in scenarios))]
-    demanded: dict[bool, list[Demanded]] = {}
+    demanded: dict[Kind, list[Demanded]] = {}
     answers: dict[str, list[Answer]] = {}
     for group in _groups([stock, *(s.spec for s in scenarios)], options, gpu):
         with engines(group, logs) as started:
             for engine in started:
                 if engine.spec is stock:
                     demanded = {
-                        long: _reference(engine, ids, requests[long], deadline) for long in (False, True)
+                        kind: _reference(engine, ids, of_kind, deadline) for kind, of_kind in requests.items()
                     }
                     continue
                 scenario = next(s for s in scenarios if s.spec is engine.spec)
-                batch = _native(engine, requests[scenario.long], result, deadline)
+                batch = _native(engine, requests[scenario.kind], result, deadline)
                 if batch is None:
                     continue
                 answers[scenario.spec.name] = batch.answers
                 _report(
-                    scenario, batch, requests[scenario.long], demanded[scenario.long], ids, options, result
+                    scenario, batch, requests[scenario.kind], demanded[scenario.kind], ids, options, result
                 )
     _compare_drafts(answers, result)
 
@@ -95,9 +96,9 @@ def _scenarios(options: Options, gpu: Gpu | None) -> list[Scenario]:
     v1 = {"async_scheduling": False}
     scenarios = [
         Scenario(
-            EngineSpec("v1", "v1", True, {**base, **v1, "max_num_batched_tokens": 64}, variables), False
+            EngineSpec("v1", "v1", True, {**base, **v1, "max_num_batched_tokens": 64}, variables), "short"
         ),
-        Scenario(EngineSpec("v1-preemption", "v1", True, {**tight, **v1}, variables), True, preempted),
+        Scenario(EngineSpec("v1-preemption", "v1", True, {**tight, **v1}, variables), "long", preempted),
     ]
     if gpu is None:
         return scenarios
@@ -105,13 +106,18 @@ def _scenarios(options: Options, gpu: Gpu | None) -> list[Scenario]:
     # vLLM drafts with method "ngram" in synchronous steps only; "ngram_gpu" is its asynchronous twin.
     ngram = {"speculative_config": {"method": "ngram", **_DRAFTS}, "async_scheduling": False}
     ngram_async = {"speculative_config": {"method": "ngram_gpu", **_DRAFTS}, **v2}
-    small_chunks = {"max_num_batched_tokens": 64}
+    small_chunks, room = {"max_num_batched_tokens": 64}, {"max_num_batched_tokens": 128}
     return [
-        Scenario(EngineSpec("v2-async", "v2", True, {**base, **v2, **small_chunks}, variables), False),
-        Scenario(EngineSpec("v2-preemption", "v2", True, {**tight, **v2}, variables), True, preempted),
-        Scenario(EngineSpec("v2-ngram", "v2", True, {**base, **ngram}, variables), False, accepted),
+        Scenario(EngineSpec("v2-async", "v2", True, {**base, **v2, **small_chunks}, variables), "short"),
+        Scenario(EngineSpec("v2-preemption", "v2", True, {**tight, **v2}, variables), "long", preempted),
+        Scenario(EngineSpec("v2-ngram", "v2", True, {**base, **ngram}, variables), "drafted", accepted),
         Scenario(
-            EngineSpec("v2-ngram-async", "v2", True, {**base, **ngram_async}, variables), False, accepted
+            EngineSpec("v2-ngram-async", "v2", True, {**base, **ngram_async}, variables), "drafted", accepted
+        ),
+        Scenario(
+            EngineSpec("v2-ngram-preemption", "v2", True, {**tight, **ngram_async, **room}, variables),
+            "long drafted",
+            preempted,
         ),
         *scenarios,
     ]
@@ -257,10 +263,10 @@ def _may_have_been(token: int, ids: MarkerIds) -> frozenset[int]:
 
 
 def _compare_drafts(answers: dict[str, list[Answer]], result: PartResult) -> None:
-    """With drafts and without, beside each other; both were compared with the reference, too."""
-    for name in ("v2-ngram", "v2-ngram-async"):
-        if name in answers and "v2-async" in answers:
-            pairs = list(zip(answers[name], answers["v2-async"], strict=True))
-            equal = sum(a.token_ids == b.token_ids for a, b in pairs)
-            result.notes.append(f"{equal} of {len(pairs)} outputs of {name} equal those of v2-async.")
-            result.save()
+    """Synchronous drafts and asynchronous ones beside each other; the reference was compared with both."""
+    first, second = "v2-ngram", "v2-ngram-async"
+    if first in answers and second in answers:
+        pairs = list(zip(answers[first], answers[second], strict=True))
+        equal = sum(a.token_ids == b.token_ids for a, b in pairs)
+        result.notes.append(f"{equal} of {len(pairs)} outputs of {second} equal those of {first}.")
+        result.save()

@@ -10,7 +10,7 @@ from openai import AsyncOpenAI, OpenAI
 from transformers import AutoTokenizer
 
 from server.budget.markers import FAMILIES, MarkerIds, marker_ids
-from tests.support.engines import DEMO, EXACT, Running, engine_alone, gateway_only, serving
+from tests.support.engines import DEMO, EXACT, TIGHT_CACHE, Running, engine_alone, gateway_only, serving
 
 
 @pytest.fixture(scope="session")
@@ -42,8 +42,7 @@ async def aclient(served: Running) -> AsyncIterator[AsyncOpenAI]:
 def tight(logs: Path) -> Iterator[Running]:
     """An engine whose cache holds a few requests only, so that many are preempted."""
     arguments = (
-        "--num-gpu-blocks-override",
-        "8",
+        *TIGHT_CACHE,
         "--max-model-len",
         "512",
         "--max-num-batched-tokens",

@@ -1,4 +1,4 @@
-"""Runs the Triton kernels in Triton's interpreter: there need be no GPU.
+"""Runs the Triton kernels in Triton's interpreter: it needs no GPU. `S1_TEST_DEVICE=cuda` runs them on one.
 
 `TRITON_INTERPRET` is read when a kernel is defined, so it is set around this one import, with all of Triton
 already loaded, and not left behind for the engines that other tests start. The kernels use none of
@@ -12,9 +12,12 @@ import os
 
 import pytest
 
+from tests.support.kernel_device import ON_GPU
+
 with contextlib.suppress(ImportError):
     import triton.experimental.gluon  # noqa: F401
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(os.environ, "TRITON_INTERPRET", "1")
+        if not ON_GPU:
+            patch.setitem(os.environ, "TRITON_INTERPRET", "1")
         import server.engine.kernels  # noqa: F401

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from server.budget.machine import BudgetMachine
 from server.budget.markers import MarkerIds
 from server.budget.spec import EffectiveBudget
+from tests.support import kernel_device
 from tests.support.toy_markers import (
     DOT,
     EOS,
@@ -34,6 +35,7 @@ pytest.importorskip("triton")
 
 from server.engine.device_batch import DeviceBatch, SlotChoice, Snapshot, receipts_of  # noqa: E402
 
+DEVICE = torch.device(kernel_device.NAME)
 SLOTS = 5
 MAX_MODEL_LEN = 130
 MAX_DRAFTS = 4
@@ -86,10 +88,10 @@ class Bench:
             max_rows=SLOTS * (MAX_DRAFTS + 1),
             vocab_size=VOCABULARY,
             max_model_len=MAX_MODEL_LEN,
-            device=torch.device("cpu"),
+            device=DEVICE,
         )
-        self.tokens = torch.full((SLOTS, MAX_MODEL_LEN), TURN, dtype=torch.int32)
-        self.total_len = torch.full((SLOTS,), 7, dtype=torch.int32)
+        self.tokens = torch.full((SLOTS, MAX_MODEL_LEN), TURN, dtype=torch.int32, device=DEVICE)
+        self.total_len = torch.full((SLOTS,), 7, dtype=torch.int32, device=DEVICE)
         self.runs: list[Run] = []
         self.repetitive = self.random.choice([0.0, 0.0, 0.5, 0.9, 1.0])
         self.periods = [1, 2, 3, 4]
@@ -110,7 +112,9 @@ class Bench:
         if budgeted:
             slots = [run.slot for run in budgeted]
             snapshot = self.batch.leave(slots, self.tokens, self.total_len)
-            receipts = receipts_of(snapshot.to_host())
+            arriving = snapshot.to_host()
+            _await_device()
+            receipts = receipts_of(arriving)
             for i, run in enumerate(budgeted):
                 assert receipts[i] == run.machine.receipt(run.choice.receipt_id)
                 run.parked = snapshot.of(i)
@@ -146,33 +150,36 @@ class Bench:
         starts = [0]
         for proposal in proposals:
             starts.append(starts[-1] + 1 + len(proposal))
-        logits = torch.randn(starts[-1], VOCABULARY)
-        before = logits.clone()
+        before = torch.randn(starts[-1], VOCABULARY)
+        logits = before.clone().to(DEVICE)
         slots = torch.tensor([run.slot for run in scheduled], dtype=torch.int64)
+        places = torch.tensor([p for d in proposals for p in range(len(d) + 1)], dtype=torch.int32)
         self.batch.decide(
             logits,
-            slots=slots,
-            row_slots=torch.repeat_interleave(slots, torch.tensor(starts).diff()),
-            row_places=torch.tensor([p for d in proposals for p in range(len(d) + 1)], dtype=torch.int32),
-            input_ids=torch.tensor([t for d in proposals for t in (24, *d)], dtype=torch.int32),
+            slots=slots.to(DEVICE),
+            row_slots=torch.repeat_interleave(slots, torch.tensor(starts).diff()).to(DEVICE),
+            row_places=places.to(DEVICE),
+            input_ids=torch.tensor([t for d in proposals for t in (24, *d)], dtype=torch.int32).to(DEVICE),
             tokens=self.tokens,
             total_len=self.total_len,
         )
+        logits = logits.cpu()
         said = []
         for run, proposal, start in zip(scheduled, proposals, starts, strict=False):
             self._check_rows(run, proposal, before[start:], logits[start:])
             said.append(self._sample(run, proposal, logits[start:]))
-        self._settle(scheduled, said, slots, starts)
+        self._settle(scheduled, said, slots.to(DEVICE), starts)
 
     def _settle(self, scheduled: list[Run], said: list[list[int]], slots: object, starts: list[int]) -> None:
         """Let the batch edit what was sampled, compare, and commit what vLLM keeps of it."""
         places = max(map(len, said))
-        sampled = torch.tensor([s + [-1] * (places - len(s)) for s in said], dtype=torch.int64)
-        counts = torch.tensor([len(s) for s in said], dtype=torch.int32)
+        padded = [s + [-1] * (places - len(s)) for s in said]
+        sampled = torch.tensor(padded, dtype=torch.int64, device=DEVICE)
+        counts = torch.tensor([len(s) for s in said], dtype=torch.int32, device=DEVICE)
         if starts[-1] == len(scheduled) and self.random.random() < 0.5:
             self.batch.replace(sampled, slots)
         else:
-            row_starts = torch.tensor(starts, dtype=torch.int32)
+            row_starts = torch.tensor(starts, dtype=torch.int32, device=DEVICE)
             self.batch.replace(sampled, slots, num_sampled=counts, row_starts=row_starts)
         for run, spoken, got, count in zip(scheduled, said, sampled.tolist(), counts.tolist(), strict=True):
             kept, demanded = _demanded(run.machine, spoken)
@@ -278,6 +285,11 @@ def _demanded(machine: BudgetMachine | None, spoken: list[int]) -> tuple[BudgetM
         if tokens[-1] != token:
             break
     return machine, tokens
+
+
+def _await_device() -> None:
+    if kernel_device.ON_GPU:
+        torch.cuda.synchronize()
 
 
 def _run(bench: Bench, *, steps: int, drafts: int) -> None:

@@ -1,4 +1,4 @@
-"""The V2 processor and its hooks around a runner of the same shape, whose tensors live on the CPU."""
+"""The V2 processor and its hooks around a runner of the same shape, with tensors on the tests' device."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from server.budget.machine import BudgetMachine
 from server.budget.receipt import EngineReceipt
 from server.budget.spec import EffectiveBudget
+from tests.support import kernel_device
 from tests.support.toy_markers import ANSWER, EOS, TURN, VOCABULARY, WAIT, toy_markers
 
 vllm = pytest.importorskip("vllm")
@@ -30,6 +31,7 @@ from server.engine.processor_v2 import BudgetForcing  # noqa: E402
 from server.engine.sampler_hook import UnsupportedEngineError  # noqa: E402
 
 IDS = toy_markers()
+DEVICE = torch.device(kernel_device.NAME)
 PROMPT = [TURN, 1, 25]
 """Ends inside open thinking."""
 
@@ -61,8 +63,8 @@ class ToySampler:
             expanded_idx_mapping=expanded_idx_mapping,
             idx_mapping=idx_mapping,
             idx_mapping_np=idx_mapping_np,
-            expanded_local_pos=torch.zeros(len(idx_mapping), dtype=torch.int32),
-            input_ids=torch.zeros(len(idx_mapping), dtype=torch.int32),
+            expanded_local_pos=torch.zeros(len(idx_mapping), dtype=torch.int32, device=DEVICE),
+            input_ids=torch.zeros(len(idx_mapping), dtype=torch.int32, device=DEVICE),
         )
         logits = self.logits_processors[1].apply(logits, context)
         return logits.argmax(-1), logits
@@ -88,7 +90,7 @@ class ToyVerifier:
         )
         logits = self.sampler.logits_processors[1].apply(logits, context)
         sampled = torch.cat([draft_sampled[1:], logits[-1:].argmax(-1)]).view(1, -1)
-        return logits, sampled, torch.tensor([sampled.shape[1]], dtype=torch.int32)
+        return logits, sampled, torch.tensor([sampled.shape[1]], dtype=torch.int32, device=DEVICE)
 
 
 class ToyRunner:
@@ -99,9 +101,9 @@ class ToyRunner:
         self.req_states = SimpleNamespace(
             max_num_reqs=3,
             vocab_size=VOCABULARY,
-            device=torch.device("cpu"),
-            all_token_ids=SimpleNamespace(gpu=torch.zeros((3, 200), dtype=torch.int32)),
-            total_len=SimpleNamespace(gpu=torch.zeros(3, dtype=torch.int32)),
+            device=DEVICE,
+            all_token_ids=SimpleNamespace(gpu=torch.zeros((3, 200), dtype=torch.int32, device=DEVICE)),
+            total_len=SimpleNamespace(gpu=torch.zeros(3, dtype=torch.int32, device=DEVICE)),
             req_id_to_index={},
         )
         self.processor = BudgetForcing.__new__(BudgetForcing)
@@ -141,8 +143,8 @@ class ToyRunner:
     def say(self, **wanted: int) -> dict[str, int]:
         """One step in which the model would say these tokens; what stands is appended and returned."""
         slots = np.array([self.req_states.req_id_to_index[name] for name in wanted])
-        index = torch.from_numpy(slots)
-        logits = torch.zeros(len(wanted), VOCABULARY)
+        index = torch.from_numpy(slots).to(DEVICE)
+        logits = torch.zeros(len(wanted), VOCABULARY, device=DEVICE)
         logits[range(len(wanted)), list(wanted.values())] = 5.0
         sampled, _ = self.sampler.sample(logits, index, index, slots)
         for slot, token in zip(slots, sampled, strict=True):
@@ -152,18 +154,18 @@ class ToyRunner:
     def verify(self, name: str, drafts: list[int], then: int) -> list[int]:
         slot = self.req_states.req_id_to_index[name]
         rows = len(drafts) + 1
-        logits = torch.zeros(rows, VOCABULARY)
+        logits = torch.zeros(rows, VOCABULARY, device=DEVICE)
         logits[-1, then] = 5.0
         _, sampled, count = self.verifier._verify(
             logits,
             None,
-            torch.tensor([24, *drafts], dtype=torch.int32),
-            torch.arange(rows),
-            cu_num_logits=torch.tensor([0, rows], dtype=torch.int32),
-            idx_mapping=torch.tensor([slot]),
+            torch.tensor([24, *drafts], dtype=torch.int32, device=DEVICE),
+            torch.arange(rows, device=DEVICE),
+            cu_num_logits=torch.tensor([0, rows], dtype=torch.int32, device=DEVICE),
+            idx_mapping=torch.tensor([slot], device=DEVICE),
             idx_mapping_np=np.array([slot]),
-            expanded_idx_mapping=torch.full((rows,), slot),
-            expanded_local_pos=torch.arange(rows, dtype=torch.int32),
+            expanded_idx_mapping=torch.full((rows,), slot, device=DEVICE),
+            expanded_local_pos=torch.arange(rows, dtype=torch.int32, device=DEVICE),
             seq_lens_upper_bound_np=None,
             verify_draft_sampled=None,
         )
