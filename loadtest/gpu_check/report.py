@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -14,6 +16,8 @@ from loadtest.gpu_check.machine import Gpu
 from loadtest.gpu_check.options import Options
 from loadtest.gpu_check.overhead import ARMS, CONTROLS, ratio
 from loadtest.gpu_check.result import Check, PartResult, Speed
+
+_ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,10 @@ class Report:
             "versions": self.versions,
             "command": self._command(),
             "options": json.loads(self.options.to_json()),
-            "parts": {name: part.as_json() for name, part in self.parts.items()},
+            "parts": {
+                name: part.as_json() | {"commands": [_portable(command) for command in part.commands]}
+                for name, part in self.parts.items()
+            },
         }
 
     def table(self) -> str:
@@ -126,7 +133,7 @@ class Report:
         return measured + [note for part in self.parts.values() for note in part.notes]
 
     def _commands(self) -> list[str]:
-        return [command for part in self.parts.values() for command in part.commands]
+        return [_portable(command) for part in self.parts.values() for command in part.commands]
 
     def _command(self) -> str:
         o = self.options
@@ -134,7 +141,12 @@ class Report:
         words += ["--requests", str(o.requests), "--dtype", o.dtype, "--shapes", ",".join(o.shapes)]
         words += ["--batches", ",".join(map(str, o.batches)), "--tokens", str(o.tokens)]
         words += ["--rounds", str(o.rounds), "--runner", o.runner, "--limit-s", f"{o.limit_s:g}"]
-        return shlex.join(words)
+        return _portable(shlex.join(words))
+
+
+def _portable(command: str) -> str:
+    """Without what is only this machine's: where the repository and the interpreter lie."""
+    return command.replace(f"{_ROOT}/", "").replace(sys.executable, "python3")
 
 
 def _compared(arm: str) -> str:

@@ -81,7 +81,8 @@ class Shape:
 
 
 SHAPES = {
-    # huggingface.co/Qwen/Qwen2.5-7B-Instruct and -32B-Instruct, config.json
+    # huggingface.co/Qwen/Qwen2.5-1.5B-Instruct, -7B-Instruct and -32B-Instruct, config.json
+    "qwen2.5-1.5b": Shape(1536, 8960, 28, 12, 2, 151936),
     "qwen2.5-7b": Shape(3584, 18944, 28, 28, 4, 152064),
     "qwen2.5-32b": Shape(5120, 27648, 64, 40, 8, 152064),
     "tiny": Shape(64, 128, 2, 2, 1, 512, head_size=32),

@@ -17,6 +17,7 @@ from server.budget.markers import MarkerIds
 from server.budget.receipt import EngineReceipt
 from server.budget.spec import EffectiveBudget
 from server.engine import kernels
+from server.engine.launches import Launches, aligned
 from server.engine.scripts import EndedBy
 from server.engine.state import (
     PERIODS,
@@ -109,6 +110,12 @@ class DeviceBatch:
         self._staged: dict[int, list[int]] = {}
         """New rows: the state's columns, then the wait texts'."""
         self._parked: dict[int, Snapshot] = {}
+        self._advance_slots = Launches(kernels.advance, False, _WORD_BLOCK, num_warps=1)
+        self._resume_slots = Launches(kernels.advance, True, _WORD_BLOCK, num_warps=1)
+        self._plan_rows = Launches(kernels.plan_rows, ids.family.marker_ends_answer, num_warps=1)
+        self._edit_logits = Launches(kernels.edit_logits, _VOCABULARY_BLOCK)
+        self._post = Launches(kernels.post, False, num_warps=1)
+        self._post_verified = Launches(kernels.post, True, num_warps=1)
 
     def warm_up(self, tokens: torch.Tensor, total_len: torch.Tensor) -> None:
         """Compile the kernels now, on no request, rather than in front of the first one."""
@@ -221,7 +228,8 @@ class DeviceBatch:
         """
         self._advance(slots, tokens, total_len)
         rows, vocabulary = logits.shape
-        kernels.plan_rows[(rows,)](
+        self._plan_rows(
+            (rows, 1, 1),
             self._plan,
             row_slots,
             row_places,
@@ -237,17 +245,17 @@ class DeviceBatch:
             self._classes,
             self._vocab_size,
             self.ids.end[0],
-            MARKER_ENDS_ANSWER=self.ids.family.marker_ends_answer,
-            num_warps=1,
+            kind=(row_slots.dtype, row_places.dtype, input_ids.dtype, tokens.dtype, aligned(tokens)),
         )
-        kernels.edit_logits[(rows, -(-vocabulary // _VOCABULARY_BLOCK))](
+        self._edit_logits(
+            (rows, -(-vocabulary // _VOCABULARY_BLOCK), 1),
             logits,
             logits.stride(0),
             self._plan,
             self._classes,
             min(vocabulary, self._vocab_size),
             self._known_tokens,
-            BLOCK=_VOCABULARY_BLOCK,
+            kind=(logits.dtype, aligned(logits)),
         )
 
     def replace(
@@ -265,20 +273,23 @@ class DeviceBatch:
             num_sampled: [requests], under speculative decoding; lowered where a changed token ends the step.
             row_starts: [requests + 1], with `num_sampled`: the first row of each request.
         """
-        speculative = num_sampled is not None
-        kernels.post[(slots.shape[0],)](
+        if num_sampled is None or row_starts is None:
+            post, num_sampled, row_starts = self._post, self._state, self._state
+        else:
+            post = self._post_verified
+        post(
+            (slots.shape[0], 1, 1),
             sampled,
             sampled.stride(0),
-            num_sampled if speculative else self._state,
-            row_starts if speculative else self._state,
+            num_sampled,
+            row_starts,
             slots,
             self._state,
             self._plan,
             self._classes,
             self._vocab_size,
             self.ids.eos_token,
-            SPECULATIVE=speculative,
-            num_warps=1,
+            kind=(sampled.dtype, num_sampled.dtype, row_starts.dtype, slots.dtype),
         )
 
     def _advance(
@@ -290,7 +301,10 @@ class DeviceBatch:
         parked: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> None:
         state, bits = parked if parked is not None else (self._state, self._bits)
-        kernels.advance[(slots.shape[0],)](
+        launch = self._advance_slots if parked is None else self._resume_slots
+        outside = (tokens, total_len, state, bits)
+        launch(
+            (slots.shape[0], 1, 1),
             slots,
             self._state,
             self._bits,
@@ -305,9 +319,7 @@ class DeviceBatch:
             bits,
             self._words,
             self._vocab_size,
-            REPLAY=parked is not None,
-            BLOCK=_WORD_BLOCK,
-            num_warps=1,
+            kind=(slots.dtype, *((tensor.dtype, aligned(tensor)) for tensor in outside)),
         )
 
 

@@ -32,18 +32,17 @@ _OURS = {
     "--reasoning-parser-plugin": "thinking is parsed by our own",
     "--reasoning-config": "our plugin owns the maximum",
     "--worker-extension-cls": "it is how our own is told to end a request's thinking",
+    **dict.fromkeys(
+        ("--watermark", "--watermark-config"), "watermarking samples past our hook: leave it out"
+    ),
 }
 _NO_DRAFTS_ON_V1 = (
-    f"vLLM's V1 runner has no custom sampling with speculative decoding; {RUNNER_VARIABLE}=v2 on a GPU has"
+    "vLLM's V1 runner has no custom sampling with speculative decoding; its V2 runner has, on an NVIDIA GPU: "
+    f"leave {RUNNER_VARIABLE} unset there"
 )
-# vLLM would switch to its V2 runner for a watermark, whatever runner it was told.
-_NO_WATERMARK = "watermarking samples past our hook: leave it out"
-_OURS_ON_V1 = {
-    **dict.fromkeys(
-        ("--speculative-config", "-sc", "--spec-method", "--spec-model", "--spec-tokens"), _NO_DRAFTS_ON_V1
-    ),
-    **dict.fromkeys(("--watermark", "--watermark-config"), _NO_WATERMARK),
-}
+_OURS_ON_V1 = dict.fromkeys(
+    ("--speculative-config", "-sc", "--spec-method", "--spec-model", "--spec-tokens"), _NO_DRAFTS_ON_V1
+)
 
 
 class LaunchError(ValueError):

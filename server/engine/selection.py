@@ -1,7 +1,7 @@
 """Which of our processors an engine gets: the one for vLLM's V1 runner, or the one for Model Runner V2.
 
-V1 is the default everywhere. vLLM has no V2 runner on CPUs, and our V2 processor has been proven in Triton's
-interpreter and compiled for NVIDIA GPUs, but not yet been run on one: it must be asked for.
+V2 on NVIDIA GPUs, where it is vLLM's own default and schedules asynchronously; V1 elsewhere, since vLLM has
+no other runner on CPUs. What was proven of both on a GPU is in docs/gpu.md.
 """
 
 from __future__ import annotations
@@ -15,6 +15,11 @@ RUNNER_VARIABLE = "S1_ENGINE_RUNNER"
 _VLLM_VARIABLE = "VLLM_USE_V2_MODEL_RUNNER"
 _VLLM_VALUE: dict[Runner, str] = {"v1": "0", "v2": "1"}
 
+_VALUES: dict[str, dict[str, Runner]] = {
+    RUNNER_VARIABLE: {"v1": "v1", "v2": "v2"},
+    _VLLM_VARIABLE: {"0": "v1", "1": "v2"},
+}
+
 PROCESSORS: dict[Runner, str] = {
     "v1": "server.engine.processor_v1:BudgetForcing",
     "v2": "server.engine.processor_v2:BudgetForcing",
@@ -26,28 +31,27 @@ class SelectionError(ValueError):
 
 
 def choose_runner(environment: Mapping[str, str], *, on_gpu: bool) -> Runner:
-    """The runner that `S1_ENGINE_RUNNER` asks for.
+    """The runner that `S1_ENGINE_RUNNER` or vLLM's own variable asks for; else V2 on a GPU, V1 without one.
 
     Raises:
-        SelectionError: the value is unknown, needs a GPU, or contradicts vLLM's own variable.
+        SelectionError: a value is unknown or needs a GPU, or the two variables contradict each other.
     """
-    value = environment.get(RUNNER_VARIABLE) or "v1"
-    if value not in ("v1", "v2"):
-        raise SelectionError(f"{RUNNER_VARIABLE} must be v1 or v2. Given: {value}")
-    runner: Runner = "v2" if value == "v2" else "v1"
-    if runner == "v2" and not on_gpu:
+    asked: dict[str, Runner] = {}
+    for variable, values in _VALUES.items():
+        value = environment.get(variable)
+        if value and value not in values:
+            raise SelectionError(f"{variable} must be {' or '.join(values)}. Given: {value}")
+        if value:
+            asked[variable] = values[value]
+    if len(set(asked.values())) > 1:
+        given = " and ".join(f"{variable}={environment[variable]}" for variable in asked)
+        raise SelectionError(f"{given} contradict each other: unset one of them")
+    if "v2" in asked.values() and not on_gpu:
+        given = " and ".join(asked)
         raise SelectionError(
-            f"{RUNNER_VARIABLE}=v2 needs an NVIDIA GPU and the CUDA build of vLLM, which has no other V2 "
-            f"runner. Unset {RUNNER_VARIABLE}"
+            f"vLLM's V2 runner needs an NVIDIA GPU and the CUDA build of vLLM: unset {given}"
         )
-    vllm_value = environment.get(_VLLM_VARIABLE)
-    if vllm_value is not None and vllm_value != _VLLM_VALUE[runner]:
-        raise SelectionError(
-            f"{_VLLM_VARIABLE} must be {_VLLM_VALUE[runner]} with {RUNNER_VARIABLE}={runner}: our "
-            f"processor is written for one of vLLM's runners. Given: {vllm_value}. "
-            f"Unset it, and set {RUNNER_VARIABLE}"
-        )
-    return runner
+    return next(iter(asked.values()), "v2" if on_gpu else "v1")
 
 
 def runner_environment(runner: Runner) -> dict[str, str]:
@@ -78,7 +82,13 @@ def _unsupported(vllm_config: Any) -> Iterator[str]:
     if getattr(vllm_config.model_config, "enable_trace_replay", False):
         yield "trace replay overwrites sampled tokens: turn it off"
     if getattr(vllm_config.model_config, "enable_sleep_mode", False):
-        yield "sleep mode may discard the budgets' tables on the device: leave --enable-sleep-mode out"
+        yield (
+            "sleep mode may discard the budgets' tables on the device: leave --enable-sleep-mode out, or set "
+            f"{RUNNER_VARIABLE}=v1"
+        )
+    # vLLM looks at these itself only where nobody names a runner.
+    for feature in getattr(vllm_config, "_get_v2_model_runner_unsupported_features", list)():
+        yield f"vLLM's V2 runner has no {feature}: leave it out, or set {RUNNER_VARIABLE}=v1"
     speculative = vllm_config.speculative_config
     if speculative is None:
         return

@@ -27,11 +27,14 @@ VLLM = "VLLM_USE_V2_MODEL_RUNNER"
     ("environment", "on_gpu", "runner"),
     [
         ({}, False, "v1"),
-        ({}, True, "v1"),
-        ({"S1_ENGINE_RUNNER": ""}, True, "v1"),
+        ({}, True, "v2"),
+        ({"S1_ENGINE_RUNNER": ""}, True, "v2"),
+        ({"S1_ENGINE_RUNNER": "", VLLM: ""}, False, "v1"),
+        ({"S1_ENGINE_RUNNER": "v1"}, True, "v1"),
         ({"S1_ENGINE_RUNNER": "v1"}, False, "v1"),
         ({"S1_ENGINE_RUNNER": "v2"}, True, "v2"),
         ({VLLM: "0"}, True, "v1"),
+        ({VLLM: "1"}, True, "v2"),
         ({"S1_ENGINE_RUNNER": "v1", VLLM: "0"}, False, "v1"),
         ({"S1_ENGINE_RUNNER": "v2", VLLM: "1"}, True, "v2"),
     ],
@@ -45,11 +48,11 @@ def test_the_runner_that_is_asked_for(environment: dict[str, str], on_gpu: bool,
     [
         ({"S1_ENGINE_RUNNER": "v3"}, True, "S1_ENGINE_RUNNER must be v1 or v2. Given: v3"),
         ({"S1_ENGINE_RUNNER": "V2"}, True, "S1_ENGINE_RUNNER must be v1 or v2. Given: V2"),
-        ({"S1_ENGINE_RUNNER": "v2"}, False, "needs an NVIDIA GPU .* Unset S1_ENGINE_RUNNER"),
-        ({VLLM: "1"}, True, f"{VLLM} must be 0 with S1_ENGINE_RUNNER=v1.* Given: 1. Unset it, and set S1_E"),
-        ({VLLM: "1"}, False, f"{VLLM} must be 0 with S1_ENGINE_RUNNER=v1"),
-        ({"S1_ENGINE_RUNNER": "v2", VLLM: "0"}, True, f"{VLLM} must be 1 with S1_ENGINE_RUNNER=v2"),
-        ({"S1_ENGINE_RUNNER": "v2", VLLM: "true"}, True, f"{VLLM} must be 1 .* Given: true"),
+        ({"S1_ENGINE_RUNNER": "v2"}, False, "needs an NVIDIA GPU .* unset S1_ENGINE_RUNNER$"),
+        ({VLLM: "1"}, False, f"needs an NVIDIA GPU .* unset {VLLM}$"),
+        ({VLLM: "true"}, True, f"{VLLM} must be 0 or 1. Given: true"),
+        ({"S1_ENGINE_RUNNER": "v1", VLLM: "1"}, True, f"S1_ENGINE_RUNNER=v1 and {VLLM}=1 contradict"),
+        ({"S1_ENGINE_RUNNER": "v2", VLLM: "0"}, True, f"S1_ENGINE_RUNNER=v2 and {VLLM}=0 contradict"),
     ],
 )
 def test_contradictions_say_what_to_change(environment: dict[str, str], on_gpu: bool, says: str) -> None:
@@ -85,7 +88,7 @@ def test_each_runner_has_its_processor_and_its_scheduling() -> None:
     ],
 )
 def test_speculative_decoding_needs_the_v2_runner(argument: str) -> None:
-    with pytest.raises(LaunchError, match="can't be given.*S1_ENGINE_RUNNER=v2 on a GPU"):
+    with pytest.raises(LaunchError, match="can't be given.*V2 runner has, on an NVIDIA GPU"):
         EngineOptions(model="m", extra_args=(argument, "x"))
     given = command(EngineOptions(model="m", runner="v2", extra_args=(argument, "x")), host="h", port=1)
     assert given[-2:] == [argument, "x"]
@@ -94,9 +97,11 @@ def test_speculative_decoding_needs_the_v2_runner(argument: str) -> None:
 @pytest.mark.parametrize(
     "argument", ["--watermark", "--watermark-config", "--watermark_config.algorithm=kgw"]
 )
-def test_a_watermark_would_change_the_runner(argument: str) -> None:
+@pytest.mark.parametrize("runner", ["v1", "v2"])
+def test_a_watermark_is_refused_at_once(argument: str, runner: Any) -> None:
+    """vLLM would switch to its V2 runner for it, whatever runner it was told, and sample past our hook."""
     with pytest.raises(LaunchError, match="watermarking samples past our hook: leave it out"):
-        EngineOptions(model="m", extra_args=(argument,))
+        EngineOptions(model="m", runner=runner, extra_args=(argument,))
 
 
 @pytest.mark.parametrize("runner", ["v1", "v2"])
@@ -124,7 +129,8 @@ def test_other_flags_pass() -> None:
     ("variables", "says"),
     [
         ({"S1_ENGINE_RUNNER": "v2"}, "needs an NVIDIA GPU"),
-        ({VLLM: "1"}, f"{VLLM} must be 0 with S1_ENGINE_RUNNER=v1"),
+        ({VLLM: "1"}, f"unset {VLLM}"),
+        ({VLLM: "yes"}, f"{VLLM} must be 0 or 1. Given: yes"),
     ],
 )
 def test_the_start_is_stopped_on_a_machine_without_a_gpu(
@@ -178,7 +184,11 @@ def test_supported_configurations_start(changes: dict[str, Any]) -> None:
         ({"model_config__is_diffusion": True}, "diffusion models.*: serve another model"),
         ({"parallel_config__enable_batch_sharded_sampling": True}, "batch-sharded sampling.*: turn it off"),
         ({"model_config__enable_trace_replay": True}, "trace replay.*: turn it off"),
-        ({"model_config__enable_sleep_mode": True}, "sleep mode.*: leave --enable-sleep-mode out"),
+        ({"model_config__enable_sleep_mode": True}, "sleep mode.*--enable-sleep-mode out, or set S1_ENGINE_"),
+        (
+            {"_get_v2_model_runner_unsupported_features": lambda: ["speculative method 'suffix'"]},
+            "V2 runner has no speculative method 'suffix': leave it out, or set S1_ENGINE_RUNNER=v1",
+        ),
         (
             {"speculative_config": drafts(rejection_sample_method="synthetic")},
             "synthetic acceptance.*: use another rejection_sample_method",
@@ -215,3 +225,4 @@ def test_the_names_that_are_asked_for_exist_in_the_pinned_vllm() -> None:
     }
     for owner, names in owners.items():
         assert names <= {field.name for field in fields(getattr(config, owner))}, owner
+    assert hasattr(config.VllmConfig, "_get_v2_model_runner_unsupported_features")
