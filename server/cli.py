@@ -252,6 +252,7 @@ def _engine_options(
         pipeline_parallel_size=pipeline_parallel_size,
         max_model_len=max_model_len,
         runner=choose_runner(os.environ, on_gpu=on_gpu()),
+        demo=model is None,
         extra_args=tuple(context.obj or ()),
     )
 

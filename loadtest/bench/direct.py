@@ -12,7 +12,7 @@ import typer
 from loadtest.bench.engines import model_of, with_plugin
 from loadtest.bench.measure import Sample, Subject, as_json, interleaved, middle, ratio, shown, workload
 from loadtest.bench.processes import gateway
-from loadtest.bench.report import Page
+from loadtest.bench.report import Page, folder
 from loadtest.client.fleet import Load, fleet
 
 _TOKENS = 160
@@ -26,7 +26,9 @@ def main(
     seconds: Annotated[float, typer.Option(min=1, help="Of one run.")] = 8,
     concurrency: Annotated[int, typer.Option(min=1, help="Streams at a time.")] = 64,
     shape: Annotated[str | None, typer.Option(help="Random weights of this shape: for a GPU.")] = None,
-    results: Path = Path("docs/results"),
+    results: Annotated[
+        Path | None, typer.Option(help="Default: docs/results, with --shape docs/results/gpu-DATE.")
+    ] = None,
 ) -> None:
     page = Page.begin("direct", "The gateway and vLLM alone")
     with contextlib.ExitStack() as stack:
@@ -63,7 +65,7 @@ def main(
     word = "holds" if added[OURS] <= _ADDED_MS else "is missed"
     page.say(f"Bar: at most {_ADDED_MS:g} ms: {word}.")
     page.data = {"streams": as_json(streams), "whole": as_json(answers), "quiet": as_json(quiet)}
-    typer.echo(page.write(results))
+    typer.echo(page.write(folder(results, gpu=shape is not None)))
 
 
 def _table(page: Page, found: dict[str, list[Sample]]) -> None:

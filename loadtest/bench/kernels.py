@@ -11,7 +11,7 @@ from typing import Annotated
 import torch
 import typer
 
-from loadtest.bench.report import Page
+from loadtest.bench.report import Page, folder
 from loadtest.bench.rows import markers
 from server.budget.spec import EffectiveBudget
 from server.engine.device_batch import DeviceBatch, SlotChoice
@@ -82,7 +82,7 @@ class Step:
 def main(
     steps: Annotated[int, typer.Option(min=50)] = 400,
     repeats: Annotated[int, typer.Option(min=3)] = 5,
-    results: Path = Path("docs/results"),
+    results: Annotated[Path | None, typer.Option(help="Default: docs/results/gpu-DATE.")] = None,
 ) -> None:
     if not torch.cuda.is_available():
         raise SystemExit("bench.kernels needs an NVIDIA GPU; bench.rows measures V1's rules on a CPU")
@@ -103,7 +103,7 @@ def main(
         page.say(f"## {name.capitalize()}")
         page.table(["vocabulary", *(f"{n} rows" for n in ROWS), "256 over 16"], rows)
     page.data = {"microseconds": data}
-    typer.echo(page.write(results))
+    typer.echo(page.write(folder(results, gpu=True)))
 
 
 def _device_us(step: Step, steps: int, repeats: int) -> float:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,13 @@ from loadtest.client.provenance import machine, provenance
 
 _CROWDED = 1.5
 """Load average per core at the start from which a page says that the machine was not quiet."""
+
+
+def folder(results: Path | None, *, gpu: bool) -> Path:
+    """Where a page goes: where it is told to, or with the results of its kind of machine."""
+    if results is not None:
+        return results
+    return Path("docs/results") / (f"gpu-{date.today().isoformat()}" if gpu else "")
 
 
 @dataclass(slots=True)

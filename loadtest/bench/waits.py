@@ -14,7 +14,7 @@ import typer
 from loadtest.bench.engines import FAMILY, Model, model_of, stock, with_plugin
 from loadtest.bench.measure import Sample, Subject, as_json, interleaved, middle, ratio, shown, workload
 from loadtest.bench.processes import gateway
-from loadtest.bench.report import Page
+from loadtest.bench.report import Page, folder
 from loadtest.client.fleet import Fleet, Load, fleet
 
 WAITS = (0, 1, 4)
@@ -34,14 +34,16 @@ def main(
     batch: Annotated[list[int] | None, typer.Option(help="Default: 1, 16 and 64.")] = None,
     small_cache: Annotated[bool, typer.Option(help="With a cache too small for all, too.")] = True,
     shape: Annotated[str | None, typer.Option(help="Random weights of this shape: for a GPU.")] = None,
-    results: Path = Path("docs/results"),
+    results: Annotated[
+        Path | None, typer.Option(help="Default: docs/results, with --shape docs/results/gpu-DATE.")
+    ] = None,
 ) -> None:
     page = Page.begin("waits", "Waits in the sampler and by re-submission")
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(model_of(shape))
         workers = stack.enter_context(fleet(os.cpu_count() or 1))
         _measure(page, workers, model, waits or WAITS, batch or BATCHES, rounds, seconds, small_cache)
-    typer.echo(page.write(results))
+    typer.echo(page.write(folder(results, gpu=shape is not None)))
 
 
 def _measure(

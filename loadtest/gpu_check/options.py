@@ -17,7 +17,7 @@ _DEFAULTS: dict[Device, dict[str, Any]] = {
     "cuda": {
         "requests": 128,
         "dtype": "float32",
-        "shapes": ("qwen2.5-7b", "qwen2.5-32b"),
+        "shapes": ("qwen2.5-7b",),
         "batches": (1, 16, 64, 256),
         "tokens": 128,
         "rounds": 5,

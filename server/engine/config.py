@@ -82,15 +82,20 @@ def engine_marker_ids(*, model: str, tokenizer: Tokenizer, vocab_size: int, eos:
         family = family_for(model=model, tokenizer=tokenizer)
         return marker_ids(family, tokenizer, vocab_size=vocab_size, eos_token_ids=eos)
     except FamilyError as error:
-        directory = run_dir()
-        # A worker on another machine has no run directory.
-        if directory is not None and directory.is_dir():
-            (directory / _REFUSAL_FILE).write_text(str(error))
+        refuse(str(error))
         raise
 
 
+def refuse(reason: str) -> None:
+    """Tell whoever started this engine why it won't start: vLLM's log buries what a worker raises."""
+    directory = run_dir()
+    # A worker on another machine has no run directory.
+    if directory is not None and directory.is_dir():
+        (directory / _REFUSAL_FILE).write_text(reason)
+
+
 def read_refusal(directory: Path) -> str | None:
-    """Why the engine refused to start, if its family was the reason: vLLM's log buries it."""
+    """Why the engine refused to start, if it was we who refused."""
     try:
         return (directory / _REFUSAL_FILE).read_text()
     except FileNotFoundError:

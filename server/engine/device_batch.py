@@ -193,8 +193,14 @@ class DeviceBatch:
     def slot_of(self, receipt_id: str) -> int | None:
         return next((slot for slot, choice in self.choices.items() if choice.receipt_id == receipt_id), None)
 
-    def end_thinking(self, slot: int, ended_by: EndedBy) -> None:
-        """Leave the thinking in `slot` after the next token that is committed; the first word counts."""
+    def end_thinking(
+        self, slot: int, ended_by: EndedBy, tokens: torch.Tensor, total_len: torch.Tensor
+    ) -> None:
+        """Leave the thinking in `slot` after the next token; the first word counts.
+
+        What vLLM has appended is committed first: it was said before the word came, all of it.
+        """
+        self._advance(_to_device([slot], torch.int64, self.device), tokens, total_len)
         row = self._state[slot]
         untold = row[Column.TOLD_AT] < 0
         row[Column.TOLD_BY] = torch.where(untold, int(ended_by), row[Column.TOLD_BY])

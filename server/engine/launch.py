@@ -32,6 +32,7 @@ _OURS = {
     "--reasoning-parser-plugin": "thinking is parsed by our own",
     "--reasoning-config": "our plugin owns the maximum",
     "--worker-extension-cls": "it is how our own is told to end a request's thinking",
+    "--enable-elastic-ep": "receipts of replicas that come later would reach nobody: leave it out",
     **dict.fromkeys(
         ("--watermark", "--watermark-config"), "watermarking samples past our hook: leave it out"
     ),
@@ -40,9 +41,19 @@ _NO_DRAFTS_ON_V1 = (
     "vLLM's V1 runner has no custom sampling with speculative decoding; its V2 runner has, on an NVIDIA GPU: "
     f"leave {RUNNER_VARIABLE} unset there"
 )
-_OURS_ON_V1 = dict.fromkeys(
-    ("--speculative-config", "-sc", "--spec-method", "--spec-model", "--spec-tokens"), _NO_DRAFTS_ON_V1
-)
+_OURS_ON: dict[Runner, dict[str, str]] = {
+    "v1": {
+        **dict.fromkeys(
+            ("--speculative-config", "-sc", "--spec-method", "--spec-model", "--spec-tokens"),
+            _NO_DRAFTS_ON_V1,
+        ),
+        "--async-scheduling": "on vLLM's V1 runner budgets would be told tokens that are not there yet",
+    },
+    "v2": {
+        "--enable-sleep-mode": "sleep may discard the budgets' tables on the device: leave it out, or set "
+        f"{RUNNER_VARIABLE}=v1",
+    },
+}
 
 
 class LaunchError(ValueError):
@@ -60,12 +71,14 @@ class EngineOptions:
     pipeline_parallel_size: int = 1
     max_model_len: int | None = None
     runner: Runner = "v1"
+    demo: bool = False
+    """The demo checkpoint is served: a model too small to leave the white space that a grammar allows."""
     extra_args: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
         ours = dict(_OURS_ALWAYS)
         if not self.family.off:
-            ours |= _OURS | (_OURS_ON_V1 if self.runner == "v1" else {})
+            ours |= _OURS | _OURS_ON[self.runner]
         for argument in self.extra_args:
             name = flag_among(argument, ours)
             if name is not None:
@@ -143,7 +156,9 @@ def engine_environment(options: EngineOptions, *, run_dir: Path, base: Mapping[s
         defaults |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_TARGET_DEVICE": "cpu"}
     if _in_one_process(options, base):
         defaults |= one_process.threads()
-    return {**defaults, **base, **ours, **runner_environment(options.runner)}
+    # Without our plugin the choice is vLLM's.
+    named = not family.off or base.get(RUNNER_VARIABLE)
+    return {**defaults, **base, **ours, **(runner_environment(options.runner) if named else {})}
 
 
 def detect_local_family(model: str) -> Family | None:
@@ -170,7 +185,8 @@ def _defaults(options: EngineOptions) -> dict[str, str | None]:
         defaults["--chat-template"] = str(S1_TEMPLATE)
     if not on_gpu():
         defaults["--enforce-eager"] = None
-        # Small models on a CPU would fill the white space that a grammar allows until the length ends.
+    if options.demo or not on_gpu():
+        # Small models would fill the white space that a grammar allows until the length ends.
         defaults["--structured-outputs-config"] = '{"backend": "xgrammar", "disable_any_whitespace": true}'
     return defaults
 

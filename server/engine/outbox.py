@@ -28,8 +28,15 @@ class Event(Protocol):
 class Outbox:
     """The only user of `publish` after its construction: ZeroMQ sockets must not be shared by threads."""
 
-    def __init__(self, publish: Callable[[EngineReceipt], None]) -> None:
+    def __init__(
+        self, publish: Callable[[EngineReceipt], None], *, prepare: Callable[[], None] | None = None
+    ) -> None:
+        """
+        Args:
+            prepare: run by the thread before anything else, for example to choose its device.
+        """
         self._publish = publish
+        self._prepare = prepare
         self._pending: queue.SimpleQueue[tuple[Snapshot, Event | None]] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="s1-receipts", daemon=True).start()
 
@@ -38,6 +45,8 @@ class Outbox:
         self._pending.put((snapshot, arrived))
 
     def _run(self) -> None:
+        if self._prepare is not None:
+            self._prepare()
         while True:
             snapshot, arrived = self._pending.get()
             try:
@@ -46,5 +55,5 @@ class Outbox:
                 for receipt in receipts_of(snapshot):
                     if receipt.receipt_id:
                         self._publish(receipt)
-            except (RuntimeError, OSError):  # a lost device or socket; the engine itself reports it
+            except Exception:  # noqa: BLE001 -- the thread's boundary: one lost message is not all of them
                 _log.exception("%d receipts were lost", len(snapshot.choices))

@@ -94,8 +94,8 @@ def _encode(tokenizer: Any, text: str) -> Sequence[int]:
 def open_receipts(vllm_config: Any, ids: MarkerIds, *, processor: str) -> ReceiptPublisher | None:
     """The feed of the one worker that speaks for its replica: the first tensor rank of the last stage."""
     directory, parallel = run_dir(), vllm_config.parallel_config
-    last_stage = parallel.rank // parallel.tensor_parallel_size == parallel.pipeline_parallel_size - 1
-    if directory is None or not last_stage or parallel.rank % parallel.tensor_parallel_size:
+    stage, rank_in_stage = divmod(parallel.rank, stage_size(parallel))
+    if directory is None or stage != parallel.pipeline_parallel_size - 1 or rank_in_stage:
         return None
     model_config = vllm_config.model_config
     info = EngineInfo.of(
@@ -111,7 +111,17 @@ def open_receipts(vllm_config: Any, ids: MarkerIds, *, processor: str) -> Receip
         },
         may_be_told=may_be_told(parallel),
     )
-    return ReceiptPublisher(directory, info, replica=parallel.data_parallel_rank, address=receipts_address())
+    return ReceiptPublisher(directory, info, replica=replica_of(parallel), address=receipts_address())
+
+
+def stage_size(parallel: Any) -> int:
+    """Ranks of one pipeline stage; vLLM numbers them stage by stage."""
+    return int(parallel.tensor_parallel_size * parallel.prefill_context_parallel_size)
+
+
+def replica_of(parallel: Any) -> int:
+    """Which data-parallel replica: a dense model's have the rank 0 each, since they never speak together."""
+    return int(parallel.data_parallel_index)
 
 
 def _check_request(params: SamplingParams) -> None:

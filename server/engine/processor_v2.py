@@ -19,6 +19,7 @@ from server.engine.plugin import encoder, marker_ids, open_receipts, resolve_bud
 from server.engine.scripts import EndedBy
 from server.engine.selection import require_v2_support
 from server.engine.told import Told
+from server.engine.v2_limits import check_limits
 
 
 class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
@@ -32,6 +33,7 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
             VLLMValidationError: answered by vLLM as a 400 naming the field.
         """
         validate(sampling_params)
+        check_limits(sampling_params)
 
     def __init__(self, vllm_config: Any, req_states: Any) -> None:
         # API server processes load this module, too; only a worker needs kernels and hooks.
@@ -47,7 +49,7 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
             req_states,
             max_model_len=vllm_config.model_config.max_model_len,
             drafts=vllm_config.num_speculative_tokens,
-            outbox=None if publisher is None else Outbox(publisher.publish),
+            outbox=None if publisher is None else Outbox(publisher.publish, prepare=_use(req_states.device)),
             encode=encoder(vllm_config.model_config),
         )
 
@@ -148,7 +150,7 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
             choice = self._batch.choices.get(slot_of[request.req_id])
             told = None if choice is None else self._told.take(choice.receipt_id)
             if told is not None:
-                self._batch.end_thinking(slot_of[request.req_id], told)
+                self._end_thinking(slot_of[request.req_id], told)
 
     # -- the worker's ---------------------------------------------------------------------------------
 
@@ -158,9 +160,12 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
         if slot is None:
             self._told.add(receipt_id, ended_by)
             return None
-        thinking = self._batch.thinking(slot)
-        self._batch.end_thinking(slot, ended_by)
-        return thinking
+        self._end_thinking(slot, ended_by)
+        return self._batch.thinking(slot)
+
+    def _end_thinking(self, slot: int, ended_by: EndedBy) -> None:
+        states = self._req_states
+        self._batch.end_thinking(slot, ended_by, states.all_token_ids.gpu, states.total_len.gpu)
 
     def _arrive(self, slot: int, request: Any) -> None:
         from server.engine.device_batch import SlotChoice
@@ -179,6 +184,16 @@ class BudgetForcing(LogitsProcessor):  # type: ignore[misc]
         effective, opened, answer_prompt = resolved
         receipt_id = (params.extra_args or {}).get(RECEIPT_ID, "")
         self._batch.occupy(slot, SlotChoice(receipt_id, effective, opened, answer_prompt, len(prompt)))
+
+
+def _use(device: torch.device) -> Callable[[], None]:
+    """Waiting for an event makes the current device's context: a thread begins with the first GPU's."""
+
+    def use() -> None:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+
+    return use
 
 
 def _event_on(device: torch.device) -> Any:

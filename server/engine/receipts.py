@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,7 +92,8 @@ class EngineInfo:
 
 
 def write_info(directory: Path, fields: Mapping[str, Any]) -> None:
-    partial = directory / f"{_INFO_FILE}.partial"
+    # Replicas write the same at the same time.
+    partial = directory / f"{_INFO_FILE}.{os.getpid()}.partial"
     partial.write_text(json.dumps(fields))
     partial.rename(directory / _INFO_FILE)
 

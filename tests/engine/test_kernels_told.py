@@ -31,9 +31,10 @@ class TellingBench(Bench):
             if run.machine is None or self.random.random() >= chance:
                 continue
             assert self.batch.slot_of(name) == run.slot
-            seen = int(self.batch._state[run.slot, Column.SEEN])
             by = self.random.choice([EndedBy.REQUEST, EndedBy.TIME])
-            self.batch.end_thinking(run.slot, by)
+            self.batch.end_thinking(run.slot, by, self.tokens, self.total_len)
+            seen = int(self.batch._state[run.slot, Column.SEEN])
+            assert seen == len(run.output)
             self.told.setdefault(name, (seen, by))
             run.machine = self._replayed(run)
 
@@ -57,7 +58,7 @@ class TellingBench(Bench):
         for at, token in enumerate(run.sampled):
             if at == position:
                 machine.end_thinking(by.word)
-            machine.commit(token)
+            assert machine.commit(token) == run.output[at]
         if position == len(run.sampled):
             machine.end_thinking(by.word)
         return machine

@@ -119,6 +119,10 @@ def test_without_budgets_the_engine_is_stock_vllm_and_its_parser_is_the_users(tm
     assert argv[-4:] == list(options.extra_args)
     ours = {"--logits-processors", "--middleware", "--reasoning-parser-plugin", "--chat-template"}
     assert not ours & set(argv)
+    variables = engine_environment(options, run_dir=tmp_path, base={})
+    assert "VLLM_USE_V2_MODEL_RUNNER" not in variables
+    asked = engine_environment(options, run_dir=tmp_path, base={"S1_ENGINE_RUNNER": "v1"})
+    assert asked["VLLM_USE_V2_MODEL_RUNNER"] == "0"
     with pytest.raises(LaunchError, match="--port can't be given"):
         EngineOptions(model="m", family=FamilyOptions(family="none"), extra_args=("--port", "1"))
 

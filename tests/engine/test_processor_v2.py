@@ -20,6 +20,7 @@ from tests.support.toy_markers import ANSWER, EOS, TURN, VOCABULARY, WAIT, toy_m
 vllm = pytest.importorskip("vllm")
 pytest.importorskip("triton")
 
+from vllm.exceptions import VLLMValidationError  # noqa: E402
 from vllm.sampling_params import SamplingParams  # noqa: E402
 from vllm.v1.worker.gpu.model_runner import GPUModelRunner  # noqa: E402
 from vllm.v1.worker.gpu.sample.sampler import Sampler  # noqa: E402
@@ -232,6 +233,37 @@ def test_preempted_resumed_in_another_slot_with_a_token_lost(lost: int) -> None:
     runner.published.wait()
     assert runner.published.receipts["r-a"] == oracle.receipt("r-a")
     assert oracle.waits == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        (
+            {"logit_bias": dict.fromkeys(range(1025), 1.0)},
+            "`logit_bias` must have at most 1024 .* Given: 1025",
+        ),
+        (
+            {"allowed_token_ids": list(range(1025))},
+            "`allowed_token_ids` must have at most 1024 .* Given: 1025",
+        ),
+        (
+            {"stop_token_ids": list(range(121)), "min_tokens": 1},
+            "`stop_token_ids` must have at most 120 entries",
+        ),
+    ],
+)
+def test_what_would_end_the_engine_is_refused(fields: dict[str, Any], says: str) -> None:
+    """vLLM's tables for these have a fixed size; a worker that finds too many entries raises."""
+    with pytest.raises(VLLMValidationError, match=says):
+        BudgetForcing.validate_params(SamplingParams(**fields))
+
+
+def test_the_most_that_the_engine_takes_is_let_through() -> None:
+    many = SamplingParams(logit_bias=dict.fromkeys(range(1024), 1.0), allowed_token_ids=list(range(1024)))
+    BudgetForcing.validate_params(many)
+    BudgetForcing.validate_params(SamplingParams(stop_token_ids=list(range(120)), min_tokens=1))
+    BudgetForcing.validate_params(SamplingParams(stop_token_ids=list(range(500))))
+    BudgetForcing.validate_params(SamplingParams(bad_words=["a few", "words"]))
 
 
 def test_an_aborted_preempted_request_leaves_nothing_behind() -> None:

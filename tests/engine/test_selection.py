@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from server.engine.config import RUN_DIR_VARIABLE, read_refusal
 from server.engine.launch import EngineOptions, LaunchError, command
 from server.engine.selection import (
     PROCESSORS,
@@ -48,7 +49,7 @@ def test_the_runner_that_is_asked_for(environment: dict[str, str], on_gpu: bool,
     [
         ({"S1_ENGINE_RUNNER": "v3"}, True, "S1_ENGINE_RUNNER must be v1 or v2. Given: v3"),
         ({"S1_ENGINE_RUNNER": "V2"}, True, "S1_ENGINE_RUNNER must be v1 or v2. Given: V2"),
-        ({"S1_ENGINE_RUNNER": "v2"}, False, "needs an NVIDIA GPU .* unset S1_ENGINE_RUNNER$"),
+        ({"S1_ENGINE_RUNNER": "v2"}, False, "needs an NVIDIA GPU .*its GPU, or unset S1_ENGINE_RUNNER$"),
         ({VLLM: "1"}, False, f"needs an NVIDIA GPU .* unset {VLLM}$"),
         ({VLLM: "true"}, True, f"{VLLM} must be 0 or 1. Given: true"),
         ({"S1_ENGINE_RUNNER": "v1", VLLM: "1"}, True, f"S1_ENGINE_RUNNER=v1 and {VLLM}=1 contradict"),
@@ -104,6 +105,21 @@ def test_a_watermark_is_refused_at_once(argument: str, runner: Any) -> None:
         EngineOptions(model="m", runner=runner, extra_args=(argument,))
 
 
+@pytest.mark.parametrize(
+    ("runner", "argument", "says"),
+    [
+        ("v1", "--async-scheduling", "V1 runner budgets would be told tokens that are not there yet"),
+        ("v2", "--enable-sleep-mode", "leave it out, or set S1_ENGINE_RUNNER=v1"),
+    ],
+)
+def test_what_only_the_other_runner_takes(runner: Any, argument: str, says: str) -> None:
+    with pytest.raises(LaunchError, match=f"{argument} can't be given to the engine: .*{says}"):
+        EngineOptions(model="m", runner=runner, extra_args=(argument,))
+    other: Any = "v2" if runner == "v1" else "v1"
+    given = command(EngineOptions(model="m", runner=other, extra_args=(argument,)), host="h", port=1)
+    assert given[-1] == argument
+
+
 @pytest.mark.parametrize("runner", ["v1", "v2"])
 @pytest.mark.parametrize("argument", ["--logits_processors", "--logits-proc=x:Y", "--reasoning_parser"])
 def test_our_processor_is_not_replaced_by_another_spelling(argument: str, runner: Any) -> None:
@@ -149,7 +165,7 @@ def configuration(**changes: Any) -> Any:
         watermark_config=None,
         diffusion_config=None,
         speculative_config=None,
-        parallel_config=SimpleNamespace(enable_batch_sharded_sampling=False),
+        parallel_config=SimpleNamespace(enable_batch_sharded_sampling=False, use_ubatching=False),
         model_config=SimpleNamespace(enable_trace_replay=False),
     )
     for name, value in changes.items():
@@ -186,8 +202,8 @@ def test_supported_configurations_start(changes: dict[str, Any]) -> None:
         ({"model_config__enable_trace_replay": True}, "trace replay.*: turn it off"),
         ({"model_config__enable_sleep_mode": True}, "sleep mode.*--enable-sleep-mode out, or set S1_ENGINE_"),
         (
-            {"_get_v2_model_runner_unsupported_features": lambda: ["speculative method 'suffix'"]},
-            "V2 runner has no speculative method 'suffix': leave it out, or set S1_ENGINE_RUNNER=v1",
+            {"parallel_config__use_ubatching": True},
+            "dual batch overlap.*: leave --enable-dbo out, or set S1_",
         ),
         (
             {"speculative_config": drafts(rejection_sample_method="synthetic")},
@@ -202,6 +218,16 @@ def test_supported_configurations_start(changes: dict[str, Any]) -> None:
 def test_what_can_not_be_enforced_stops_the_start(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(SelectionError, match=f"can't be enforced with this engine configuration: .*{says}"):
         require_v2_support(configuration(**changes))
+
+
+def test_a_refusal_reaches_whoever_started_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM's log ends with its own words about a worker that failed."""
+    monkeypatch.setenv(RUN_DIR_VARIABLE, str(tmp_path))
+    with pytest.raises(SelectionError) as refused:
+        require_v2_support(configuration(watermark_config=object()))
+    assert read_refusal(tmp_path) == str(refused.value)
 
 
 def test_all_reasons_are_named_at_once() -> None:
@@ -225,4 +251,4 @@ def test_the_names_that_are_asked_for_exist_in_the_pinned_vllm() -> None:
     }
     for owner, names in owners.items():
         assert names <= {field.name for field in fields(getattr(config, owner))}, owner
-    assert hasattr(config.VllmConfig, "_get_v2_model_runner_unsupported_features")
+    assert hasattr(config.ParallelConfig, "use_ubatching")

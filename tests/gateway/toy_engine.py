@@ -67,6 +67,8 @@ class Toy:
     """Two tokens that only together are a character; of `toy_llamacpp` alone, like the next three."""
     prefers: float = 0.0
     """How often a half is the likeliest token."""
+    drafts: bool = False
+    """It decodes speculatively, and so takes no `logit_bias`."""
     heeds_seeds: bool = False
     """A request's seed changes what the model says."""
     spells_halves: bool = True
@@ -238,6 +240,11 @@ async def _completions(toy: Toy, request: web.Request) -> web.StreamResponse:
     if beyond:
         message = f"token_id(s) {beyond} in stop_token_ids … Vocabulary size: {VOCABULARY}"
         return web.json_response({"error": {"message": message, "param": "stop_token_ids"}}, status=400)
+    if toy.drafts and body.get("logit_bias"):
+        message = (
+            "The min_p and logit_bias sampling parameters are not yet supported with speculative decoding."
+        )
+        return web.json_response({"error": {"message": message, "param": None}}, status=400)
     if body.get("stream"):
         toy.bodies.append(body)
         if toy.refuse is not None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 pytest.importorskip("transformers")
@@ -26,6 +27,7 @@ from training.sft.tokenizer import (
     choose_pad_token,
 )
 
+ROOT = Path(__file__).parents[2]
 ALL_PACKAGES = frozenset({"flash_attn", "liger_kernel", "bitsandbytes", "wandb", "tensorboard"})
 
 
@@ -109,7 +111,12 @@ def test_overrides_are_numbers_where_they_look_like_numbers() -> None:
         (
             ["model.attention=flash_attention_2"],
             machine(capability=(9, 0), packages=frozenset()),
-            "needs the package flash-attn",
+            "needs the package flash-attn, which is not installed; install it, or set model.attention: sdpa$",
+        ),
+        (
+            ["model.attention=flash_attention_3"],
+            machine(capability=(9, 0), packages=frozenset({"flash_attn"})),
+            "needs the package flash-attn-3, .*; install it, or set model.attention: sdpa$",
         ),
         (
             ["model.attention=flash_attention_2", "precision=fp32"],
@@ -118,10 +125,24 @@ def test_overrides_are_numbers_where_they_look_like_numbers() -> None:
         ),
         (["model.attention=flash_attention_3"], machine(capability=(8, 0)), r"compute capability 9\.0"),
         (["model.liger=true"], machine(), "model.liger needs an NVIDIA GPU"),
+        (
+            ["model.liger=true"],
+            machine(capability=(9, 0), packages=frozenset()),
+            "needs the package liger-kernel, .*; install it, or set model.liger: false$",
+        ),
         (["lora.rank=4", "lora.alpha=8", "lora.quantize=nf4"], machine(), "lora.quantize needs an NVIDIA"),
+        (
+            ["lora.rank=4", "lora.alpha=8", "lora.quantize=nf4"],
+            machine(capability=(9, 0), packages=frozenset()),
+            "needs the package bitsandbytes, .*; install it, or set lora.quantize: none$",
+        ),
         (["sharding=fsdp2"], machine(2), "sharding: fsdp2 needs an NVIDIA GPU"),
         (["sharding=fsdp2"], machine(capability=(9, 0)), "needs several processes"),
-        (["output.log_to=wandb"], machine(packages=frozenset()), "needs the package wandb"),
+        (
+            ["output.log_to=wandb"],
+            machine(packages=frozenset()),
+            "needs the package wandb, .*; install it, or set output.log_to: none$",
+        ),
     ],
 )  # fmt: skip
 def test_a_machine_that_lacks_something_is_told_what(
@@ -137,6 +158,19 @@ def test_a_machine_that_has_everything_is_not_refused() -> None:
     smoke = load_sft_recipe("smoke")
     assert resolved_precision(smoke, machine(capability=(9, 0))) == "bf16"
     assert resolved_precision(smoke, machine()) == "fp32"
+
+
+def test_the_kubernetes_job_starts_in_the_image_that_it_names() -> None:
+    *_, job = yaml.safe_load_all((ROOT / "training" / "launch" / "kubernetes-job.yaml").read_text())
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    asked = [argument.removeprefix("--").split("=", 1) for argument in container["args"] if "=" in argument]
+    (name,) = (value for option, value in asked if option == "recipe")
+    recipe = load_sft_recipe(name, [value for option, value in asked if option == "set"])
+    stage = (ROOT / "Dockerfile").read_text().partition(" AS training\n")[2].partition("\nFROM ")[0]
+    assert "[training]" in stage and "flash" not in stage
+    in_the_image = frozenset({"liger_kernel", "bitsandbytes", "tensorboard"})
+    check_machine(recipe, machine(16, (9, 0), packages=in_the_image))
+    assert (recipe.data.columns.thinking, recipe.data.columns.answer) == ("thinking_trajectories", "attempt")
 
 
 def test_padding_is_never_an_end_token(tmp_path: Path) -> None:

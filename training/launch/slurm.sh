@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
 # Fine-tuning on several nodes under SLURM: one torchrun per node, one process per GPU.
 #
-#   sbatch training/launch/slurm.sh --recipe s1-32b --data s1K.parquet --out runs/s1-32b
+#   sbatch training/launch/slurm.sh --recipe s1-32b --data s1K.parquet --out runs/s1-32b \
+#     --set data.columns.thinking=thinking_trajectories --set data.columns.answer=attempt
+#
+# Where flash-attn is not installed, add --set model.attention=sdpa (docs/sft.md).
 #
 # Everything after the script's name goes to `s1 sft`. --out, the data and the model must lie on a file system
 # that all nodes share. --resume is always passed: a job that SLURM requeues goes on from its last whole

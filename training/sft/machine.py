@@ -57,10 +57,10 @@ def check_machine(recipe: SftRunRecipe, machine: Machine) -> None:
         _need_gpu(machine, "precision: bf16", "precision: fp32 or auto", _AMPERE)
     if recipe.model.liger:
         _need_gpu(machine, "model.liger", "model.liger: false")
-        _need_package(machine, "model.liger", "liger_kernel", "liger-kernel")
+        _need_package(machine, "model.liger", "model.liger: false", "liger_kernel", "liger-kernel")
     if recipe.lora is not None and recipe.lora.quantize != "none":
         _need_gpu(machine, "lora.quantize", "lora.quantize: none")
-        _need_package(machine, "lora.quantize", "bitsandbytes", "bitsandbytes")
+        _need_package(machine, "lora.quantize", "lora.quantize: none", "bitsandbytes")
     if recipe.sharding == "fsdp2":
         _need_gpu(machine, "sharding: fsdp2", "sharding: none")
         if machine.num_processes < 2:
@@ -68,9 +68,8 @@ def check_machine(recipe: SftRunRecipe, machine: Machine) -> None:
                 "sharding: fsdp2 needs several processes (torchrun); with one set sharding: none"
             )
     if recipe.output.log_to != "none":
-        _need_package(
-            machine, f"output.log_to: {recipe.output.log_to}", recipe.output.log_to, recipe.output.log_to
-        )
+        log_to = recipe.output.log_to
+        _need_package(machine, f"output.log_to: {log_to}", "output.log_to: none", log_to)
 
 
 def resolved_precision(recipe: SftRunRecipe, machine: Machine) -> Literal["bf16", "fp32"]:
@@ -86,8 +85,10 @@ def _check_attention(recipe: SftRunRecipe, machine: Machine) -> None:
     hopper = attention == "flash_attention_3"
     setting = f"model.attention: {attention}"
     _need_gpu(machine, setting, "model.attention: sdpa", _HOPPER if hopper else _AMPERE)
-    package = "flash_attn_interface" if hopper else "flash_attn"
-    _need_package(machine, setting, package, "flash-attn")
+    module, distribution = (
+        ("flash_attn_interface", "flash-attn-3") if hopper else ("flash_attn", "flash-attn")
+    )
+    _need_package(machine, setting, "model.attention: sdpa", module, distribution)
     if resolved_precision(recipe, machine) == "fp32":
         raise MachineError(f"{setting} computes in bf16 only; set precision: bf16 or model.attention: sdpa")
 
@@ -104,6 +105,12 @@ def _need_gpu(
         )
 
 
-def _need_package(machine: Machine, setting: str, module: str, distribution: str) -> None:
+def _need_package(
+    machine: Machine, setting: str, instead: str, module: str, distribution: str | None = None
+) -> None:
+    """``distribution``, where pip's name is not the module's."""
     if module not in machine.packages:
-        raise MachineError(f"{setting} needs the package {distribution}, which is not installed")
+        raise MachineError(
+            f"{setting} needs the package {distribution or module}, which is not installed; "
+            f"install it, or set {instead}"
+        )

@@ -53,8 +53,8 @@ image: {{ include "s1.image" (dict "image" $engine.image "root" .root) }}
 imagePullPolicy: {{ $engine.image.pullPolicy }}
 env:
   - {name: HOME, value: /cache}
-  {{- if eq $engine.device "cuda" }}
-  - {name: S1_ENGINE_RUNNER, value: {{ $engine.runner }}}
+  {{- with $engine.runner }}
+  - {name: S1_ENGINE_RUNNER, value: {{ . }}}
   {{- end }}
   {{- if gt (int $engine.nodes) 1 }}
   # Of the address by which the pods of a group reach one another.

@@ -97,6 +97,9 @@ imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- with .place.priorityClassName }}
 priorityClassName: {{ . }}
 {{- end }}
+{{- with .place.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
 {{- with .place.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -132,6 +135,9 @@ topologySpreadConstraints:
 {{- end -}}
 {{- if and (eq $engine.device "cpu") (gt (int $engine.nodes) 1) -}}
 {{- fail (printf "engines[%s].nodes must be 1 for device cpu. Given: %d" $name (int $engine.nodes)) -}}
+{{- end -}}
+{{- if and (eq $engine.device "cpu") (eq $engine.runner "v2") -}}
+{{- fail (printf "engines[%s].runner must be v1 or empty for device cpu. Given: v2" $name) -}}
 {{- end -}}
 {{- if and (eq $engine.model.source "hub") (not $engine.model.name) -}}
 {{- fail (printf "engines[%s].model.name is needed for source hub" $name) -}}

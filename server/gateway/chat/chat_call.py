@@ -21,6 +21,7 @@ from server.gateway.chat.chat_request import ChatCompletionRequest
 from server.gateway.chat.granularity import STREAM_GRANULARITY, Granularity
 from server.gateway.errors import BodyTooLarge, InvalidRequest
 from server.gateway.parallel.fields import PARALLEL, ParallelSpec, check_combination, shared_budget
+from server.gateway.sampling_limits import check_sampling_limits
 from server.gateway.validation import did_you_mean, invalid_request, show
 
 _NOT_FORWARDED = frozenset(BUDGET_FIELDS) | {"request_id", "n", "return_token_ids"}
@@ -163,6 +164,7 @@ def parse_chat(fields: Mapping[str, Any]) -> ChatCall:
     except ValidationError as error:
         raise invalid_request(error) from None
     given = {name: value for name, value in fields.items() if value is not None}
+    check_sampling_limits(given)
     asked = read_chat(given)
     check_conflicts(given, asked.budget, hides_thinking=asked.hides_thinking)
     parallel = ParallelSpec.of(given)

@@ -119,7 +119,18 @@ class Completions(ABC):
 
         Args:
             sampling: names of `sampling_fields`, and `seed`.
+
+        Raises:
+            InvalidRequest: this make can't be asked for that.
         """
+
+    def check(self, ask: Ask, sampling: Mapping[str, Any]) -> None:
+        """Refuse at once what `generate` would refuse when it comes to that ask.
+
+        Raises:
+            InvalidRequest
+        """
+        return
 
     @abstractmethod
     async def vocabulary_size(self) -> int:

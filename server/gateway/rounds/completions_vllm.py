@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from server.gateway.errors import EngineMisbehaved, EngineRefused
+from server.gateway.errors import EngineMisbehaved, EngineRefused, InvalidRequest
 from server.gateway.rounds.completions import (
     Alone,
     Ask,
@@ -17,6 +17,7 @@ from server.gateway.rounds.completions import (
     RoundsUnavailable,
     read_token_ids,
 )
+from server.gateway.sampling_limits import MAX_LOGIT_BIAS, MAX_MASKED_STOPS
 
 _BEYOND_ANY_VOCABULARY = 2**31 - 1
 _LOWEST_BIAS = -100
@@ -72,16 +73,11 @@ class VllmCompletions(Completions):
     async def generate(
         self, prompt: list[int], ask: Ask, sampling: Mapping[str, Any], request_id: str | None = None
     ) -> AsyncGenerator[Part, None]:
-        if ask.banned:
-            bias = dict.fromkeys(map(str, sorted(ask.banned)), _LOWEST_BIAS)
-            sampling = {**sampling, "logit_bias": sampling.get("logit_bias", {}) | bias}
         body = self._body(
             {
                 **sampling,
+                **_restrictions(ask, sampling),
                 "prompt": prompt,
-                "max_tokens": ask.max_tokens,
-                "min_tokens": int(ask.masked),
-                "stop_token_ids": sorted(ask.stop),
                 "return_token_ids": True,
                 "skip_special_tokens": False,
                 "stream": True,
@@ -91,6 +87,9 @@ class VllmCompletions(Completions):
             async for event in events:
                 for part in _parts(event):
                     yield part
+
+    def check(self, ask: Ask, sampling: Mapping[str, Any]) -> None:
+        _restrictions(ask, sampling)
 
     async def vocabulary_size(self) -> int:
         """vLLM refuses a stop token beyond its vocabulary and says how large that is."""
@@ -129,6 +128,45 @@ class VllmCompletions(Completions):
         if not isinstance(choice.get("token_ids"), list):
             raise RoundsUnavailable("its /v1/completions does not return token ids")
         return choice
+
+
+def _restrictions(ask: Ask, sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """What the ask says of single tokens, within vLLM's limits.
+
+    Masked stops that don't fit are biased away, for one token: a bias holds to the end. Banned tokens take
+    the entries that are left; one that doesn't fit fails the request if it is sampled.
+
+    Raises:
+        InvalidRequest: the masked stops don't fit, or not beside the client's own `logit_bias`.
+    """
+    stops = sorted(ask.stop)
+    kept, biased = (stops[:MAX_MASKED_STOPS], stops[MAX_MASKED_STOPS:]) if ask.masked else (stops, [])
+    own = sampling.get("logit_bias", {})
+    bias = own | dict.fromkeys(map(str, biased), _LOWEST_BIAS)
+    if len(bias) > MAX_LOGIT_BIAS:
+        raise _too_many_stops(len(stops), most_own=MAX_LOGIT_BIAS - len(biased), own=len(own))
+    for token in map(str, sorted(ask.banned)):
+        if token in bias or len(bias) < MAX_LOGIT_BIAS:
+            bias[token] = _LOWEST_BIAS
+    return {
+        "max_tokens": 1 if biased else ask.max_tokens,
+        "min_tokens": int(ask.masked),
+        "stop_token_ids": kept,
+        **({"logit_bias": bias} if bias else {}),
+    }
+
+
+def _too_many_stops(stops: int, *, most_own: int, own: int) -> InvalidRequest:
+    if most_own < 0:
+        return InvalidRequest(
+            f"vLLM can keep {MAX_MASKED_STOPS + MAX_LOGIT_BIAS} tokens from being sampled next, "
+            f"and {stops} of this model's may not begin an answer"
+        )
+    return InvalidRequest(
+        f"`logit_bias` must have at most {most_own} entries when the gateway forces budgets in rounds on "
+        f"this model, {stops} of whose tokens may not begin an answer. Given: {own}",
+        param="logit_bias",
+    )
 
 
 def _parts(event: dict[str, Any]) -> list[Part]:

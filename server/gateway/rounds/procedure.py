@@ -22,7 +22,7 @@ import orjson
 
 from server.budget.end_watch import EndWatch
 from server.budget.machine import BudgetMachine, Phase
-from server.budget.markers import wait_ids
+from server.budget.markers import MarkerIds, wait_ids
 from server.budget.receipt import EngineReceipt, count_tokens
 from server.budget.spec import RoomLimit, resolve
 from server.gateway.chat.chat_call import EngineCall
@@ -75,6 +75,11 @@ def next_ask(machine: BudgetMachine, room: int) -> Ask:
         # Only end tokens are masked: a sentence may end here.
         return Ask(1, masked, masked=True)
     return Ask(free, ids.end_attempt | ids.sentence_end, masked=False)
+
+
+def answer_start(ids: MarkerIds) -> Ask:
+    """What every answer begins with: the ask with the most masked tokens, unless white space has come."""
+    return Ask(1, ids.not_first_in_answer - ids.unknown, masked=True, banned=ids.unknown)
 
 
 class Rounds:
@@ -233,6 +238,7 @@ class _Choice:
 
         Raises:
             BudgetError: the budget doesn't fit what prompt and max_completion_tokens leave.
+            InvalidRequest: the engine's API can't say what has to be masked beside the client's `logit_bias`.
             EngineRefused, EngineDied, EngineMisbehaved
         """
         await self._begin()
@@ -281,6 +287,7 @@ class _Choice:
                 think_end=self._ids.family.think_end,
             )
             budget = replace(budget, wait_ids=own)
+        self._completions.check(answer_start(self._ids), self._sampling())
         self.machine = BudgetMachine(self._ids, budget, opened=opened)
         if self._told is not None:
             self.machine.end_thinking(self._told)

@@ -5,7 +5,7 @@ Everything is asked of the engine itself, so that no tokenizer is needed here:
 - which make's dialect it speaks: each is tried, and the first that proves itself is taken;
 - texts of all tokens: many ids per call with a separator between them;
 - which tokens stop the model, and which are special: one generation each, with only that token allowed;
-- that it stops, counts and masks as forcing by rounds needs: four generations, through the code of rounds.
+- that it stops, counts and masks as forcing by rounds needs: five generations, through the code of rounds.
 
 Limit: added tokens are looked for among tokens whose text stands in brackets (`<…>`, `[…]`), which is how
 every tokenizer that we know writes them.
@@ -22,10 +22,11 @@ from dataclasses import dataclass
 from server.budget.families import FAMILIES, OTHER_SIGNS, Family, FamilyError, FamilyOptions, detect_family
 from server.budget.markers import MarkerIds, marker_ids
 from server.gateway.engines.engine import Engine
-from server.gateway.errors import EngineMisbehaved, EngineRefused
+from server.gateway.errors import EngineMisbehaved, EngineRefused, InvalidRequest
 from server.gateway.rounds.completions import Alone, Ask, Completions, RoundsUnavailable
 from server.gateway.rounds.completions_llamacpp import LlamaCppCompletions
 from server.gateway.rounds.completions_vllm import VllmCompletions
+from server.gateway.rounds.procedure import answer_start
 
 DIALECTS: tuple[type[Completions], ...] = (VllmCompletions, LlamaCppCompletions)
 
@@ -102,6 +103,8 @@ async def _learn(dialect: type[Completions], engine: Engine, model: str, told: F
     except EngineRefused as error:
         if error.status >= 500 or error.status == 429:
             raise
+        raise RoundsUnavailable(str(error)) from error
+    except InvalidRequest as error:
         raise RoundsUnavailable(str(error)) from error
     except EngineMisbehaved as error:
         raise RoundsUnavailable(f"its answers can't be read: {error}") from error
@@ -181,6 +184,9 @@ class _Learner:
             masked = await self._round(Ask(1, frozenset([stop]), masked=True), [newline, wait])
             if masked != ([other], "length"):
                 raise RoundsUnavailable(f"it can't mask a stop token{_shown(masked)}")
+        begun = await self._round(answer_start(ids), [newline, wait])
+        if begun not in (([newline], "length"), ([wait], "length")):
+            raise RoundsUnavailable(f"it can't mask what may not begin an answer{_shown(begun)}")
 
     async def _round(self, ask: Ask, allowed: list[int]) -> tuple[list[int], str | None]:
         """Tokens and finish reason of a round in which only `allowed` can be sampled."""

@@ -27,6 +27,7 @@ from server.gateway.engines.demand import estimate_tokens
 from server.gateway.engines.engine import Engine
 from server.gateway.errors import EngineRefused, Forbidden, InvalidRequest
 from server.gateway.observe.observer import observer_of
+from server.gateway.sampling_limits import check_sampling_limits
 from server.gateway.validation import show
 
 router = APIRouter(tags=["pass-through"])
@@ -46,6 +47,7 @@ async def create_completion(request: Request) -> Response:
     fields = await _read(request)
     _check_uncounted(request, fields.get("model"))
     _check_no_budget(fields)
+    check_sampling_limits(fields)
     stream = fields.get("stream", False)
     if not isinstance(stream, bool):
         raise InvalidRequest(f"`stream` must be true or false. Given: {show(stream)}", param="stream")
