@@ -394,6 +394,16 @@ def test_kernels_equal_the_machine(
     _run(bench, steps=steps, drafts=drafts)
 
 
+def test_the_step_that_the_benchmark_measures_waits() -> None:
+    from loadtest.bench.kernels import Step
+
+    step = Step(3, 256, DEVICE)
+    for _ in range(34):
+        step.forced()
+    waits = (step.tokens[:, :35] == 7).sum(1).tolist()
+    assert waits == [3, 2, 2]
+
+
 @pytest.mark.parametrize("capability", [80, 90])
 def test_kernels_compile_for_gpus(capability: int) -> None:
     """Triton's own compiler, down to machine code; in a process of its own, without the interpreter."""
