@@ -7,6 +7,10 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import structlog
+
+log = structlog.get_logger(__name__)
+
 LOOK_INTERVAL_S = 2.0
 
 Signature = tuple[int, int, int]
@@ -41,4 +45,7 @@ async def _follow(path: Path, changed: Callable[[], object]) -> None:
         before, seen = seen, file_signature(path)
         if seen == before and seen != told and seen is not None:
             told = seen
-            changed()
+            try:
+                changed()
+            except Exception:  # one file that can't be taken must not end the following
+                log.exception("a changed file was not taken", path=str(path))

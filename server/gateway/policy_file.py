@@ -11,6 +11,7 @@ import structlog
 import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
+from yaml.constructor import ConstructorError
 
 from server.budget.policy import Policy
 from server.gateway.settings import SettingsError
@@ -25,6 +26,18 @@ _KEY = "[key]"
 
 class PolicyFileError(SettingsError):
     """The policy file can't be used; the message names file, line, field, value and what was expected."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Says where a value is that its type can't take."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, LookupError, AttributeError) as error:
+            # PyYAML checks neither dates and numbers nor what explicit tags stand before.
+            problem = f"{show(node.value)} is no valid {node.tag.rpartition(':')[2]}"
+            raise ConstructorError(None, None, problem, node.start_mark) from error
 
 
 def read_policy(path: Path) -> Policy:
@@ -51,13 +64,15 @@ def parse_policy(text: str, *, name: str) -> Policy:
     """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-        fields: Any = yaml.safe_load(text)
+        fields: Any = None if root is None else _Loader("").construct_document(root)
+        lines = {(): 1, **dict(_lines(root, (), name))} if root is not None else {}
+    except RecursionError as error:
+        raise PolicyFileError(f"{name}: it holds itself, or is nested too deeply") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""
         reason = getattr(error, "problem", None) or str(error)
         raise PolicyFileError(f"{name}{line}: this is not YAML: {reason}") from error
-    lines = {(): 1, **dict(_lines(root, (), name))} if root is not None else {}
     try:
         return Policy.model_validate({} if fields is None else fields)
     except ValidationError as error:

@@ -43,6 +43,8 @@ class Settings(BaseModel):
     """Base URL of a process-reward model that vLLM's pooling runner serves (docs/parallel.md)."""
     reward_step_tag: Annotated[str, Field(min_length=1)] = "<extra_0>"
     """The token after each step at which the reward model rates; the default is Qwen2.5-Math-PRM's."""
+    reward_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    """For one line of thought to be rated, its wait in the reward model's queue included."""
     step_boundary: Annotated[str, Field(min_length=1)] = "\n\n"
     """Between the steps of a line of thought; `\\n` is a newline. The demo checkpoint's is one newline."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024

@@ -46,6 +46,7 @@ class Faults:
     """The stream ends properly for HTTP, but without finish, usage and [DONE]."""
     error_after: int | None = None
     garbage_after: int | None = None
+    garbage: bytes = b"{not json"
     refuse: tuple[int, Any] | None = None
     """Status and body of the answer to every chat request."""
     split_bytes: int | None = None
@@ -54,6 +55,8 @@ class Faults:
     stale_receipt: bool = False
     stall_receipt: bool = False
     no_reasoning_details: bool = False
+    gives_up: bool = False
+    """Its generations end with "abort", as vLLM's do while it stops."""
     no_token_ids: bool = False
     """As servers that don't know what `return_token_ids` is."""
     unhealthy: bool = False
@@ -88,6 +91,7 @@ class StandIn:
     cancelled: int = 0
     has_tokenize: bool = True
     tokenize_status: int = 200
+    tokenize_stalls: bool = False
     template: Template | None = None
     """What /tokenize renders, if anything."""
     renderings: int = 0
@@ -336,6 +340,12 @@ async def _description(engine: StandIn, _: web.Request) -> web.Response:
 async def _tokenize(engine: StandIn, request: web.Request) -> web.Response:
     body = await request.json()
     engine.renderings += 1
+    if engine.tokenize_stalls:
+        engine.active += 1
+        try:
+            await engine.release.wait()
+        finally:
+            engine.active -= 1
     if engine.tokenize_status != 200:
         return web.json_response({"error": {"message": "not now"}}, status=engine.tokenize_status)
     if "messages" not in body:
@@ -429,7 +439,7 @@ def _completion(
         "index": 0,
         "message": message,
         "logprobs": _logprobs(everything) if body.get("logprobs") else None,
-        "finish_reason": generation.finish_reason,
+        "finish_reason": "abort" if faults.gives_up else generation.finish_reason,
         "stop_reason": None,
         "token_ids": list(range(len(everything))) if body.get("return_token_ids") else None,
     }
@@ -474,7 +484,8 @@ async def _stream(
     deltas += [("content", text) for text in generation.answer]
     for count, (kind, text) in enumerate(deltas, start=1):
         last = count == len(deltas)
-        finish = {"finish_reason": generation.finish_reason, "stop_reason": None} if last else {}
+        reason = "abort" if faults.gives_up else generation.finish_reason
+        finish = {"finish_reason": reason, "stop_reason": None} if last else {}
         await writer.delta({kind: text} if text else {}, tokens=[text], **finish)
         if not last and await _fault(engine, generation, faults, writer, count):
             return response
@@ -507,7 +518,7 @@ async def _fault(
         await writer.write(b"data: [DONE]\n\n")
         return True
     if faults.garbage_after == count:
-        await writer.write(b"data: {not json\n\n")
+        await writer.write(b"data: " + faults.garbage + b"\n\n")
     return faults.end_early_after == count
 
 

@@ -12,6 +12,7 @@ from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from server.gateway.apis.error_forms import error_body
 from server.gateway.apis.messages_answer import SIGNATURE, MessageStream, message_of_completion
 from server.gateway.apis.responses_answer import ResponseShape, ResponseStream, response_of_completion
 from server.gateway.errors import EngineMisbehaved
@@ -213,3 +214,21 @@ def test_a_failed_response() -> None:
         "type": "engine_error",
         "param": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("path", "given", "told"),
+    [
+        ("/v1/responses", ("messages[1].reasoning", "`messages[1].reasoning` x"), ("input", "`input` x")),
+        ("/v1/responses", ("max_completion_tokens", "`max_completion_tokens` x"), ("max_output_tokens",) * 2),
+        ("/v1/responses", ("max_thinking_tokens", "`messages` x"), ("max_thinking_tokens", "`input` x")),
+        ("/v1/chat/completions", ("messages[1].x", "`messages[1].x`"), ("messages[1].x", "`messages[1].x`")),
+    ],
+)
+def test_errors_name_fields_as_their_api_does(
+    path: str, given: tuple[str, str], told: tuple[str, str]
+) -> None:
+    error = {"message": given[1], "type": "t", "param": given[0], "code": None}
+    found = error_body({"error": error}, 400, {"path": path})["error"]
+    assert found["param"] == told[0]
+    assert told[1] in found["message"]

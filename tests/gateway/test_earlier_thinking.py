@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import httpx
 import pytest
 
 from server.budget.markers import FAMILIES
-from tests.gateway.serving import gateway
+from tests.gateway.serving import eventually, gateway
 from tests.gateway.stand_in import StandIn, Template, running
 
 FAMILY = FAMILIES["s1"]
@@ -189,3 +192,35 @@ async def test_strip_also_takes_out_what_nobody_here_can_read(tmp_path: Path) ->
     responses, engine = await forwarded(tmp_path, "strip", None, redacted)
     assert responses[0].status_code == 200
     assert assistant(engine)["content"] == [{"type": "text", "text": "42"}]
+
+
+async def test_an_engine_that_does_not_render_is_given_up(tmp_path: Path) -> None:
+    async with hanging(tmp_path, control_timeout_s=0.2) as (engine, client):
+        response = await client.post(PATH, json={"model": "tiny", "messages": THINKING["reasoning"]})
+        assert response.status_code == 503
+        assert response.json()["error"]["code"] == "engine_died"
+        assert "timed out" in response.json()["error"]["message"]
+        assert engine.bodies == []
+
+
+async def test_leaving_while_the_template_is_tried(tmp_path: Path) -> None:
+    async with hanging(tmp_path, control_timeout_s=60) as (engine, client):
+        body = {"model": "tiny", "messages": THINKING["reasoning"]}
+        asking = asyncio.create_task(client.post(PATH, json=body))
+        await eventually(lambda: engine.active == 1)
+        asking.cancel()
+        await eventually(lambda: engine.active == 0)
+
+
+@asynccontextmanager
+async def hanging(
+    tmp_path: Path, *, control_timeout_s: float
+) -> AsyncIterator[tuple[StandIn, httpx.AsyncClient]]:
+    """An engine whose /tokenize says nothing, under a policy that has to know its template."""
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("models: {tiny: {preserve_thinking: keep}}")
+    async with (
+        running(StandIn(template=plain, tokenize_stalls=True)) as engine,
+        gateway(engine.url, policy_file=policy, control_timeout_s=control_timeout_s) as client,
+    ):
+        yield engine, client

@@ -272,3 +272,46 @@ async def test_an_engine_that_is_faster_than_its_reader_has_to_wait() -> None:
             await eventually(lambda: answer._reading_paused)
             assert sent < blocks
             assert len(await answer.body()) == len(block) * blocks
+
+
+async def test_a_connection_whose_reading_is_paused_is_not_kept() -> None:
+    most = 262_144
+    filled = asyncio.Event()
+
+    async def one_byte_too_many(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (most + 1) + b"x" * most)
+        await filled.wait()
+        writer.write(b"x")
+
+    async with before(one_byte_too_many, OK) as (connections, peer):
+        with await connections.ask("GET", "/x") as answer:
+            await eventually(lambda: answer._unread_bytes == most)
+            filled.set()
+            await eventually(lambda: answer._reading_paused)
+            assert answer._complete
+        async with asyncio.timeout(5):
+            assert await read(connections) == b"ok"
+        assert peer.connections == 2
+
+
+async def test_it_is_the_engines_turn_while_there_is_nothing_to_read() -> None:
+    going_on = asyncio.Event()
+
+    async def in_turns(writer: asyncio.StreamWriter) -> None:
+        writer.write(CHUNKED)
+        await going_on.wait()
+        writer.write(b"1\r\na\r\n")
+        going_on.clear()
+        await going_on.wait()
+        writer.write(b"0\r\n\r\n")
+
+    async with before(in_turns) as (connections, _):
+        with await connections.ask("GET", "/x") as answer:
+            assert answer.waits
+            going_on.set()
+            await eventually(lambda: not answer.waits)
+            assert await answer.part() == b"a"
+            assert answer.waits
+            going_on.set()
+            assert await answer.part() == b""
+            assert not answer.waits

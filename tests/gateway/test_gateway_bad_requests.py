@@ -272,6 +272,8 @@ async def test_no_such_route_and_wrong_method(client: httpx.AsyncClient) -> None
         {"chat_template_kwargs": {"enable_thinking": False}, "max_thinking_tokens": 0},
         {"chat_template_kwargs": {"enable_thinking": False}},
         {"metadata": None, "store": None, "return_token_offsets": False},
+        {"metadata": {}, "store": False, "service_tier": "auto", "modalities": ["text"], "functions": []},
+        {"stream": True, "stream_options": {"include_usage": True, "include_obfuscation": False}},
         {"max_thinking_tokens": None, "num_waits": None},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}], "name": "me"}]},
         {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "add"}}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import httpx
@@ -100,6 +101,25 @@ async def test_a_failure_in_the_stream_is_its_last_event(
     assert "[DONE]" not in chunks
     assert all("thinking_budget" not in str(chunk) for chunk in chunks)
     await eventually(lambda: engine.active == 0)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"choices": [{}]}, {"choices": [{"delta": None}]}, {"choices": ["x"]}, {"choices": {"delta": {}}}],
+    ids=str,
+)
+@pytest.mark.parametrize("after", [1, 3])
+async def test_json_of_another_shape_is_the_engines_fault(
+    client: httpx.AsyncClient, engine: StandIn, odd: dict[str, Any], after: int
+) -> None:
+    engine.faults = Faults(garbage_after=after, garbage=json.dumps(odd).encode())
+    chunks = await events(client)
+    assert text(chunks, "reasoning").startswith("t0 ")
+    assert chunks[-1]["error"]["code"] == "engine_misbehaved"
+    assert "the engine's stream can't be read" in chunks[-1]["error"]["message"]
+    asked = {"model": "tiny", "max_tokens": 50, "stream": True, "messages": ASK["messages"]}
+    message = await client.post("/v1/messages", json=asked)
+    assert "event: error\n" in message.text
 
 
 async def test_the_sdk_raises_on_an_error_in_the_stream(sdk: openai.AsyncOpenAI, engine: StandIn) -> None:

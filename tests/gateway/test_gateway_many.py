@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
@@ -110,6 +111,24 @@ async def test_an_engine_that_is_only_slow_is_left_alone() -> None:
         assert client.pool.engines[0].status.state == "ready"
         engine.release.set()
         assert (await whole).status_code == 200
+
+
+async def test_an_engine_whose_reader_is_slow_is_left_alone() -> None:
+    talkative = StandIn(answers=dict.fromkeys((1, 2, 3), "x" * 8_000_000), tokens_made=12)
+    async with running(talkative) as engine, gateway(engine.url, stall_timeout_s=0.2) as client:
+        body = json.dumps(ASK | {"stream": True, "seed": 1, "n": 3}).encode()
+        head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        _, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port, limit=1024)
+        writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        (one,) = client.pool.engines
+        try:
+            await eventually(lambda: one.outstanding and one.parts_received and not one.owed)
+            until = time.monotonic() + 0.6
+            await eventually(lambda: time.monotonic() > until)
+            assert (one.outstanding, one.status.state, one.status.reconnects) == (3, "ready", 0)
+        finally:
+            writer.close()
+        await eventually(lambda: not one.outstanding)
 
 
 @pytest.mark.parametrize("admission", ["off", "on"])

@@ -69,6 +69,22 @@ async def test_other_encodings_of_embeddings_are_refused(client: httpx.AsyncClie
     assert engine.passed == []
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "x", "stream": None, "suffix": None}),
+        ("/v1/embeddings", {"input": "x", "encoding_format": None}),
+    ],
+)
+async def test_null_is_absent(
+    client: httpx.AsyncClient, engine: StandIn, path: str, body: dict[str, Any]
+) -> None:
+    assert (await client.post(path, json=body)).status_code == 200
+    ((_, passed),) = engine.passed
+    assert None not in passed.values()
+    assert not passed.keys() & {"stream", "suffix", "encoding_format"}
+
+
 async def test_what_the_engine_hasnt_got_is_not_found() -> None:
     async with running(StandIn(has_embeddings=False)) as engine, gateway(engine.url) as client:
         response = await client.post("/v1/embeddings", json={"input": "x"})

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import pytest
 
 from server.gateway.access.ledger import MemoryLedger
 from server.gateway.access.rates import duration
+from server.gateway.chat import turnstile
+from server.gateway.errors import QuotaStoreUnavailable
 from tests.gateway import toy_engine
 from tests.gateway.serving import eventually, gateway
 from tests.gateway.stand_in import EMBEDDED_TOKENS, PROMPT_TOKENS, Faults, StandIn, running
@@ -62,11 +64,12 @@ async def quota(
     tmp_path: Path,
     quotas: dict[str, int],
     caps: dict[str, int] | None = None,
+    ledger: MemoryLedger | None = None,
     **settings: Any,
 ) -> AsyncIterator[Quota]:
     keys = KeysForTests(tmp_path / "keys.json")
     headers = keys.add("ann", quotas=quotas, caps=caps or {})
-    ledger = MemoryLedger(lambda: FIXED)
+    ledger = ledger or MemoryLedger(lambda: FIXED)
     async with gateway(engine_url, keys_file=keys.path, ledger=ledger, **settings) as client:
         yield Quota(client, headers)
 
@@ -268,6 +271,101 @@ async def test_what_an_engine_fails_is_free(
         await held.settled()
         engine.faults = Faults()
         assert await held.spent() == charged
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_what_an_engine_refuses_is_given_back_at_once(
+    engine: StandIn, tmp_path: Path, stream: bool
+) -> None:
+    async with quota(engine.url, tmp_path, {"concurrency": 1, **DAY}) as held:
+        engine.faults = Faults(refuse=(400, {"error": {"message": "too long", "code": 400}}))
+        asked = engine.receipts_asked
+        for _ in range(3):
+            assert (await held.ask(max_thinking_tokens=400, stream=stream)).status_code == 400
+        assert engine.receipts_asked == asked
+
+
+async def test_a_refusal_within_a_stream_costs_what_came_before(engine: StandIn, tmp_path: Path) -> None:
+    async with quota(engine.url, tmp_path, DAY) as held:
+        engine.faults = Faults(garbage_after=3, garbage=b'{"error": {"message": "no", "code": 400}}')
+        response = await held.ask(max_thinking_tokens=400, stream=True)
+        assert '"no"' in response.text
+        await held.settled()
+        engine.faults = Faults()
+        # The stand-in's receipt is of the whole answer, however little of it was sent.
+        assert await held.spent() == 8
+
+
+async def test_all_choices_are_inquired_of_at_once(engine: StandIn, tmp_path: Path) -> None:
+    async with quota(engine.url, tmp_path, DAY) as held:
+        engine.faults = Faults(stall_after=3, stall_receipt=True)
+        await held.leave_stream(engine, max_thinking_tokens=400, n=4)
+        await eventually(lambda: engine.receipt_waits == 4 and engine.active == 0, within_s=4)
+        engine.release.set()
+        await held.settled()
+        engine.faults = Faults()
+        assert await held.spent() == 3 * 4
+
+
+@dataclass
+class Away(MemoryLedger):
+    """A store that is away: it refuses so many settlements, or lets them wait until it is back."""
+
+    refuses: int = 0
+    attempts: int = 0
+    back: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        super().__init__(lambda: FIXED)
+
+    async def settle(self, account: str, id: str, used: Mapping[str, int]) -> bool:
+        self.attempts += 1
+        if self.attempts <= self.refuses:
+            raise QuotaStoreUnavailable("away")
+        await self.back.wait()
+        return await super().settle(account, id, used)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_an_answer_is_not_withheld_for_a_store_that_is_away(
+    engine: StandIn, tmp_path: Path, stream: bool
+) -> None:
+    ledger = Away()
+    async with quota(engine.url, tmp_path, DAY, ledger=ledger) as held:
+        async with asyncio.timeout(15):
+            response = await held.ask(max_thinking_tokens=400, stream=stream)
+        assert response.status_code == 200
+        assert held.client.turnstile._open
+        ledger.back.set()
+        await held.settled()
+        assert await held.spent() == 8
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["whole", "left"])
+async def test_the_last_settlements_are_waited_for(engine: StandIn, tmp_path: Path, left: bool) -> None:
+    ledger = Away()
+    async with quota(engine.url, tmp_path, DAY, ledger=ledger) as held:
+        if left:
+            engine.faults = Faults(stall_after=3)
+            await held.leave_stream(engine, max_thinking_tokens=400)
+            await eventually(lambda: ledger.attempts == 1)
+        else:
+            assert (await held.ask(max_thinking_tokens=400)).status_code == 200
+        asyncio.get_running_loop().call_later(1.5, ledger.back.set)
+    assert [own.open for own in ledger._accounts.values()] == [{}]
+
+
+async def test_a_settlement_is_given_up_with_its_last_attempt(
+    engine: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turnstile, "_SETTLE_RETRIES_S", (0.01, 0.01))
+    monkeypatch.setattr(turnstile, "_SETTLE_WAIT_S", 60)
+    ledger = Away(refuses=3)
+    async with quota(engine.url, tmp_path, DAY, ledger=ledger) as held:
+        assert (await held.ask(max_thinking_tokens=400)).status_code == 200
+        assert ledger.attempts == 3 and not held.client.turnstile._open
+        ledger.back.set()
+        assert await held.spent() == 400
 
 
 @pytest.mark.parametrize("fault", ["die_after", "end_early_after", "error_after", "garbage_after"])

@@ -10,6 +10,7 @@ import openai
 import orjson
 import pytest
 
+from server.gateway.chat import sse
 from tests.gateway.stand_in import NATURAL_THINKING, PROMPT_TOKENS, Faults, StandIn
 from tests.gateway.test_gateway_chat import ASK
 
@@ -105,6 +106,54 @@ async def test_three_choices_interleave_under_one_id(client: httpx.AsyncClient, 
     assert usage["completion_tokens_details"]["reasoning_tokens"] == sum(
         r["thinking_tokens"] for r in receipts
     )
+
+
+async def test_a_silent_stream_is_kept_alive(
+    client: httpx.AsyncClient, engine: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "SILENCE_S", 0.05)
+    engine.faults = Faults(stall_after=2)
+    async with client.stream("POST", "/v1/chat/completions", json=ASK | {"stream": True}) as response:
+        raw = b""
+        async for piece in response.aiter_raw():
+            raw += piece
+            if raw.count(b"\n\n:\n\n:\n\n:\n\n"):
+                engine.release.set()
+    assert raw.endswith(b"data: [DONE]\n\n")
+    assert raw.index(b":\n\n:") < raw.index(b'"finish_reason":"stop"')
+
+
+async def test_choices_open_in_order_whichever_speaks_first(sdk: openai.AsyncOpenAI, engine: StandIn) -> None:
+    """The SDK's own helper keeps choices in a list, and puts each at its index."""
+    engine.faults = Faults(only_seed=1, stall_after=0)
+    asked = {**ASK, "n": 3, "seed": 1, "extra_body": {"num_waits": 1}}
+    async with sdk.chat.completions.stream(**asked) as stream:
+        said = []
+        async for event in stream:
+            if event.type != "chunk" or not event.chunk.choices:
+                continue
+            (choice,) = event.chunk.choices
+            said.append((choice.index, choice.delta.role))
+            if len(said) > 5:
+                engine.release.set()
+        final = await stream.get_final_completion()
+    assert said[:3] == [(0, "assistant"), (1, "assistant"), (2, "assistant")]
+    assert all(role is None for _, role in said[3:])
+    assert said[3][0] != 0
+    assert [choice.message.content for choice in final.choices] == ["42."] * 3
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_generation_that_vllm_gave_up_is_no_answer(
+    client: httpx.AsyncClient, engine: StandIn, stream: bool
+) -> None:
+    engine.faults = Faults(gives_up=True)
+    if stream:
+        last = (await events(client, max_thinking_tokens=4))[-1]
+        assert last["error"]["code"] == "engine_died"
+        return
+    response = await client.post("/v1/chat/completions", json=ASK | {"max_thinking_tokens": 4})
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_died")
 
 
 async def test_hidden_reasoning_streams_only_the_answer(client: httpx.AsyncClient) -> None:

@@ -13,7 +13,7 @@ from server.gateway.parallel.reward import split_steps
 from server.gateway.settings import Settings, SettingsError, read_settings
 from tests.gateway.reward_stand_in import RewardStandIn, running_reward
 from tests.gateway.serving import eventually, gateway
-from tests.gateway.stand_in import StandIn
+from tests.gateway.stand_in import StandIn, running
 from tests.gateway.test_gateway_chat import ASK, ask
 from tests.gateway.test_parallel_vote import CHAT, SEED, says, vote
 from tests.gateway.with_keys import error_of
@@ -114,6 +114,20 @@ async def test_a_reward_model_that_is_away_is_a_503(engine: StandIn) -> None:
         response = await client.post(CHAT, json=ASK | vote(method="best_of"))
         assert (response.status_code, error_of(response)["code"]) == (503, "engine_unavailable")
         assert (await client.post(CHAT, json=ASK | vote())).status_code == 200
+
+
+async def test_a_reward_model_that_hangs_is_a_503_and_its_engine_is_well(reward: RewardStandIn) -> None:
+    reward.stalls = True
+    async with (
+        running(StandIn(tokens_made=12)) as engine,
+        gateway(engine.url, reward_url=reward.url, reward_timeout_s=0.8, stall_timeout_s=0.2) as client,
+    ):
+        response = await client.post(CHAT, json=ASK | vote(method="best_of"))
+        assert (response.status_code, error_of(response)["code"]) == (503, "engine_unavailable")
+        assert "within 0.8 s (reward_timeout_s)" in error_of(response)["message"]
+        (one,) = client.pool.engines
+        assert (one.status.state, one.status.reconnects) == ("ready", 0)
+    await eventually(lambda: reward.active == 0)
 
 
 async def test_a_client_that_leaves_stops_the_rating_too(

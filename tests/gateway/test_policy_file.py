@@ -67,6 +67,14 @@ BAD: list[tuple[str, str]] = [
     ("server: {cap: {num_waits: 1}, cap: {}}", "p:1: server.cap is given twice"),
     ("models:\n  a: {}\n  b: {}\n  a: {}\n", "p:4: models.a is given twice"),
     ("x: [", "p:1: this is not YAML: expected the node content, but found '<stream end>'"),
+    (
+        "server:\n  cap: {max_thinking_tokens: 2024-02-30}",
+        "p:2: this is not YAML: '2024-02-30' is no valid timestamp",
+    ),
+    ("a: 0x_", "p:1: this is not YAML: '0x_' is no valid int"),
+    ("\na: !!bool x", "p:2: this is not YAML: 'x' is no valid bool"),
+    ("a: &x [*x]", "p: it holds itself, or is nested too deeply"),
+    ("a: " + "[" * 5000, "p: it holds itself, or is nested too deeply"),
     ("x: !!python/name:os.system", "p:1: this is not YAML: could not determine a constructor"),
 ]
 
@@ -91,7 +99,14 @@ def test_the_committed_schema_is_current_and_agrees_with_what_is_read() -> None:
     validator = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
     validator.check_schema(validator.schema)
     assert not list(validator.iter_errors(yaml.safe_load(GOOD)))
-    beyond_schema = ("given twice", "not YAML", "must be <= cap", "models.5", "high must be tokens")
+    beyond_schema = (
+        "given twice",
+        "not YAML",
+        "holds itself",
+        "must be <= cap",
+        "models.5",
+        "high must be tokens",
+    )
     for text, says in BAD:
         if not any(part in says for part in beyond_schema):
             assert list(validator.iter_errors(yaml.safe_load(text))), text
@@ -110,7 +125,7 @@ def test_reloading_takes_a_good_file_only(tmp_path: Path) -> None:
     file.write_text(GOOD)
     store = PolicyStore(file)
     before = store.current
-    for broken in ("server: {caps: {}}", "x: ["):
+    for broken in ("server: {caps: {}}", "x: [", "a: 2024-02-30", "a: &x [*x]"):
         file.write_text(broken)
         assert not store.reload()
         assert store.current is before

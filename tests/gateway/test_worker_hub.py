@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -14,11 +15,13 @@ import pytest
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
+from server.gateway.engines.engine import CONTROL_TIMEOUT_S
 from server.gateway.errors import CompletionNotFound, Conflict, Overloaded
 from server.gateway.settings import Settings
 from server.gateway.workers.fleet import Together, error_to_json
 from server.gateway.workers.hub import Hub
 from server.gateway.workers.inside import site, told
+from server.gateway.workers.supervisor import Workers
 
 NOT_FOUND = {"error": error_to_json(CompletionNotFound("none here", param="id"))}
 ENDED = {"error": error_to_json(Conflict("it has ended", code="already_answering"))}
@@ -134,3 +137,15 @@ async def test_without_its_parent_a_worker_says_so() -> None:
         assert await together.readiness() == {"ready": False, "draining": True, "engines": []}
         with pytest.raises(Overloaded):
             await together.requests()
+
+
+@pytest.mark.parametrize("control_timeout_s", [1, 60])
+async def test_who_asks_waits_longer_than_who_is_asked(control_timeout_s: float) -> None:
+    settings = Settings(workers=2, control_timeout_s=control_timeout_s)
+    workers = Workers(settings, ("127.0.0.1", 0))
+    try:
+        together = Together("/nowhere/hub.sock", settings)
+        engine_s = max(control_timeout_s, CONTROL_TIMEOUT_S)
+        assert engine_s < workers.hub._answer_s < together._timeout_s
+    finally:
+        shutil.rmtree(workers._directory)

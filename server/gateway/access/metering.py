@@ -7,16 +7,17 @@ budget there is no receipt: a stream's token ids are counted on the way; of a wh
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from server.budget.receipt import EngineReceipt, count_tokens
 from server.gateway.chat.chat_call import EngineCall
 from server.gateway.engines.demand import Demand
-from server.gateway.engines.engine import ChatEngine
-from server.gateway.errors import GatewayError
+from server.gateway.engines.engine import ChatEngine, Engine
+from server.gateway.errors import EngineRefused, GatewayError
 
 OnEvent = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -38,9 +39,11 @@ class Tally:
     prompt: int | None = None
     completion: int | None = None
     thinking: int | None = None
+    begun: bool = False
+    """A part of a stream has come."""
     finished: bool = False
     accounted: bool = False
-    """It was ended before its end, and the engine has told how far it came."""
+    """It was ended before its end, and it is known how far it came."""
 
     def read(self, usage: object) -> None:
         """Take a final usage; what isn't there stays unknown."""
@@ -51,6 +54,11 @@ class Tally:
         details = usage.get("completion_tokens_details")
         if self.thinking is None and isinstance(details, Mapping):
             self.thinking = _count(details, "reasoning_tokens")
+
+    def refuse(self) -> None:
+        """The engine has generated nothing."""
+        self.completion = self.thinking = 0
+        self.accounted = True
 
     def account(self, recorded: EngineReceipt) -> None:
         """Take the engine's own record, of the tokens that were delivered if that is known."""
@@ -105,13 +113,13 @@ class Meter:
 
     async def inquire(self) -> None:
         """Ask the engine for the receipts of calls that did not end; what it can't tell stays unknown."""
-        for tally in self.tallies:
-            if tally.finished or tally.accounted or tally.call.receipt_id is None or self._engine is None:
-                continue
-            try:
-                tally.account(await self._engine.receipt(tally.call, 0))
-            except GatewayError:
-                continue
+        unknown = [
+            tally
+            for tally in self.tallies
+            if not (tally.finished or tally.accounted or tally.call.receipt_id is None)
+        ]
+        if self._engine is not None:
+            await asyncio.gather(*(_inquire(self._engine, tally) for tally in unknown))
 
     def used(self) -> Used:
         """What to charge. What nobody knows is free if an engine failed, and else what was reserved."""
@@ -157,8 +165,8 @@ class Metered:
         tally = self._begin(call)
         try:
             answer = await self.engine.complete(call)
-        except Exception:
-            self.meter.failed = True
+        except Exception as error:
+            self._failed(tally, error)
             raise
         tally.read(answer.get("usage"))
         return answer
@@ -171,8 +179,8 @@ class Metered:
                 await self.engine.stream(counting.call, counting.on_event)
             else:
                 await self.engine.stream(call, _noting_usage(tally, on_event))
-        except Exception:
-            self.meter.failed = True
+        except Exception as error:
+            self._failed(tally, error)
             raise
 
     async def receipt(self, call: EngineCall, output_tokens: int) -> EngineReceipt:
@@ -190,9 +198,22 @@ class Metered:
         self.meter.tallies.append(tally)
         return tally
 
+    def _failed(self, tally: Tally, error: Exception) -> None:
+        self.meter.failed = True
+        # Rounds and searches ask an engine several times, and know without waiting what it cost.
+        asked_once = isinstance(self.engine, Engine)
+        if asked_once and not tally.begun and isinstance(error, EngineRefused) and error.status < 500:
+            tally.refuse()
+
+
+async def _inquire(engine: ChatEngine, tally: Tally) -> None:
+    with suppress(GatewayError):
+        tally.account(await engine.receipt(tally.call, 0))
+
 
 def _noting_usage(tally: Tally, on_event: OnEvent) -> OnEvent:
     async def note(chunk: dict[str, Any]) -> None:
+        tally.begun = True
         if chunk.get("usage") and not chunk.get("choices"):
             tally.read(chunk["usage"])
         await on_event(chunk)
@@ -218,6 +239,7 @@ class _Counting:
         return cls(call.asking_for_ids(), tally, forward, hidden=not call.asks_ids)
 
     async def on_event(self, chunk: dict[str, Any]) -> None:
+        self.tally.begun = True
         choices = chunk.get("choices")
         if choices:
             self._count(choices[0])

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import orjson
 from starlette.types import Scope
 
+from server.gateway.apis.error_forms import error_body
 from server.gateway.apis.messages_answer import MessageStream, message_of_completion
 from server.gateway.apis.responses_answer import ResponseShape, ResponseStream, response_of_completion
 from server.gateway.chat.sse import DONE, Failure, event_bytes, told_as_error
@@ -88,8 +89,9 @@ class ResponsesForm:
     def stream(self) -> StreamForm:
         stream = ResponseStream(self._shape)
 
-        def failure(error: Exception, _: Scope) -> bytes:
-            event = stream.fail(describe(error)[1]["error"])
+        def failure(error: Exception, scope: Scope) -> bytes:
+            status, envelope = describe(error)
+            event = stream.fail(error_body(envelope, status, scope)["error"])
             return event_bytes(orjson.dumps(event), event["type"])
 
         return StreamForm(stream.read, failure=failure)

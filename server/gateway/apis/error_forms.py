@@ -5,6 +5,7 @@ The path decides, so that whoever refuses a request (a route, the keys, the boun
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -86,8 +87,10 @@ def _api(scope: Scope) -> str | None:
 
 
 def _renamed(error: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Paths below a field lose what is below: what has no other name there has another place, too."""
     renamed = dict(error)
     for old, new in names.items():
-        renamed["message"] = renamed["message"].replace(f"`{old}`", f"`{new}`")
-    renamed["param"] = names.get(error.get("param") or "", error.get("param"))
+        renamed["message"] = re.sub(rf"`{old}(?:[.\[][^`]*)?`", f"`{new}`", renamed["message"])
+    param = error.get("param")
+    renamed["param"] = names.get(re.split(r"[.\[]", param or "")[0], param)
     return renamed

@@ -16,7 +16,12 @@ from server.budget.receipt import EngineReceipt, Origin
 from server.budget.spec import BUDGET_FIELDS, ThinkingBudget
 from server.gateway.chat.bursts import Burst
 from server.gateway.chat.chat_conflicts import check_conflicts
-from server.gateway.chat.chat_fields import ENGINE_IGNORES, KNOWN_FIELDS, UNSUPPORTED_OPENAI_FIELDS
+from server.gateway.chat.chat_fields import (
+    ASKS_FOR_NOTHING,
+    ENGINE_IGNORES,
+    KNOWN_FIELDS,
+    UNSUPPORTED_OPENAI_FIELDS,
+)
 from server.gateway.chat.chat_request import ChatCompletionRequest
 from server.gateway.chat.granularity import STREAM_GRANULARITY, Granularity
 from server.gateway.errors import BodyTooLarge, InvalidRequest
@@ -163,7 +168,11 @@ def parse_chat(fields: Mapping[str, Any]) -> ChatCall:
         ChatCompletionRequest.model_validate(fields)
     except ValidationError as error:
         raise invalid_request(error) from None
-    given = {name: value for name, value in fields.items() if value is not None}
+    given = {
+        name: value
+        for name, value in fields.items()
+        if value is not None and name not in UNSUPPORTED_OPENAI_FIELDS
+    }
     check_sampling_limits(given)
     asked = read_chat(given)
     check_conflicts(given, asked.budget, hides_thinking=asked.hides_thinking)
@@ -252,7 +261,7 @@ def _engine_call(
         # Only the chosen branch is streamed, once it is known.
         body = {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
     elif call.stream:
-        body["stream_options"] = call.fields.get("stream_options", {}) | {"include_usage": True}
+        body["stream_options"] = _engine_stream_options(call) | {"include_usage": True}
     if "seed" in body:
         # As vLLM seeds the choices of one request.
         body["seed"] += index
@@ -292,10 +301,16 @@ def _check_names(fields: Mapping[str, Any]) -> None:
             raise InvalidRequest(
                 f"`{name}` is not a field of chat completions.{did_you_mean(name, KNOWN_FIELDS)}", param=name
             )
-        elif value is not None:
+        elif value is not None and value not in ASKS_FOR_NOTHING.get(name, ()):
             raise InvalidRequest(
                 f"`{name}` is not supported by this server. Given: {show(value)}", param=name
             )
+
+
+def _engine_stream_options(call: ChatCall) -> dict[str, Any]:
+    """Without what asks for nothing and what the engine doesn't know."""
+    options = call.fields.get("stream_options", {})
+    return {name: value for name, value in options.items() if name != "include_obfuscation"}
 
 
 def _engine_fields(given: Mapping[str, Any], asked: Asked) -> dict[str, Any]:

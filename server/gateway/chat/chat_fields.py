@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from typing import Any
+
 from server.budget.forms import ALIAS_ROOTS
 from server.budget.spec import BUDGET_FIELDS
 
@@ -102,6 +105,16 @@ UNSUPPORTED_OPENAI_FIELDS = frozenset(
     ]
 )
 """OpenAI's fields that vLLM doesn't know; it would ignore them silently."""
+
+ASKS_FOR_NOTHING: Mapping[str, Collection[Any]] = {
+    "functions": ([],),
+    "metadata": ({},),
+    "modalities": (["text"],),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "verbosity": ("medium",),
+}
+"""Values of those with which nothing is asked: taken, and left out of what goes on."""
 
 GATEWAY_FIELDS = frozenset({"parallel", "stream_granularity"})
 """What the gateway makes of several generations, beside the budget of each, and of a stream."""

@@ -74,6 +74,7 @@ class StreamOptions(_Checked):
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
+    include_obfuscation: Literal[False] | None = None
 
 
 class ToolFunction(_Checked):

@@ -79,7 +79,11 @@ async def _respond(
     context, engine = context_of(request), grant.engine
     headers = budget_headers(grant.call)
     mode = context.policy.current.preserve_thinking(model)
-    call = await context.earlier_thinking.settle(grant.call, mode, engine=engine, model=model)
+    settled = context.earlier_thinking.settle(grant.call, mode, engine=engine, model=model)
+    if mode == "keep":
+        # The engine may be asked whether it can.
+        settled = unless_disconnected(request.scope, request.receive, settled, cut_off=context.drain.cut_off)
+    call = await settled
     call = paced(call, engine, context.settings.stream_granularity)
     inner = await _answering(call, engine, context)
     _check_room(call, engine)
@@ -133,6 +137,11 @@ async def count_prompt(request: Request, call: ChatCall) -> int:
     """
     context = context_of(request)
     model = resolve_model(caller_of(request), context.engines, call.model)
+    counting = _count_prompt(context, call, model)
+    return await unless_disconnected(request.scope, request.receive, counting, cut_off=context.drain.cut_off)
+
+
+async def _count_prompt(context: Context, call: ChatCall, model: str) -> int:
     engine = context.engines.choose(model, ThinkingBudget(), {})
     mode = context.policy.current.preserve_thinking(model)
     call = await context.earlier_thinking.settle(call, mode, engine=engine, model=model)
@@ -141,7 +150,8 @@ async def count_prompt(request: Request, call: ChatCall) -> int:
     known = dialect.prompt_fields | ({"tools"} if dialect is VllmCompletions else frozenset())
     if "tools" in call.fields and "tools" not in known:
         raise InvalidRequest("`tools` can't be counted by this engine", param="tools")
-    rendered = await dialect(engine, model).render(prompt_fields(call.fields, known))
+    completions = dialect(engine, model, timeout_s=engine.render_timeout_s)
+    rendered = await completions.render(prompt_fields(call.fields, known))
     return len(rendered.token_ids)
 
 

@@ -188,7 +188,8 @@ def _inline(message: _Message, engine: Engine) -> dict[str, Any]:
 async def _find_way(engine: Engine, model: str) -> Way | None:
     """Render two conversations that differ in their thinking alone, each way: prompts that differ hold it."""
     described, support = engine.described, engine.status.rounds
-    completions = (support.dialect if support is not None else VllmCompletions)(engine, model)
+    dialect = support.dialect if support is not None else VllmCompletions
+    completions = dialect(engine, model, timeout_s=engine.render_timeout_s)
     ways: tuple[Way, ...] = ("switch", "inline")
     for way in ways:
         if way == "inline" and (described is None or described.family not in FAMILIES):

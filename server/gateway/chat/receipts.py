@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from server.budget.receipt import positions, receipt, unbudgeted_receipt
 from server.gateway.chat.chat_call import EngineCall
-from server.gateway.errors import EngineMisbehaved
+from server.gateway.errors import EngineDied, EngineMisbehaved
 from server.gateway.observe.observed_engine import ObservedEngine
 
 if TYPE_CHECKING:
@@ -35,7 +35,10 @@ async def receipt_for(
 
     Raises:
         ReceiptMissing: the choice had a budget and the engine has no record of it.
+        EngineDied: vLLM gave the choice up, as it does while it stops, and answered as if that were an end.
     """
+    if finish.finish_reason == "abort":
+        raise EngineDied("the engine gave the generation up before its end; the request can be repeated")
     told = await _receipt_for(engine, call, finish, usage)
     if isinstance(engine, ObservedEngine):
         engine.seen.settled(call, finish, usage, told)

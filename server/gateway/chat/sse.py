@@ -19,6 +19,9 @@ from server.gateway.observe.observer import observer_of
 DONE = b"[DONE]"
 _MOST_KEPT = 64
 """Events of one write."""
+SILENCE_S = 15.0
+"""A stream that has begun and says nothing for so long gets a comment: proxies give up on silent ones."""
+_COMMENT = b":\n\n"
 Failure = Callable[[Exception, Scope], bytes]
 """What a stream that has begun sends when it can't go on."""
 
@@ -107,6 +110,7 @@ class EventStream(Response):
             last = self._failure(error, scope)
         finally:
             self._burst.forget()
+            writer.forget()
         await writer.end(last)
 
 
@@ -119,6 +123,9 @@ class _Writer:
         # Several choices emit at once; none may overtake the headers.
         self._turn = asyncio.Lock()
         self.started = False
+        self._is_silent = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._comment: asyncio.Task[None] | None = None
 
     async def emit(self, data: bytes, *, event: str | None = None) -> None:
         await self.write(event_bytes(data, event))
@@ -142,8 +149,27 @@ class _Writer:
 
     async def _write_out(self, *, more: bool) -> None:
         raw, self._kept = b"".join(self._kept), []
+        self._is_silent = False
         if not self.started:
             self.started = True
+            if more:
+                self._listen()
             headers = self._response.raw_headers
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         await self._send({"type": "http.response.body", "body": raw, "more_body": more})
+
+    def _listen(self) -> None:
+        self._is_silent = True
+        self._timer = asyncio.get_running_loop().call_later(SILENCE_S, self._look)
+
+    def _look(self) -> None:
+        if self._is_silent and not self._turn.locked():
+            self._comment = asyncio.create_task(self.write(_COMMENT))
+        self._listen()
+
+    def forget(self) -> None:
+        """Nothing more is to be said."""
+        for waiting in (self._timer, self._comment):
+            if waiting is not None:
+                waiting.cancel()
+        self._timer = self._comment = None

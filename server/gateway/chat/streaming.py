@@ -6,6 +6,7 @@ until usage and receipt are known, because it carries the receipt.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,6 +50,10 @@ async def stream_chat(
 ) -> None:
     """Emit the chunks of all choices, interleaved as they come, then the usage if it was asked for."""
     streams = [ChoiceStream(engine, call, shape, emit) for call in calls]
+    if len(streams) > 1:
+        opening = Opening([call.index or 0 for call in calls], emit)
+        for stream in streams:
+            stream.opening = opening
     reading = len(streams)
 
     async def run(stream: ChoiceStream) -> None:
@@ -73,6 +78,28 @@ async def stream_chat(
 
 
 @dataclass(slots=True)
+class Opening:
+    """The first chunks of several choices, in the order of their indices: clients' helpers build on that."""
+
+    indices: Sequence[int]
+    emit: EmitChunk
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _is_done: bool = False
+
+    async def before(self, chunk: dict[str, Any], choice: dict[str, Any]) -> None:
+        """Open all choices at the first chunk of any; what an engine's own opening says is then said."""
+        if not self._is_done:
+            async with self._lock:
+                if not self._is_done:
+                    for index in self.indices:
+                        delta = {"role": "assistant", "content": ""}
+                        opened = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+                        await self.emit(chunk | {"choices": [opened]})
+                    self._is_done = True
+        choice["delta"].pop("role", None)
+
+
+@dataclass(slots=True)
 class ChoiceStream:
     engine: ChatEngine
     call: EngineCall
@@ -80,6 +107,8 @@ class ChoiceStream:
     emit: EmitChunk
     usage_chunk: dict[str, Any] = field(default_factory=dict)
     receipt: dict[str, Any] | None = None
+    opening: Opening | None = None
+    """Of several choices."""
     _held: list[dict[str, Any]] = field(default_factory=list)
     _has_answer: bool = False
     _joining: dict[str, Any] | None = None
@@ -111,6 +140,8 @@ class ChoiceStream:
         choice = choices[0]
         if self.call.index is not None:
             choice["index"] = self.call.index
+        if self.opening is not None:
+            await self.opening.before(chunk, choice)
         worth_sending = self._shape(choice)
         if choice.get("finish_reason") is not None:
             chunk = self._hold(chunk, choice)

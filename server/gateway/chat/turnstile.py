@@ -46,8 +46,9 @@ from server.gateway.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-_SETTLE_ATTEMPTS = 4
-_SETTLE_RETRY_S = 0.5
+_SETTLE_RETRIES_S = (0.5, 1.0, 2.0)
+_SETTLE_WAIT_S = 1.0
+"""What has been generated is withheld no longer for a store that doesn't answer."""
 _LAST_SETTLEMENTS_S = 5
 """When the gateway ends, those that ended just now are waited for so long."""
 
@@ -86,14 +87,18 @@ class Account:
     observer: Observer
     settled: bool = False
 
-    async def settle(self, *, after_inquiry: bool = False) -> None:
+    async def settle(self) -> None:
         if not self.settled:
             self.settled = True
-            await self.turnstile.finish(self._settle(after_inquiry))
+            await self.turnstile.finish(self._settle())
 
-    async def _settle(self, after_inquiry: bool) -> None:
-        if after_inquiry:
+    async def inquire_and_settle(self) -> None:
+        if not self.settled:
+            self.settled = True
             await self.meter.inquire()
+            await self._settle()
+
+    async def _settle(self) -> None:
         used = self.meter.used()
         if self.counts_tokens:
             self.observer.charged(used)
@@ -244,7 +249,7 @@ class Turnstile:
             await account.settle()
         else:
             # The engine is asked without anybody having to wait for it.
-            self._keep(account.settle(after_inquiry=True))
+            self._keep(account.inquire_and_settle())
 
     def shrink(self, model: str, budget: ThinkingBudget, demand: Demand) -> ThinkingBudget:
         """What the engines' load leaves of `budget`."""
@@ -257,19 +262,22 @@ class Turnstile:
         """Settle a reservation. The store may be away for a moment; settling twice does no harm."""
         amounts = {THINKING: used.thinking, TOTAL: used.total}
         try:
-            for attempt in range(_SETTLE_ATTEMPTS):
+            for retry_s in (*_SETTLE_RETRIES_S, None):
                 try:
                     await self._ledger.settle(account, id, amounts)
                     return
                 except QuotaStoreUnavailable:
-                    await asyncio.sleep(_SETTLE_RETRY_S * 2**attempt)
+                    if retry_s is not None:
+                        await asyncio.sleep(retry_s)
             log.error("reservation not settled; it stays spent", account=account)
         finally:
             self._closed(account, id)
 
     async def finish(self, work: Coroutine[Any, Any, None]) -> None:
-        """Wait for `work`, which goes on if the waiting is cancelled."""
-        await asyncio.shield(self._keep(work))
+        """Wait a little for `work`, which goes on if the waiting ends before it."""
+        done, _ = await asyncio.wait({self._keep(work)}, timeout=_SETTLE_WAIT_S)
+        for task in done:
+            task.result()
 
     def _keep(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.create_task(work)

@@ -32,7 +32,7 @@ PROTOCOL = 1
 _RECEIPT = "s1_receipt"
 """The field or event with which an engine sends a receipt along with its answer."""
 _RECEIPT_EVENT = b'{"s1_receipt":'
-_CONTROL_TIMEOUT_S = 15.0
+CONTROL_TIMEOUT_S = 15.0
 """An engine takes a word between two steps, and a step that reads a long prompt lasts."""
 
 EngineState = Literal["starting", "ready", "down"]
@@ -135,6 +135,20 @@ class Engine:
     def open_streams(self) -> int:
         return sum(connection.status > 0 for connection in self._under_way)
 
+    @property
+    def owed(self) -> int:
+        """Generations on which the engine is waited for, and not a slow client or a reward model."""
+        return min(self.outstanding, sum(connection.waits for connection in self._under_way))
+
+    @property
+    def owes_streams(self) -> bool:
+        return any(connection.waits and connection.status > 0 for connection in self._under_way)
+
+    @property
+    def render_timeout_s(self) -> float:
+        """To make a prompt of messages: a long one lasts longer than a look at the engine."""
+        return 3 * self.settings.control_timeout_s
+
     def abandon(self) -> None:
         """Fail every request under way with EngineDied: the engine answers, but makes no tokens."""
         for connection in self._under_way:
@@ -203,7 +217,7 @@ class Engine:
                         if event.startswith(_RECEIPT_EVENT):
                             call.brought.extend(_brought(_json_object(event)[_RECEIPT]))
                             continue
-                        chunk = _stream_chunk(event)
+                        chunk = _chat_chunk(event)
                         speed.see(chunk)
                         await on_event(chunk)
 
@@ -331,7 +345,7 @@ class Engine:
             EngineRefused, EngineDied, EngineMisbehaved
         """
         path = f"/s1/end_thinking/{receipt_id}?ended_by={ended_by}"
-        answer = await self.post(path, b"", timeout_s=_CONTROL_TIMEOUT_S)
+        answer = await self.post(path, b"", timeout_s=CONTROL_TIMEOUT_S)
         state = answer.get("state")
         if state not in ("thinking", "answering", "absent"):
             raise EngineMisbehaved(f"the engine's /s1/end_thinking can't be read: its state is {state!r}")
@@ -419,6 +433,19 @@ def _stream_chunk(event: bytes) -> dict[str, Any]:
     chunk = _json_object(event)
     if "error" in chunk or chunk.get("object") == "error":
         raise EngineRefused.from_body(chunk, status=502)
+    return chunk
+
+
+def _chat_chunk(event: bytes) -> dict[str, Any]:
+    """The hot path: everything behind it reads the choices' deltas without a look."""
+    chunk = _stream_chunk(event)
+    choices = chunk.get("choices")
+    if choices:
+        if not isinstance(choices, list):
+            raise EngineMisbehaved("the engine's stream can't be read: its `choices` are not a list")
+        for choice in choices:
+            if not isinstance(choice, dict) or not isinstance(choice.get("delta"), dict):
+                raise EngineMisbehaved("the engine's stream can't be read: a choice has no `delta` object")
     return chunk
 
 

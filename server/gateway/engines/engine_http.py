@@ -229,6 +229,11 @@ class Connection(asyncio.Protocol):
         self._failure = error
         self._tell()
 
+    @property
+    def waits(self) -> bool:
+        """Whether it is the engine's turn, and not the reader's."""
+        return not (self._complete or self._parts or self._reading_paused)
+
     def usable_after(self, idle_s: float) -> bool:
         return not self._transport.is_closing() and self._loop.time() - self._idle_since < idle_s
 
@@ -238,7 +243,8 @@ class Connection(asyncio.Protocol):
         self._busy = False
         if self._under_way is not None:
             self._under_way.discard(self)
-        if self._complete and self._reusable and not self._transport.is_closing():
+        # One whose reading is paused would never hear the next answer.
+        if self._complete and self._reusable and not (self._reading_paused or self._transport.is_closing()):
             self._idle_since = self._loop.time()
             self._pool.keep(self)
         else:

@@ -233,9 +233,7 @@ class _Watcher:
                 return
             if await self._stalled():
                 stalled_s = engine.settings.stall_timeout_s
-                self._not_ready(
-                    f"no token in {stalled_s:g} s with {engine.outstanding} generations under way"
-                )
+                self._not_ready(f"no token in {stalled_s:g} s with {engine.owed} generations under way")
                 engine.abandon()
                 return
             models = await engine.learn_models()
@@ -245,7 +243,7 @@ class _Watcher:
             self._slow_looks = 0
         except (TimeoutError, EngineRefused, EngineMisbehaved) as error:
             self._slow_looks += 1
-            if self._progress.stalled(generations=engine.outstanding, marker=engine.parts_received):
+            if self._progress.stalled(generations=engine.owed, marker=engine.parts_received):
                 engine.abandon()
             if engine.status.state != "ready" or self._slow_looks >= _SLOW_LOOKS_BEFORE_DOWN:
                 self._not_ready(str(error) or "it doesn't answer in time")
@@ -255,10 +253,10 @@ class _Watcher:
     async def _stalled(self) -> bool:
         """Whole answers show no tokens on their way: only the engine's own metrics tell of them."""
         engine = self.engine
-        made = await engine.learn_tokens_made() if engine.outstanding else None
-        if engine.outstanding and made is None and not engine.open_streams:
+        made = await engine.learn_tokens_made() if engine.owed else None
+        if engine.owed and made is None and not engine.owes_streams:
             return False
-        return self._progress.stalled(generations=engine.outstanding, marker=(engine.parts_received, made))
+        return self._progress.stalled(generations=engine.owed, marker=(engine.parts_received, made))
 
     def _must_probe(self, models: tuple[dict[str, Any], ...], description: EngineDescription | None) -> bool:
         status = self.engine.status

@@ -36,7 +36,8 @@ class RewardModel:
     def __init__(self, settings: Settings, url: str) -> None:
         self.url = url
         self._tag = settings.reward_step_tag
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_timeout_s)
+        self._timeout_s = settings.reward_timeout_s
+        self._timeout = aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=settings.connect_timeout_s)
         self._session: aiohttp.ClientSession | None = None
         self._model: str | None = None
 
@@ -58,7 +59,7 @@ class RewardModel:
             steps: not empty, none of them blank.
 
         Raises:
-            EngineUnavailable: it can't be reached.
+            EngineUnavailable: it can't be reached, or doesn't answer in time.
             EngineRefused: its own error, for example because the steps are longer than its context.
             EngineMisbehaved: it gives something else than a probability for each step.
         """
@@ -98,9 +99,7 @@ class RewardModel:
                 raw, status = await response.read(), response.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self._model = None
-            raise EngineUnavailable(
-                f"the reward model ({self.url}) can't be reached: {type(error).__name__}"
-            ) from error
+            raise EngineUnavailable(f"the reward model ({self.url}) {self._fault(error)}") from error
         try:
             answer = orjson.loads(raw)
         except orjson.JSONDecodeError:
@@ -111,6 +110,11 @@ class RewardModel:
         if not isinstance(answer, dict):
             raise EngineMisbehaved("the reward model sent JSON that is not an object")
         return answer
+
+    def _fault(self, error: Exception) -> str:
+        if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError):
+            return f"gave no answer within {self._timeout_s:g} s (reward_timeout_s)"
+        return f"can't be reached: {type(error).__name__}"
 
 
 def split_steps(thinking: str | None, boundary: str) -> list[str]:

@@ -86,14 +86,18 @@ class Completions(ABC):
     keeps_alive: ClassVar[bool]
     """Connections may be used for several requests."""
 
-    def __init__(self, engine: Engine, model: str, *, probing: bool = False) -> None:
+    def __init__(
+        self, engine: Engine, model: str, *, probing: bool = False, timeout_s: float | None = None
+    ) -> None:
         """
         Args:
             probing: bound the time of each call, and tell a missing route as RoundsUnavailable.
+            timeout_s: of each call, where it isn't probing.
         """
         self._engine = engine
         self._model = model
         self._probing = probing
+        self._timeout_s = engine.settings.probe_timeout_s if probing else timeout_s
 
     @abstractmethod
     async def render(self, fields: Mapping[str, Any], request_id: str | None = None) -> Rendered:
@@ -151,9 +155,8 @@ class Completions(ABC):
     async def _post(
         self, path: str, fields: Mapping[str, Any], request_id: str | None = None
     ) -> dict[str, Any]:
-        timeout_s = self._engine.settings.probe_timeout_s if self._probing else None
         try:
-            return await self._engine.post(path, self._body(fields), request_id, timeout_s=timeout_s)
+            return await self._engine.post(path, self._body(fields), request_id, timeout_s=self._timeout_s)
         except EngineRefused as error:
             if self._probing and error.status in _ABSENT:
                 raise RoundsUnavailable(f"it has no {path}") from error

@@ -15,11 +15,13 @@ from server.gateway.workers.fleet import fleet_of
 router = APIRouter(tags=["operation"])
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health", summary="200 while the gateway is alive, whatever its engines do")
 async def health() -> dict[str, str]:
     return {"status": "ok", "version": __version__}
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get(
     "/ready", summary="200 if an engine is ready and probed, else 503, also while the gateway is stopping"
 )
@@ -41,6 +43,7 @@ async def metrics(request: Request) -> Response:
     return Response(raw, headers={"content-type": content_type})
 
 
+@router.head("/version", include_in_schema=False)
 @router.get("/version", summary="The version of the gateway")
 async def version() -> dict[str, str]:
     return {"version": __version__}

@@ -13,6 +13,7 @@ from server.gateway.engines.engine import Engine
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
+@router.head("", include_in_schema=False)
 @router.get("", summary="The models that are served now, and what thinking budgets they take")
 async def list_models(request: Request) -> dict[str, Any]:
     caller, served = caller_of(request), context_of(request).engines.models()

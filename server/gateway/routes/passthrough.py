@@ -93,7 +93,8 @@ async def detokenize(request: Request) -> Response:
 
 
 async def _read(request: Request) -> dict[str, Any]:
-    fields = await read_body(request, context_of(request).settings)
+    body = await read_body(request, context_of(request).settings)
+    fields = {name: value for name, value in body.items() if value is not None}
     model = fields.get("model")
     if model is not None and not isinstance(model, str):
         raise InvalidRequest(f"`model` must be a string. Given: {show(model)}", param="model")

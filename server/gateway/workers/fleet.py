@@ -17,7 +17,7 @@ import aiohttp
 from starlette.requests import Request
 
 from server.gateway import errors
-from server.gateway.engines.engine import Engine
+from server.gateway.engines.engine import CONTROL_TIMEOUT_S, Engine
 from server.gateway.errors import CompletionNotFound, Conflict, GatewayError, Overloaded
 from server.gateway.live.kept_thinking import INT32, Kept, KeptChoice
 from server.gateway.observe.observatory import describe_running
@@ -106,7 +106,7 @@ class Together:
             hub: path of its Unix socket.
         """
         self._hub = hub
-        self._timeout_s = settings.control_timeout_s + _ASKING_S
+        self._timeout_s = engine_wait_s(settings) + _ASKING_S
         self._session: aiohttp.ClientSession | None = None
 
     @contextlib.asynccontextmanager
@@ -172,6 +172,11 @@ class Together:
         if self._session is None:
             raise RuntimeError("the workers' connection to the hub has not been entered")
         return self._session
+
+
+def engine_wait_s(settings: Settings) -> float:
+    """The longest that a worker which is asked waits for an engine."""
+    return max(settings.control_timeout_s, CONTROL_TIMEOUT_S)
 
 
 @contextlib.asynccontextmanager

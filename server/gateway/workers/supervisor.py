@@ -21,7 +21,7 @@ import structlog
 
 from server.gateway.connection.stopping import CLOSING_S, drain_times_s
 from server.gateway.settings import Settings
-from server.gateway.workers.fleet import socket_session
+from server.gateway.workers.fleet import engine_wait_s, socket_session
 from server.gateway.workers.hub import Hub
 from server.gateway.workers.inside import site
 from server.gateway.workers.order import Order
@@ -63,7 +63,7 @@ class Workers:
             PolicyFileError
         """
         self.failure: WorkersError | None = None
-        self.hub = Hub(settings.workers, answer_s=settings.control_timeout_s + _ASKING_S)
+        self.hub = Hub(settings.workers, answer_s=engine_wait_s(settings) + _ASKING_S)
         self._settings = settings
         self._address = address
         self._directory = _private_directory()
