@@ -20,7 +20,7 @@ DONE = b"[DONE]"
 _MOST_KEPT = 64
 """Events of one write."""
 SILENCE_S = 15.0
-"""A stream that has begun and says nothing for so long gets a comment: proxies give up on silent ones."""
+"""A stream that has begun and was silent from one look to the next gets a comment: proxies give up on it."""
 _COMMENT = b":\n\n"
 Failure = Callable[[Exception, Scope], bytes]
 """What a stream that has begun sends when it can't go on."""
