@@ -1,8 +1,10 @@
-"""Metrics that depend on the order in which the choices of a request end."""
+"""What metrics make of one request, seen step by step."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -10,8 +12,10 @@ from prometheus_client import CollectorRegistry
 from server.budget.spec import ThinkingBudget
 from server.gateway.chat.chat_call import EngineCall
 from server.gateway.chat.receipts import Finish
+from server.gateway.errors import EngineDied, GatewayError, Overloaded, QuotaExceeded
 from server.gateway.observe.instruments import Instruments
 from server.gateway.observe.observation import Observation
+from server.gateway.observe.observed_engine import ObservedEngine
 
 ENDED = Finish("stop", None, has_answer=True)
 USAGE = {"prompt_tokens": 26, "completion_tokens": 10}
@@ -32,3 +36,129 @@ def test_choices_share_their_prompt_in_whatever_order_they_end(order: tuple[int,
         for kind in ("prompt", "uncounted")
     }
     assert counted == {"prompt": 26, "uncounted": 30}
+
+
+TOKENS_PER_S = 200
+THINKING, MARKERS, ANSWER = 41, 7, 60
+
+
+class Engine:
+    """Streams a token every 5 ms, `interval` of them an event, the first alone, as vLLM does."""
+
+    def __init__(self, interval: int, *, tells_ids: bool) -> None:
+        self.interval, self.tells_ids, self.now = interval, tells_ids, 1.0
+
+    async def stream(self, call: EngineCall, on_event: Any) -> None:
+        for tokens, kind in self._events():
+            choice: dict[str, Any] = {"index": 0, "delta": {kind: "x"} if kind else {}}
+            if self.tells_ids:
+                choice["token_ids"] = [1] * tokens
+            await on_event({"choices": [choice]})
+
+    def _events(self) -> Iterator[tuple[int, str | None]]:
+        self.now += 0.005
+        yield 1, "reasoning"
+        for kind, count in (("reasoning", THINKING - 1), (None, MARKERS), ("content", ANSWER)):
+            for begin in range(0, count, self.interval):
+                tokens = min(self.interval, count - begin)
+                self.now += tokens / TOKENS_PER_S
+                yield tokens, kind
+
+
+async def observed(interval: int, *, tells_ids: bool, registry: CollectorRegistry) -> Observation:
+    engine = Engine(interval, tells_ids=tells_ids)
+    seen = Observation(
+        "chat",
+        started=1.0,
+        started_at_ns=0,
+        sinks=[Instruments(registry, per_key=False)],
+        clock=lambda: engine.now,
+        model="tiny",
+        engines=["one"],
+    )
+    call = EngineCall(0, b"", "0", None, ThinkingBudget(), stream_interval=interval)
+    await ObservedEngine(engine, seen).stream(call, quietly)  # type: ignore[arg-type]
+    seen.settled(call, ENDED, USAGE, None)
+    seen.status, seen.complete = 200, True
+    seen.finish()
+    return seen
+
+
+async def quietly(chunk: dict[str, Any]) -> None:
+    """A client that reads on."""
+
+
+@pytest.mark.parametrize("tells_ids", [True, False])
+@pytest.mark.parametrize("interval", [1, 4, 10, 20])
+async def test_rates_and_counts_are_of_tokens_whatever_an_event_has(interval: int, tells_ids: bool) -> None:
+    registry = CollectorRegistry()
+    seen = await observed(interval, tells_ids=tells_ids, registry=registry)
+    (watch,) = seen.watches
+    assert (watch.thinking_tokens, watch.answer_tokens) == (THINKING, ANSWER)
+    for phase in ("thinking", "answer"):
+        rate = registry.get_sample_value(f"s1_{phase}_rate_tokens_per_second_sum", {"model": "tiny"})
+        assert rate == pytest.approx(TOKENS_PER_S), phase
+
+
+class Asks:
+    """Of a call all that matters here."""
+
+    stream = True
+
+
+@pytest.mark.parametrize(
+    ("error", "complete", "answered", "unanswered"),
+    [
+        (None, False, False, 1),
+        (EngineDied("died"), True, False, 1),
+        (Overloaded("full"), True, False, 1),
+        (None, False, True, 0),
+        (None, True, False, 0),
+        (QuotaExceeded("no more"), True, False, 0),
+    ],
+)
+def test_streams_that_were_left_without_an_answer_are_timed(
+    error: GatewayError | None, complete: bool, answered: bool, unanswered: int
+) -> None:
+    registry = CollectorRegistry()
+    sinks = [Instruments(registry, per_key=False)]
+    seen = Observation(
+        "chat", 0.0, 0, sinks, clock=lambda: 45.0, model="tiny", engines=["one"], call=Asks()  # type: ignore[arg-type]
+    )  # fmt: skip
+    watch = seen.begin(EngineCall(0, b"", "0", None, ThinkingBudget()))
+    watch.part({}, {"reasoning": "x"}, 1.0)
+    if answered:
+        watch.part({}, {"content": "x"}, 2.0)
+    seen.error, seen.status, seen.complete = error, 200, complete
+    seen.finish()
+    name, of = "s1_unanswered_stream_duration_seconds", {"model": "tiny"}
+    assert registry.get_sample_value(f"{name}_count", of) == unanswered
+    assert registry.get_sample_value(f"{name}_sum", of) == 45.0 * unanswered
+
+
+@pytest.mark.parametrize(("maximum", "counted"), [(0, 0), (5, 1)])
+def test_where_no_thinking_is_allowed_none_is_cut_off(maximum: int, counted: int) -> None:
+    registry = CollectorRegistry()
+    sinks = [Instruments(registry, per_key=False)]
+    seen = Observation("chat", started=0.0, started_at_ns=0, sinks=sinks, model="tiny", engines=["one"])
+    call = EngineCall(0, b"", "0", "r", ThinkingBudget(max_thinking_tokens=maximum))
+    seen.begin(call)
+    receipt = {
+        "requested": {"max_thinking_tokens": maximum},
+        "effective": {"min": 0, "max": maximum, "num_waits": 0},
+        "thinking_tokens": maximum,
+        "answer_tokens": 4,
+        "waits": 0,
+        "ended_by": "max_thinking_tokens",
+        "clamped_by": [],
+    }
+    seen.settled(call, ENDED, USAGE, receipt)
+    of = {"model": "tiny", "ended_by": "max_thinking_tokens"}
+    assert registry.get_sample_value("s1_thinking_ended_total", of) == counted
+
+
+def test_a_models_requests_begin_at_zero() -> None:
+    registry = CollectorRegistry()
+    Instruments(registry, per_key=False).know(models=["tiny"], engines=[])
+    of = {"api": "chat", "model": "tiny", "outcome": "engine_error"}
+    assert registry.get_sample_value("s1_requests_total", of) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 from pathlib import Path
@@ -17,6 +18,8 @@ from prometheus_client.openmetrics.parser import (
 
 from server import __version__
 from server.budget.spec import EndedBy
+from server.gateway.observe.observation import Api
+from server.gateway.observe.outcomes import Outcome
 from tests.gateway.scraping import Series, receipts_of, scrape, series, summed, total, without_times
 from tests.gateway.serving import eventually, gateway
 from tests.gateway.stand_in import ANSWER, NATURAL_THINKING, PROMPT_TOKENS, Faults, StandIn, running
@@ -134,6 +137,9 @@ async def test_every_metric_after_a_script(engine: StandIn) -> None:
         series("s1_engine_reconnects_total", **at): 0,
         series("s1_build_info", version=__version__): 1,
     }
+    expected[series("s1_unanswered_stream_duration_seconds_count", **of)] = 1
+    for api, outcome in itertools.product(get_args(Api), get_args(Outcome)):
+        expected.setdefault(series("s1_requests_total", api=api, outcome=outcome, **of), 0)
     for ended_by in set(get_args(EndedBy)) - {"max_thinking_tokens", "model"}:
         expected[series("s1_thinking_ended_total", ended_by=ended_by, **of)] = 0
     for kind in ("refused", "error", "misbehaved", "receipt_missing"):

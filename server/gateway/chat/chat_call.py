@@ -142,6 +142,8 @@ class EngineCall:
     """Whether the engine is asked for token ids."""
     hides_ids: bool = False
     """They are for the gateway alone."""
+    stream_interval: int = 1
+    """Tokens that the engine was asked for in an event of a stream."""
     brought: list[EngineReceipt] = field(default_factory=list)
     """The engine's record of this choice, if it has come along with the answer."""
 
@@ -280,6 +282,7 @@ def _engine_call(
         burst=burst,
         asks_ids=ids.asked,
         hides_ids=ids.asked and ids.hidden,
+        stream_interval=call.fields.get("stream_interval", 1),
     )
 
 

@@ -38,6 +38,8 @@ async def answer_call(engine: ChatEngine, call: EngineCall, hides_reasoning: boo
         EngineRefused, EngineDied, EngineMisbehaved, ReceiptMissing
     """
     answer = await engine.complete(call)
+    if call.hides_ids:
+        answer.pop("prompt_token_ids", None)
     try:
         for choice in answer["choices"]:
             await _finish(engine, call, choice, answer["usage"], hides_reasoning)
@@ -61,6 +63,8 @@ async def _finish(
     choice["thinking_budget"] = await receipt_for(engine, call, finish, usage)
     if call.index is not None:
         choice["index"] = call.index
+    if call.hides_ids:
+        choice["token_ids"] = None
     if hides_reasoning:
         message["reasoning"] = None
         # They spell the thinking out.

@@ -138,6 +138,9 @@ class ChoiceStream:
         chunk["created"] = self.shape.created
         # vLLM sends one choice per chunk.
         choice = choices[0]
+        if self.call.hides_ids:
+            choice.pop("token_ids", None)
+            chunk.pop("prompt_token_ids", None)
         if self.call.index is not None:
             choice["index"] = self.call.index
         if self.opening is not None:

@@ -166,7 +166,7 @@ class KeptThinking:
 
 @dataclass(slots=True)
 class KeepingEngine:
-    """A `ChatEngine` whose completions are kept. Its calls ask for token ids, which may be hidden."""
+    """A `ChatEngine` whose completions are kept. Its calls ask for token ids, which clients may not get."""
 
     engine: ChatEngine
     store: KeptThinking
@@ -191,10 +191,6 @@ class KeepingEngine:
             ids = choice.get("token_ids") or ()
             kept = self._keep(call, answer.get("prompt_token_ids") or (), ids)
             kept.thinking_tokens = _thinking_tokens(answer.get("usage"))
-            if call.hides_ids:
-                choice["token_ids"] = None
-        if call.hides_ids:
-            answer.pop("prompt_token_ids", None)
         return answer
 
     async def stream(self, call: EngineCall, on_event: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
@@ -208,10 +204,6 @@ class KeepingEngine:
             prompt = chunk.get("prompt_token_ids") or prompt
             for choice in chunk.get("choices") or ():
                 output.extend(choice.get("token_ids") or ())
-                if call.hides_ids:
-                    choice.pop("token_ids", None)
-            if call.hides_ids:
-                chunk.pop("prompt_token_ids", None)
             await on_event(chunk)
 
         await self.engine.stream(call, note)

@@ -17,8 +17,8 @@ from server.budget.spec import EndedBy
 from server.gateway.access.metering import Used
 from server.gateway.access.reservation import THINKING, TOTAL
 from server.gateway.errors import QuotaExceeded
-from server.gateway.observe.observation import EngineWatch, Observation, SettledChoice, Sink
-from server.gateway.observe.outcomes import QUOTA_REASONS, EngineFailure, quota_reason
+from server.gateway.observe.observation import Api, EngineWatch, Observation, SettledChoice, Sink
+from server.gateway.observe.outcomes import QUOTA_REASONS, EngineFailure, Outcome, quota_reason
 from server.gateway.observe.series import (
     Count,
     Counts,
@@ -41,6 +41,8 @@ _BRANCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 NO_MODEL = "unknown"
 """The label of requests that named no model of this server."""
 
+_TOLD = frozenset({"ok", "invalid", "unauthorized", "quota"})
+"""Outcomes of requests that got all there was to say."""
 REFUSED_END_REASONS = ("num_waits", "min_thinking_tokens")
 
 Phase = Literal["thinking", "answer"]
@@ -54,7 +56,7 @@ class Instruments(Sink):
             per_key: whether requests, tokens and refusals are counted by key, too.
         """
         self._by_model: dict[str, _OfModel] = {}
-        self._per_key = per_key
+        self.per_key = per_key
         self._settled: deque[tuple[Observation, SettledChoice]] = deque()
         self._finished: deque[Observation] = deque()
         families: list[Counts | Distributions] = []
@@ -114,6 +116,11 @@ class Instruments(Sink):
         self.first_answer = histogram(
             "s1_time_to_first_answer_token_seconds", "From a request's arrival; of streams.", _DURATIONS_S
         )
+        self.unanswered = histogram(
+            "s1_unanswered_stream_duration_seconds",
+            "From arrival to the end of streams that were left, cut off or failed before an answer token.",
+            _DURATIONS_S,
+        )
         self.requested = histogram(
             "s1_thinking_requested_tokens", "The maximum that a choice asked for.", _TOKENS
         )
@@ -161,7 +168,7 @@ class Instruments(Sink):
                 watch.count_intervals(self.of_model(seen.model).intervals)
 
     def key_label(self, seen: Observation) -> Labels:
-        return (seen.key or "",) if self._per_key else ()
+        return (seen.key or "",) if self.per_key else ()
 
     def know(self, *, models: Iterable[str], engines: Iterable[str]) -> None:
         """Begin the series of all models and engines at 0, and drop those of engines that have left.
@@ -238,6 +245,8 @@ class Instruments(Sink):
         own, exemplar = self.of_model(seen.model), exemplar_of(seen)
         own.requests[seen.api, seen.outcome, key].value += 1
         own.duration[seen.api].observe(seen.ended - seen.started, exemplar)
+        if seen.call is not None and seen.call.stream and _was_unanswered(seen):
+            own.unanswered.observe(seen.ended - seen.started, exemplar)
         self.count_intervals(seen)
         for watch in seen.watches:
             self._finish_watch(own, seen, watch, exemplar)
@@ -263,6 +272,7 @@ class _OfModel:
         self.queue = instruments.queue.of(model)
         self.first_thinking = instruments.first_thinking.of(model)
         self.first_answer = instruments.first_answer.of(model)
+        self.unanswered = instruments.unanswered.of(model)
         self.requested = instruments.requested.of(model)
         self.effective = instruments.effective.of(model)
         self.used = instruments.used.of(model)
@@ -289,12 +299,17 @@ class _OfModel:
             lambda ended: instruments.requests.of(ended[0], model, ended[1], *ended[2])
         )
         """By API, outcome and key."""
+        if not instruments.per_key:
+            for api in get_args(Api):
+                for outcome in get_args(Outcome):
+                    instruments.requests.of(api, model, outcome)
 
 
 def _settle_receipt(own: _OfModel, receipt: Mapping[str, Any], exemplar: Exemplar) -> None:
     thinking, effective = receipt["thinking_tokens"], receipt["effective"]
     own.used.observe(thinking, exemplar)
-    if receipt["ended_by"] is not None:
+    # Where no thinking was allowed none was cut off.
+    if receipt["ended_by"] is not None and (effective is None or effective["max"]):
         own.ended[receipt["ended_by"]].value += 1
     for reason in receipt["clamped_by"]:
         own.clamped[reason].value += 1
@@ -314,22 +329,26 @@ def _settle_receipt(own: _OfModel, receipt: Mapping[str, Any], exemplar: Exempla
         own.refused_ends["min_thinking_tokens"].value += receipt["waits"] - asked
 
 
+def _was_unanswered(seen: Observation) -> bool:
+    return seen.outcome not in _TOLD and all(watch.first_answer is None for watch in seen.watches)
+
+
 def exemplar_of(seen: Observation) -> Exemplar:
     """Only of traces that somebody keeps."""
     return {"trace_id": seen.trace.trace_id} if seen.trace is not None and seen.trace.sampled else None
 
 
 def rates_of(watch: EngineWatch) -> dict[str, float]:
-    """Tokens per second by phase, where there was more than one token of it and so some time."""
+    """Tokens per second by phase, of those that came in more than one part: what came after the first part,
+    over the time it took.
+    """
     rates = {}
-    thinking, answer = watch.thinking, watch.answer
-    if len(thinking) > 1:
-        # Up to the answer's first token there are as many intervals as thinking tokens, else one less.
-        until, intervals = (answer[0], len(thinking)) if answer else (thinking[-1], len(thinking) - 1)
-        if until > thinking[0]:
-            rates["thinking"] = intervals / (until - thinking[0])
-    if len(answer) > 1 and answer[-1] > answer[0]:
-        rates["answer"] = (len(answer) - 1) / (answer[-1] - answer[0])
+    for phase, times, tokens in (
+        ("thinking", watch.thinking, watch.thinking_tokens),
+        ("answer", watch.answer, watch.answer_tokens),
+    ):
+        if len(times) > 1 and times[-1] > times[0]:
+            rates[phase] = (tokens - watch.first_tokens[phase]) / (times[-1] - times[0])
     return rates
 
 

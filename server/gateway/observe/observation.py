@@ -61,8 +61,8 @@ class EngineWatch:
     """One request to an engine, as its parts come. Times are of the observation's clock, in seconds."""
 
     __slots__ = (
-        "_counted", "answer", "begun", "call", "choices", "ended", "engine", "keeps_text", "recorded", "text",
-        "thinking",
+        "_counted", "answer", "answer_tokens", "begun", "call", "choices", "ended", "engine", "first_tokens",
+        "keeps_text", "recorded", "text", "thinking", "thinking_tokens",
     )  # fmt: skip
 
     def __init__(self, call: EngineCall, engine: str, begun: float, keeps_text: bool = False) -> None:
@@ -72,31 +72,46 @@ class EngineWatch:
         self.keeps_text = keeps_text
         self.ended: float | None = None
         self.thinking = array("d")
-        """When each thinking token came: one for each part of a stream, or as many as the part has ids."""
+        """When each part of a stream came that has thinking."""
         self.answer = array("d")
+        self.thinking_tokens = 0
+        """Of a stream so far, by its parts' token ids, else by what was asked for a part; the receipt counts
+        exactly."""
+        self.answer_tokens = 0
+        self.first_tokens: dict[str, int] = {}
+        """Of the first part of each phase."""
         self.text: list[str] = []
         self.choices: list[SettledChoice] = []
         self.recorded: EngineReceipt | None = None
         self._counted: dict[str, int] = {}
         """How many of the times `count_intervals` has seen, by phase."""
 
-    def part(self, choice: Mapping[str, Any], now: float) -> None:
-        """Note the time of a part, of each of its tokens, and its text if that is kept."""
-        delta = choice.get("delta") or {}
+    def part(self, choice: Mapping[str, Any], delta: Mapping[str, Any], now: float) -> None:
+        """Note a part of a stream: once per event, so everything is at hand."""
         if delta.get("reasoning") or delta.get("reasoning_content"):
-            times = self.thinking
+            tokens = self._tokens_of(choice)
+            if not self.thinking:
+                self.first_tokens["thinking"] = tokens
+            self.thinking.append(now)
+            self.thinking_tokens += tokens
         elif delta.get("content") or delta.get("tool_calls"):
-            times = self.answer
+            tokens = self._tokens_of(choice)
+            if not self.answer:
+                self.first_tokens["answer"] = tokens
+            self.answer.append(now)
+            self.answer_tokens += tokens
         else:
             return
-        ids = choice.get("token_ids")
-        if ids and len(ids) > 1:
-            times.extend([now] * len(ids))
-        else:
-            times.append(now)
         if self.keeps_text:
             text = delta.get("reasoning") or delta.get("reasoning_content") or delta.get("content")
             self.text.append(text or "")
+
+    def _tokens_of(self, choice: Mapping[str, Any]) -> int:
+        ids = choice.get("token_ids")
+        if ids:
+            return len(ids)
+        # An engine's first token comes alone, whatever it was asked for.
+        return self.call.stream_interval if self.thinking or self.answer else 1
 
     def count_intervals(self, by_phase: Mapping[str, Distribution]) -> None:
         """Count the times between two parts that haven't been counted yet."""
@@ -105,15 +120,6 @@ class EngineWatch:
             if len(times) > max(known, 1):
                 by_phase[phase].observe_between(times[max(0, known - 1) :])
                 self._counted[phase] = len(times)
-
-    @property
-    def thinking_tokens(self) -> int:
-        """So far; the receipt counts exactly."""
-        return len(self.thinking)
-
-    @property
-    def answer_tokens(self) -> int:
-        return len(self.answer)
 
     @property
     def first_thinking(self) -> float | None:

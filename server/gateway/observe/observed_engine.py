@@ -67,24 +67,15 @@ class ObservedEngine:
 
 
 def _seeing(watch: EngineWatch, clock: Clock, on_event: OnEvent) -> OnEvent:
-    """`on_event`, with the time of every part noted: once per token, so everything is at hand."""
-    thought, answered = watch.thinking.append, watch.answer.append
-    has_ids = watch.call.asks_ids and not watch.call.hides_ids
-    looks_closer = watch.keeps_text or has_ids
+    """`on_event`, with every part noted."""
+    part = watch.part
 
     def see(chunk: dict[str, Any]) -> Awaitable[None]:
         choices = chunk.get("choices")
         if choices:
-            if looks_closer:
-                watch.part(choices[0], clock())
-                return on_event(chunk)
             delta = choices[0].get("delta")
-            if not delta:
-                return on_event(chunk)
-            if delta.get("reasoning") or delta.get("reasoning_content"):
-                thought(clock())
-            elif delta.get("content") or delta.get("tool_calls"):
-                answered(clock())
+            if delta:
+                part(choices[0], delta, clock())
         return on_event(chunk)
 
     return see

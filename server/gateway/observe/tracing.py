@@ -178,18 +178,26 @@ def _tell_generation(trace: _Trace, watch: EngineWatch, ended: float) -> None:
     parent = seen.trace.span_id if seen.trace is not None else ""
     told = _generation_attributes(seen, watch)
     own = trace.span("generate", parent, watch.begun, end, told, client=True)
+    counts = _counts(watch)
     first = [at for at in (watch.first_thinking, watch.first_answer) if at is not None]
     if first:
         trace.span("prefill", own, watch.begun, min(first))
     if watch.first_thinking is not None:
         until = watch.first_answer if watch.first_answer is not None else (watch.last_part or end)
-        counted = {"s1.thinking_tokens": watch.thinking_tokens}
+        counted = {"s1.thinking_tokens": counts["thinking_tokens"]}
         thinking = trace.span("thinking", own, watch.first_thinking, until, counted)
         for number, (began, left, tokens) in enumerate(wait_times(watch, until), start=1):
             trace.span(f"wait {number}", thinking, began, left, {"s1.thinking_tokens": tokens})
     if watch.first_answer is not None:
-        counted = {"s1.answer_tokens": watch.answer_tokens}
+        counted = {"s1.answer_tokens": counts["answer_tokens"]}
         trace.span("answer", own, watch.first_answer, watch.last_part or end, counted)
+
+
+def _counts(watch: EngineWatch) -> Mapping[str, int]:
+    """By the receipt where there is one, else as the stream's parts told."""
+    seen = {"thinking_tokens": watch.thinking_tokens, "answer_tokens": watch.answer_tokens}
+    receipt = (watch.choices[0].receipt if watch.choices else None) or {}
+    return seen | {name: receipt[name] for name in seen if name in receipt}
 
 
 def _context(trace: TraceContext, span_id: str) -> SpanContext:
