@@ -22,6 +22,7 @@ from server.cli_reward import reward
 from server.engine.launch import (
     EngineOptions,
     LaunchError,
+    check_model,
     command,
     engine_environment,
     on_gpu,
@@ -174,7 +175,7 @@ def serve(
                 max_model_len=max_model_len,
             )
         else:
-            _refuse_engine_settings(context, model, served_model_name, max_model_len)
+            _refuse_engine_settings(context)
     except (LaunchError, SelectionError, SettingsError) as error:
         _fail(str(error))
     configure_logging(settings.log_format)
@@ -244,6 +245,8 @@ def _engine_options(
 ) -> EngineOptions:
     if model is None and not demo_checkpoint().is_dir():
         raise LaunchError(f"the demo checkpoint is missing at {demo_checkpoint()}; name a MODEL")
+    if model is not None:
+        check_model(model)
     return EngineOptions(
         model=model if model is not None else str(demo_checkpoint()),
         served_model_name=served_model_name or (None if model is not None else demo_checkpoint().name),
@@ -257,24 +260,29 @@ def _engine_options(
     )
 
 
-def _refuse_engine_settings(
-    context: typer.Context,
-    model: str | None,
-    served_model_name: str | None,
-    max_model_len: int | None,
-) -> None:
+_OF_AN_ENGINE = {
+    "model": "MODEL",
+    "served_model_name": "--served-model-name",
+    "tensor_parallel_size": "--tensor-parallel-size",
+    "pipeline_parallel_size": "--pipeline-parallel-size",
+    "max_model_len": "--max-model-len",
+    "log_file": "--log-file",
+}
+
+
+def _refuse_engine_settings(context: typer.Context) -> None:
     """An engine that already runs can't be configured from here; never accept and ignore."""
     given = {
-        "MODEL": model,
-        "--served-model-name": served_model_name,
-        "--max-model-len": max_model_len,
-        "engine arguments after --": " ".join(context.obj or ()) or None,
+        option: context.params[name]
+        for name, option in _OF_AN_ENGINE.items()
+        if (source := context.get_parameter_source(name)) is not None and source.name != "DEFAULT"
     }
-    for name, value in given.items():
-        if value is not None:
-            raise LaunchError(
-                f"{name} can't be combined with --engine-url: that engine runs already. Given: {value}"
-            )
+    if context.obj:
+        given["engine arguments after --"] = " ".join(context.obj)
+    for option, value in given.items():
+        raise LaunchError(
+            f"{option} can't be combined with --engine-url: that engine runs already. Given: {value}"
+        )
 
 
 def _default_log() -> Path:

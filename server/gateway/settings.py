@@ -23,20 +23,25 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     host: str = "127.0.0.1"
+    """The address to listen on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """0 lets the system choose."""
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that serve this port together (docs/workers.md)."""
     engine_urls: tuple[str, ...] = ()
-    """Base URLs of the engines, without /v1. An EnginePool needs one. `dns+http://NAME:PORT` stands for an
-    engine at every address of the name, as they come and go."""
+    """Base URLs of the engines, without /v1; at least one, unless `s1 serve` starts its own.
+    `dns+http://NAME:PORT` stands for an engine at every address of the name, as they come and go."""
     family: str | None = None
     """The engines' thinking markers: a family, or `none`. Needed by engines without our plugin, where it
     can't be told; the four texts below describe a new family, or change one. In them `\\n` is a newline."""
     think_start: str | None = None
+    """The marker before the thinking."""
     think_end: str | None = None
+    """The marker after it."""
     wait_text: str | None = None
+    """What an injected wait says."""
     answer_prompt: str | None = None
+    """What a forced answer begins with."""
     policy_file: Path | None = None
     """Defaults and caps of thinking budgets (docs/policy.md); read again when it changes."""
     reward_url: str | None = None
@@ -48,6 +53,7 @@ class Settings(BaseModel):
     step_boundary: Annotated[str, Field(min_length=1)] = "\n\n"
     """Between the steps of a line of thought; `\\n` is a newline. The demo checkpoint's is one newline."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024
+    """Of a request."""
     connect_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     """A dead engine refuses at once; a crowded one may take seconds to accept."""
     control_timeout_s: Annotated[float, Field(gt=0)] = 5.0
@@ -95,7 +101,9 @@ class Settings(BaseModel):
     admission_queue_size: Annotated[int, Field(ge=0)] = 256
     """Requests that may wait in all."""
     admission_queue_per_key: Annotated[int, Field(ge=1)] = 64
+    """Requests of one API key that may wait."""
     admission_queue_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    """How long one may wait before it is refused."""
     observe: Literal["off", "on"] = "on"
     """Metrics of requests, their lines in the log, spans and /s1/requests (docs/observability.md)."""
     metrics_per_key: Literal["off", "on"] = "off"
@@ -103,6 +111,7 @@ class Settings(BaseModel):
     log_requests: Literal["off", "on"] = "on"
     """A line in the log for every request."""
     log_format: Literal["text", "json"] = "text"
+    """Of all log lines."""
     log_content: Literal["off", "on"] = "off"
     """Whether that line has prompts and outputs."""
     otlp_endpoint: str | None = None

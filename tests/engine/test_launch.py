@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from server.budget.families import FAMILIES, FamilyError, FamilyOptions
 from server.engine import config, launch
-from server.engine.launch import EngineOptions, LaunchError, command, engine_environment
+from server.engine.launch import EngineOptions, LaunchError, check_model, command, engine_environment
 from tests.support.engines import DEMO
 
 S1 = FamilyOptions(family="s1")
@@ -175,6 +175,20 @@ def test_the_s1_template_renders_tools_calls_and_results() -> None:
             "MODEL can't be combined with --engine-url",
         ),
         (["serve", "--engine-url", "http://127.0.0.1:9", "--", "--x"], "engine arguments after --"),
+        *[
+            (
+                ["serve", "--engine-url", "http://127.0.0.1:9", option, value],
+                f"{option} can't be combined with --engine-url: that engine runs already. Given: {value}",
+            )
+            for option, value in (
+                ("--tensor-parallel-size", "1"),
+                ("--pipeline-parallel-size", "2"),
+                ("--max-model-len", "512"),
+                ("--served-model-name", "m"),
+                ("--log-file", "x"),
+            )
+        ],
+        (["serve", "/no/such/checkpoint"], "MODEL: there is no folder /no/such/checkpoint"),
         (["serve", "--", "--port", "5"], "--port can't be given to the engine"),
         (["serve", "--engine-url", "127.0.0.1:9"], "an engine URL is http"),
         (["serve", "--family", "r2"], "--family must be one of s1, deepseek_r1"),
@@ -203,6 +217,20 @@ def test_the_command_line_refuses_by_name(arguments: list[str], says: str) -> No
     assert says in " ".join(done.stderr.split())
 
 
+def test_an_engine_that_does_not_come_is_told_of(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "server.cli", "serve", "--port", "0", "--engine-url", "http://127.0.0.1:9"]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as serving:
+        assert serving.stderr is not None
+        lines = []
+        for line in serving.stderr:
+            lines.append(line)
+            if "no engine is ready" in line:
+                break
+        serving.terminate()
+        serving.stderr.read()
+    assert "http://127.0.0.1:9: cannot connect to 127.0.0.1:9" in lines[-1], lines
+
+
 def test_a_taken_port_is_named() -> None:
     import socket
 
@@ -216,3 +244,16 @@ def test_a_taken_port_is_named() -> None:
         )
     assert done.returncode == 1
     assert f"can't listen on 127.0.0.1:{port}" in done.stderr
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for missing in (str(tmp_path / "none"), "./none", "~/none-of-these"):
+        with pytest.raises(LaunchError, match=f"MODEL: there is no folder {missing}"):
+            check_model(missing)
+    with pytest.raises(LaunchError, match="has no config.json and no params.json"):
+        check_model(str(tmp_path))
+    (tmp_path / "params.json").write_text("{}")
+    check_model(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    check_model("mistralai/Magistral-Small-2509")
+    check_model(str(DEMO))

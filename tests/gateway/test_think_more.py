@@ -199,6 +199,22 @@ async def test_what_can_not_be_continued_says_why(fields: dict[str, Any]) -> Non
         assert f"`{next(iter(fields))}`" in error["message"]
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [{"max_thinking_tokens": 0}, {"max_thinking_tokens": None, "reasoning_effort": "none"}],
+    ids=["maximum", "effort"],
+)
+async def test_where_there_was_to_be_no_thinking_none_goes_on(
+    client: httpx.AsyncClient, toy: Toy, fields: dict[str, Any]
+) -> None:
+    first = await ask(client, toy, **fields)
+    assert first["choices"][0]["thinking_budget"]["thinking_tokens"] == 0
+    response = await client.post(f"{CHAT}/{first['id']}/think_more", json={})
+    error = error_of(response)
+    assert (response.status_code, error["code"]) == (409, "cannot_think_more")
+    assert "it was to have no thinking" in error["message"]
+
+
 async def test_a_stream_of_several_tokens_an_event_thinks_on() -> None:
     async with (
         running_native(ToyNative()) as toy,

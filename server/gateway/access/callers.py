@@ -16,13 +16,15 @@ from starlette.requests import Request
 from server.budget.spec import ThinkingBudget
 from server.gateway.access.keys import Key, KeysError, KeysFile, Quotas, read_keys, split_key
 from server.gateway.engines.upstream import EnginePool
-from server.gateway.errors import Forbidden, InvalidKey
+from server.gateway.errors import Forbidden, InvalidKey, ModelNotFound
 from server.gateway.file_changes import Signature, file_signature
 from server.gateway.settings import Settings, SettingsError
 
 log = structlog.get_logger(__name__)
 
 ANONYMOUS = "anonymous"
+_MODELS_TOLD = 10
+"""To whom asks for one that there isn't."""
 _NOBODY = Key(id="0" * 12, name=ANONYMOUS, sha256="0" * 64, created=datetime.fromtimestamp(0, UTC))
 """Compared with when no record has the id, so that an unknown id takes as long as a wrong secret."""
 
@@ -82,7 +84,11 @@ def resolve_model(caller: Caller, engines: EnginePool, model: str | None) -> str
     """
     caller.check_model(model)
     own = [name for name in engines.models() if caller.may_use(name)] if model is None else []
-    resolved = own[0] if len(own) == 1 else engines.resolve_model(model)
+    try:
+        resolved = own[0] if len(own) == 1 else engines.resolve_model(model)
+    except ModelNotFound as error:
+        served = [name for name in engines.models() if caller.may_use(name)][:_MODELS_TOLD]
+        raise ModelNotFound(f"{error}. Served: {', '.join(served) or 'none'}", param="model") from None
     caller.check_model(resolved)
     return resolved
 

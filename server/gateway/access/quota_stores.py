@@ -20,7 +20,9 @@ def quota_stores(settings: Settings) -> tuple[Ledger, RequestRates]:
     try:
         import redis  # noqa: F401
     except ImportError:
-        raise SettingsError("redis_url: needs the package redis (pip install 's1-server[redis]')") from None
+        raise SettingsError(
+            "redis_url: needs the package redis: install the extra `redis` (pip install -e '.[redis]')"
+        ) from None
     from server.gateway.access.ledger_redis import RedisLedger, connect
 
     client = connect(settings.redis_url)

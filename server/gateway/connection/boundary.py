@@ -93,8 +93,11 @@ async def http_error_response(request: Request, error: Exception) -> Response:
     """Starlette's own errors (no such route, wrong method) in OpenAI's envelope."""
     if not isinstance(error, HTTPException):
         raise error
+    path = request.url.path
+    is_known = any(getattr(route, "path", None) == f"/v1{path}" for route in request.app.routes)
+    hint = f"; did you mean /v1{path}?" if is_known else ""
     reason = {
-        HTTPStatus.NOT_FOUND: f"there is no {request.url.path}",
+        HTTPStatus.NOT_FOUND: f"there is no {path}{hint}",
         HTTPStatus.METHOD_NOT_ALLOWED: f"{request.url.path} does not take {request.method}",
     }.get(HTTPStatus(error.status_code), str(error.detail))
     body = envelope(reason, type="invalid_request_error", param=None, code=None)

@@ -90,6 +90,8 @@ class Kept:
 def _refusal(call: ChatCall, *, gives_ids: bool) -> str | None:
     if call.parallel is not None:
         return "it was answered by several branches"
+    if call.budget.max_thinking_tokens == 0 and call.continues is None:
+        return "it was to have no thinking"
     # How finely it was streamed is no matter of its tokens.
     asked = {name: value for name, value in call.fields.items() if name != "stream_interval"}
     unhonoured = first_unhonoured(asked, VllmCompletions)

@@ -134,7 +134,9 @@ def _tracing(settings: Settings) -> Tracing | None:
     try:
         from server.gateway.observe.tracing import make_tracing
     except ImportError:
-        raise SettingsError("otlp_endpoint: needs OpenTelemetry (pip install 's1-server[tracing]')") from None
+        raise SettingsError(
+            "otlp_endpoint: needs OpenTelemetry: install the extra `tracing` (pip install -e '.[tracing]')"
+        ) from None
     return make_tracing(settings.otlp_endpoint, sample_ratio=settings.trace_sample_ratio)
 
 
