@@ -104,9 +104,9 @@ async def _solve(
 
 def _check_all(
     questions: Sequence[Question], options: DifficultyOptions, progress: Progress, state: _Progressed
-) -> list[Question]:
-    """Grade by math-verify; returns the questions that it can't grade."""
-    ungraded = []
+) -> list[tuple[Question, int]]:
+    """Grade by math-verify; returns the attempts, by question and solver, that it can't grade or compare."""
+    ungraded: list[tuple[Question, int]] = []
     places = range(len(options.solvers))
     with progress.bar("checking", len(questions)) as advance:
         for question in questions:
@@ -114,27 +114,27 @@ def _check_all(
             if question.id in state.failures:
                 continue
             verdicts = check(question.answer, [state.replies[question.id, place].answer for place in places])
-            if verdicts is None:
-                ungraded.append(question)
-            else:
-                state.verdicts.update({(question.id, place): verdicts[place] for place in places})
+            for place in places:
+                if verdicts is not None and verdicts[place].decided:
+                    state.verdicts[question.id, place] = verdicts[place]
+                else:
+                    ungraded.append((question, place))
     return ungraded
 
 
 async def _grade(
-    questions: Sequence[Question],
+    attempts: Sequence[tuple[Question, int]],
     options: DifficultyOptions,
     grader: Grader,
     cache: CallCache,
     progress: Progress,
     state: _Progressed,
 ) -> Counter[str]:
-    pairs = [(question, place) for question in questions for place in range(len(options.solvers))]
     async with calling(cache, options.patience, concurrency=options.concurrency) as caller:
-        with progress.bar("grading", len(pairs)) as advance:
+        with progress.bar("grading", len(attempts)) as advance:
 
-            async def work(pair: tuple[Question, int]) -> None:
-                question, place = pair
+            async def work(attempt: tuple[Question, int]) -> None:
+                question, place = attempt
                 reference = reference_of(question)
                 try:
                     if reference is not None:
@@ -148,7 +148,7 @@ async def _grade(
                     state.failures[question.id] = ("unparsable_verdict", str(error))
                 next(advance)
 
-            await for_all(pairs, work, concurrency=options.concurrency)
+            await for_all(attempts, work, concurrency=options.concurrency)
     return _calls(caller)
 
 
@@ -173,7 +173,8 @@ def _outcome(
         if solved_by:
             drops.append(drop(question, STAGE, "solved", f"by {', '.join(solved_by)}"))
         elif any(attempt.correct is None for attempt in attempts) and not options.keep_ungraded:
-            detail = "nothing can compare it with " + repr(question.answer)
+            unclear = ", ".join(attempt.model for attempt in attempts if attempt.correct is None)
+            detail = f"nothing can compare the answer of {unclear} with {question.answer!r}"
             drops.append(drop(question, STAGE, "ungraded", detail))
         else:
             kept.append(dataclasses.replace(question, attempts=attempts))

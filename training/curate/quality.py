@@ -1,4 +1,4 @@
-"""Quality: failed and empty traces, texts that are not whole, other languages (paper 2.2; rules in YAML)."""
+"""Quality: failed, cut and empty traces, broken texts, other languages (paper 2.2; rules in YAML)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from training.curate.schema import Drop, Question, drop
 from training.curate.stage import Outcome
 
 STAGE = "quality"
+_CUT = frozenset({"length", "max_tokens", "model_context_window_exceeded"})
+"""Finish reasons of a reply that its limit ended, in lower case: OpenAI's, Gemini's and Anthropic's."""
 DEFAULT_RULES = Path(__file__).with_name("quality.yaml")
 _MATH = re.compile(
     r"\$\$.*?\$\$|\$[^$]*\$|\\\[.*?\\\]|\\\(.*?\\\)|\\begin\{.*?\\end\{\w+\*?\}|\\[a-zA-Z]+", re.DOTALL
@@ -126,6 +128,8 @@ def quality(
 def _trace_fault(question: Question, options: QualityOptions) -> tuple[str, str] | None:
     if question.trace_error is not None:
         return "api_error", question.trace_error
+    if (question.trace_finish_reason or "").lower() in _CUT:
+        return "cut_trace", f"finish reason {question.trace_finish_reason}"
     if question.trace_model is not None:
         for name in ("thinking", "trace_answer"):
             if not (getattr(question, name) or "").strip():

@@ -116,7 +116,7 @@ async def _ask_all(
 
 
 def _check_all(questions: Sequence[Question], progress: Progress, state: _Progressed) -> list[Question]:
-    """Grade by math-verify; returns the questions that it can't grade."""
+    """Grade by math-verify; returns the questions that it can't grade, or whose answer it can't compare."""
     ungraded = []
     answered = [question for question in questions if question.id in state.replies]
     with progress.bar("checking", len(answered)) as advance:
@@ -126,8 +126,11 @@ def _check_all(questions: Sequence[Question], progress: Progress, state: _Progre
             verdicts = check(question.answer, [answer])
             if not answer.strip():
                 state.ungraded[question.id] = "empty answer"
-            elif verdicts is not None:
+            elif verdicts is not None and verdicts[0].decided:
                 state.correct[question.id] = verdicts[0].correct
+            elif verdicts is not None:
+                ungraded.append(question)
+                state.ungraded[question.id] = "not comparable by a program"
             elif reference_of(question) is not None:
                 ungraded.append(question)
                 state.ungraded[question.id] = "not checkable by a program"
