@@ -121,6 +121,25 @@ def test_other_names_and_lists_of_one_are_read(tokenizer: Any, tmp_path: Path) -
     assert examples.input_ids == build(tokenizer, write_jsonl(tmp_path / "o.jsonl", rows)).input_ids
 
 
+def test_what_the_teacher_answered_is_learned_not_the_reference(tokenizer: Any, tmp_path: Path) -> None:
+    taught = [{**row, "trace_answer": row["answer"], "answer": "the reference"} for row in sample_rows(4)]
+    examples = build(tokenizer, write_jsonl(tmp_path / "t.jsonl", taught))
+    assert examples.input_ids == build(tokenizer, write_jsonl(tmp_path / "o.jsonl", sample_rows(4))).input_ids
+    assert examples.answer_columns == {"trace_answer": 4}
+
+    named = build(tokenizer, tmp_path / "t.jsonl", columns={"answer": "answer"})
+    assert "the reference" in tokenizer.decode(named.input_ids[0].tolist())
+    assert named.answer_columns == {"answer": 4}
+
+    mixed = build(tokenizer, write_jsonl(tmp_path / "m.jsonl", [*sample_rows(2), *taught[2:]]))
+    assert mixed.input_ids == examples.input_ids
+    assert mixed.answer_columns == {"answer": 2, "trace_answer": 2}
+
+    taught[1]["trace_answer"] = None
+    with pytest.raises(DataError, match=r"f\.jsonl row 2: column 'trace_answer' is missing"):
+        build(tokenizer, write_jsonl(tmp_path / "f.jsonl", taught))
+
+
 def test_controls_reach_the_prompt(tokenizer: Any, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "c.jsonl", sample_rows(8))
     traces = [row["thinking"] for row in sample_rows(8)]
