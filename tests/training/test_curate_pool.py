@@ -94,13 +94,32 @@ def test_options_are_part_of_the_question(fields: dict[str, object], answer: str
 
 
 @pytest.mark.parametrize(
+    ("options", "answer", "letter"),
+    [
+        (["1", "2", "3", "4"], 2, "C"),
+        (["1", "2", "3", "4"], "2", "B"),
+        ([5, 6, 7], 0.0, "A"),
+        (["10", "12"], 12, "B"),
+        (["1", "2"], -1, "-1"),
+    ],
+)
+def test_a_number_counts_the_options(options: list[object], answer: object, letter: str) -> None:
+    row = {"question": "How many?", "choices": options, "answer": answer}
+    mapping = find_columns([row], {}, where="f")
+    question = to_question(row, mapping, "f")
+    assert question is not None and with_choices(question, row, mapping).answer == letter
+
+
+@pytest.mark.parametrize(
     ("fields", "problem"),
     [
         ({"options": ["only"]}, "column 'options' does not hold 2 to 10 options"),
-        ({"options": ["one", ""]}, "column 'options' does not hold 2 to 10 options"),
+        ({"options": ["one", ""]}, "column 'options' holds an empty option, or one twice"),
+        ({"options": ["one", "one"]}, "column 'options' holds an empty option, or one twice"),
         ({"choices": "A) 1 B) 2"}, "column 'choices' does not hold 2 to 10 options"),
         ({"choices": {"first": "1", "second": "2"}}, "column 'choices' does not hold 2 to 10 options"),
-        ({"choices": ["2", "3", "4"], "answer": 2}, "2 is the text of one option and the place of another"),
+        ({"choices": [1, 2, 3], "answer": 2}, "'2' is the text of one option and stands for another"),
+        ({"choices": ["B", "A"], "answer": "B"}, "'B' is the text of one option and stands for another"),
     ],
 )
 def test_options_that_can_be_read_in_no_way_or_in_several(fields: dict[str, object], problem: str) -> None:

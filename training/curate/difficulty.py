@@ -12,7 +12,7 @@ from typing import Any
 
 from training.curate.errors import CurationError
 from training.curate.progress import Progress
-from training.curate.schema import Attempt, Drop, Question, drop, reference_of
+from training.curate.schema import Attempt, Drop, Question, drop, is_cut, reference_of
 from training.curate.stage import Outcome
 from training.endpoints.cache import CallCache
 from training.endpoints.client import Caller, Endpoint, Patience, calling, for_all
@@ -113,9 +113,11 @@ def _check_all(
             next(advance)
             if question.id in state.failures:
                 continue
-            verdicts = check(question.answer, [state.replies[question.id, place].answer for place in places])
-            for place in places:
-                if verdicts is not None and verdicts[place].decided:
+            replies = [state.replies[question.id, place] for place in places]
+            verdicts = check(question.answer, [reply.answer for reply in replies])
+            for place, reply in enumerate(replies):
+                # A solver that ran out of tokens before it stated an answer has not solved it.
+                if verdicts is not None and (verdicts[place].decided or is_cut(reply.finish_reason)):
                     state.verdicts[question.id, place] = verdicts[place]
                 else:
                     ungraded.append((question, place))

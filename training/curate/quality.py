@@ -12,12 +12,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from training.curate.errors import CurationError
-from training.curate.schema import Drop, Question, drop
+from training.curate.schema import Drop, Question, drop, is_cut
 from training.curate.stage import Outcome
 
 STAGE = "quality"
-_CUT = frozenset({"length", "max_tokens", "model_context_window_exceeded"})
-"""Finish reasons of a reply that its limit ended, in lower case: OpenAI's, Gemini's and Anthropic's."""
 DEFAULT_RULES = Path(__file__).with_name("quality.yaml")
 _MATH = re.compile(
     r"\$\$.*?\$\$|\$[^$]*\$|\\\[.*?\\\]|\\\(.*?\\\)|\\begin\{.*?\\end\{\w+\*?\}|\\[a-zA-Z]+", re.DOTALL
@@ -128,7 +126,7 @@ def quality(
 def _trace_fault(question: Question, options: QualityOptions) -> tuple[str, str] | None:
     if question.trace_error is not None:
         return "api_error", question.trace_error
-    if (question.trace_finish_reason or "").lower() in _CUT:
+    if is_cut(question.trace_finish_reason):
         return "cut_trace", f"finish reason {question.trace_finish_reason}"
     if question.trace_model is not None:
         for name in ("thinking", "trace_answer"):
