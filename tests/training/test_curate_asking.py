@@ -267,6 +267,7 @@ def test_failed_and_empty_traces_go_to_quality(tmp_path: Path, pool: Path) -> No
     ("api", "cut"),
     [
         ("openai", lambda reply: reply["choices"][0].update(finish_reason="length")),
+        ("openai", lambda reply: reply["choices"][0].update(thinking_budget={"ended_by": "loop"})),
         ("anthropic", lambda reply: reply.update(stop_reason="max_tokens")),
         ("gemini", lambda reply: reply["candidates"][0].update(finishReason="MAX_TOKENS")),
     ],
@@ -279,6 +280,8 @@ def test_a_trace_that_its_limit_cut_is_dropped(tmp_path: Path, api: str, cut: Ca
 
     def reply(body: Json) -> Json:
         whole = make("The answer is 4.", "Let me think. So")
+        if api == "openai":
+            whole["choices"][0]["thinking_budget"] = {"ended_by": "model"}
         if "What is 5?" in json.dumps(body):
             cut(whole)
         return whole

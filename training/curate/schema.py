@@ -62,6 +62,8 @@ class Drop:
 
 
 _CUT = frozenset({"length", "max_tokens", "model_context_window_exceeded"})
+ENDED_BY_SERVER = frozenset({"max_thinking_tokens", "loop", "time", "request"})
+"""What in our receipts says that not the model ended its thinking."""
 _TEXT_COLUMNS = ("id", "question", "source", "metadata")
 _OPTIONAL_TEXT = (
     "solution",
@@ -93,8 +95,8 @@ def reference_of(question: Question) -> str | None:
 
 
 def is_cut(finish_reason: str | None) -> bool:
-    """Whether a limit of tokens ended a reply, in the words of OpenAI's, Anthropic's and Gemini's APIs."""
-    return (finish_reason or "").lower() in _CUT
+    """Whether a limit ended a reply, as OpenAI's, Anthropic's and Gemini's APIs say it, or its thinking."""
+    return (finish_reason or "").lower() in _CUT | ENDED_BY_SERVER
 
 
 def as_row(item: Question | Drop) -> dict[str, Any]:
