@@ -268,6 +268,8 @@ def test_files_that_are_not_what_they_say(
         ({"question": "a", "thinking_tokens": "many"}, "column 'thinking_tokens' must be a count"),
         ({"question": "a", "attempts": [{"model": "m"}]}, "not an attempt of a solver"),
         ({"question": "a", "metadata": "no JSON"}, "column 'metadata' must be a JSON object as text"),
+        ({"question": "a", "metadata": '{"a":' * 100_000}, "column 'metadata' must be a JSON object as text"),
+        ({"question": "a", "metadata": "1" * 5000}, "column 'metadata' must be a JSON object as text"),
     ],
 )
 def test_rows_outside_the_schema_are_named(tmp_path: Path, row: dict[str, object], message: str) -> None:

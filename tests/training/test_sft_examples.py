@@ -90,6 +90,23 @@ def test_unreadable_files_are_named(tmp_path: Path, name: str, content: bytes, m
         list(read_rows([tmp_path / name]))
 
 
+def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    texts = pa.array([b"good", b"\xff\xfe"], pa.binary())
+    table = pa.table({"question": pa.Array.from_buffers(pa.string(), 2, texts.buffers())})
+    parquet.write_table(table, tmp_path / "text.parquet")
+    with pytest.raises(DataError, match=r"text\.parquet can't be read after row 0: 'utf-8' codec"):
+        list(read_rows([tmp_path / "text.parquet"]))
+    content = bytearray((tmp_path / "text.parquet").read_bytes())
+    content[4:40] = bytes(36)
+    (tmp_path / "page.parquet").write_bytes(content)
+    with pytest.raises(DataError, match=r"page\.parquet can't be read after row 0: ") as refusal:
+        list(read_rows([tmp_path / "page.parquet"]))
+    assert "\n" not in str(refusal.value)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no data file .*gone.jsonl"):
         list(read_rows([tmp_path / "gone.jsonl"]))
