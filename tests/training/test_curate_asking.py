@@ -214,7 +214,7 @@ def test_the_grader_is_asked_only_about_what_the_program_left_open(tmp_path: Pat
     pool = write_jsonl(tmp_path / "pool.jsonl", [MILES])
     with (
         fake_models(in_kilometres) as one,
-        fake_models(lambda _: openai_reply("It is 6 miles.")) as two,
+        fake_models(lambda _: openai_reply("The answer is 6 miles.")) as two,
         fake_models(lambda _: openai_reply("No")) as judge,
     ):
         solvers = ("--solver", f"km@{one.url}", "--solver", f"miles@{two.url}")
