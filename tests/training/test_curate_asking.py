@@ -183,6 +183,63 @@ def test_traces_of_every_api(
     assert manifest(tmp_path / "2")["notes"]["ungraded"] == {"not checkable by a program": 4}
 
 
+MILES = {"question": "How many miles is 2 times 2.5?", "answer": "5 miles"}
+
+
+def in_kilometres(_: Json) -> Json:
+    return openai_reply("The answer is 8 km.", "Hm.")
+
+
+def test_an_answer_that_the_program_cannot_compare_is_for_the_grader(tmp_path: Path) -> None:
+    pool = write_jsonl(tmp_path / "pool.jsonl", [MILES])
+    with fake_models(in_kilometres) as models, fake_models(lambda _: openai_reply("Yes")) as judge:
+        asked = ("--grader", f"judge@{judge.url}")
+        traces, solve = ("traces", pool, "--teacher"), ("curate", "difficulty", pool, "--solver")
+        s1_ok(*traces, f"m@{models.url}", "--out", tmp_path / "alone")
+        s1_ok(*traces, f"m@{models.url}", "--out", tmp_path / "graded", *asked)
+        assert judge.num_requests == 1
+        s1_ok(*solve, f"m@{models.url}", "--out", tmp_path / "dropped")
+        s1_ok(*solve, f"m@{models.url}", "--out", tmp_path / "kept", "--keep-ungraded")
+        s1_ok(*solve, f"m@{models.url}", "--out", tmp_path / "solved", *asked)
+        assert judge.num_requests == 2
+    assert [row["trace_correct"] for row in rows(tmp_path / "alone")] == [None]
+    assert manifest(tmp_path / "alone")["notes"]["ungraded"] == {"not comparable by a program": 1}
+    assert [row["trace_correct"] for row in rows(tmp_path / "graded")] == [True]
+    assert drops(tmp_path / "dropped") == {"ungraded": 1}
+    assert [attempt["correct"] for attempt in rows(tmp_path / "kept")[0]["attempts"]] == [None]
+    assert drops(tmp_path / "solved") == {"solved": 1}
+
+
+def test_the_grader_is_asked_only_about_what_the_program_left_open(tmp_path: Path) -> None:
+    pool = write_jsonl(tmp_path / "pool.jsonl", [MILES])
+    with (
+        fake_models(in_kilometres) as one,
+        fake_models(lambda _: openai_reply("The answer is 6 miles.")) as two,
+        fake_models(lambda _: openai_reply("No")) as judge,
+    ):
+        solvers = ("--solver", f"km@{one.url}", "--solver", f"miles@{two.url}")
+        given = ("--grader", f"judge@{judge.url}", "--out", tmp_path / "2")
+        s1_ok("curate", "difficulty", pool, *solvers, *given)
+        assert judge.num_requests == 1 and "8 km" in prompt_of(judge.requests[0])
+    attempts = rows(tmp_path / "2")[0]["attempts"]
+    assert [(attempt["correct"], attempt["graded_by"]) for attempt in attempts] == [
+        (False, "model:judge"),
+        (False, "math-verify"),
+    ]
+
+
+def test_a_solver_that_ran_out_of_tokens_has_not_solved_it(tmp_path: Path) -> None:
+    def cut(_: Json) -> Json:
+        reply = openai_reply("First of all, I note that a mile is longer than", "Hm.")
+        reply["choices"][0]["finish_reason"] = "length"
+        return reply
+
+    pool = write_jsonl(tmp_path / "pool.jsonl", [{"question": "What is 2 times 4?", "answer": "8"}])
+    with fake_models(cut) as models:
+        s1_ok("curate", "difficulty", pool, "--solver", f"m@{models.url}", "--out", tmp_path / "2")
+    assert [attempt["correct"] for attempt in rows(tmp_path / "2")[0]["attempts"]] == [False]
+
+
 def test_only_correct_and_a_tokenizer_that_counts(tmp_path: Path, pool: Path) -> None:
     with fake_models(solver(1, 3)) as models, fake_models(grader_reply) as judge:
         s1_ok(
@@ -204,6 +261,37 @@ def test_failed_and_empty_traces_go_to_quality(tmp_path: Path, pool: Path) -> No
     assert [row["question"][16:-1] for row in rows(tmp_path / "2") if row["trace_error"]] == ["5"]
     s1_ok("curate", "quality", tmp_path / "2", "--out", tmp_path / "3", "--require-trace")
     assert drops(tmp_path / "3") == {"api_error": 1, "empty_trace": 1}
+
+
+@pytest.mark.parametrize(
+    ("api", "cut"),
+    [
+        ("openai", lambda reply: reply["choices"][0].update(finish_reason="length")),
+        ("openai", lambda reply: reply["choices"][0].update(thinking_budget={"ended_by": "loop"})),
+        ("anthropic", lambda reply: reply.update(stop_reason="max_tokens")),
+        ("gemini", lambda reply: reply["candidates"][0].update(finishReason="MAX_TOKENS")),
+    ],
+)
+def test_a_trace_that_its_limit_cut_is_dropped(tmp_path: Path, api: str, cut: Callable[[Json], None]) -> None:
+    make = {"openai": openai_reply, "anthropic": anthropic_reply, "gemini": gemini_reply}[api]
+    pool = write_jsonl(
+        tmp_path / "pool.jsonl", [{"question": f"What is {n}?", "answer": "4"} for n in (4, 5)]
+    )
+
+    def reply(body: Json) -> Json:
+        whole = make("The answer is 4.", "Let me think. So")
+        if api == "openai":
+            whole["choices"][0]["thinking_budget"] = {"ended_by": "model"}
+        if "What is 5?" in json.dumps(body):
+            cut(whole)
+        return whole
+
+    with fake_models(reply) as models:
+        given = ("--teacher", f"m@{models.url}", "--api", api)
+        s1_ok("traces", pool, *given, "--out", tmp_path / "2")
+    out = s1_ok("curate", "quality", tmp_path / "2", "--out", tmp_path / "3", "--require-trace")
+    assert "cut_trace" in out and drops(tmp_path / "3") == {"cut_trace": 1}
+    assert [row["question"] for row in rows(tmp_path / "3")] == ["What is 4?"]
 
 
 def test_a_question_that_another_teacher_refuses_keeps_nothing_of_the_trace_before(

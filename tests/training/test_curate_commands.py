@@ -20,7 +20,9 @@ from tests.support.commands import (
 )
 from tests.support.hub_samples import write_hub
 from tests.support.question_files import SCHEMAS, sentence, write_jsonl, write_question_files
+from training.curate.hub import hub_rows
 from training.curate.schema import COLUMNS
+from training.evaluate.benchmarks import load_benchmark
 
 QUESTIONS_PER_SCHEMA = 12
 POOL = 5 * QUESTIONS_PER_SCHEMA
@@ -106,6 +108,47 @@ def test_collect_decontaminates_too_and_reads_the_hub_folder(tmp_path: Path, fil
     s1_ok("curate", "collect", "--source", "hub:all", "--source", clash, *options)
     assert drops(tmp_path / "1") == {"contaminated": 1}
     assert len({row["source"] for row in rows(tmp_path / "1")}) == 16
+
+
+def test_multiple_choice_is_collected_as_it_is_evaluated(tmp_path: Path) -> None:
+    def choice(question: str, options: object, answer: str) -> dict[str, object]:
+        return {"question": question, "choices": options, "answer": answer}
+
+    numbers = ["0", "1", "2", "3"]
+    whole = [choice("Which is even?", ["1", "2"], "2"), choice("Which is even?", ["1", "3", "4"], "C")]
+    file = write_jsonl(tmp_path / "choice.jsonl", [*whole, choice("How many?", numbers, "0")])
+    s1_ok("curate", "collect", "--source", file, "--out", tmp_path / "1")
+    items = load_benchmark(str(file), hub_rows).items
+    assert len(items) == 3
+    collected = [(row["id"], row["question"], row["answer"]) for row in rows(tmp_path / "1")]
+    assert collected == [(item.id, item.prompt, item.reference) for item in items]
+    assert json.loads(rows(tmp_path / "1")[0]["metadata"]) == {"choices": ["1", "2"]}
+
+    asked = [whole[0], choice("How few are there?", numbers, "1")]
+    tests = write_jsonl(tmp_path / "tests.jsonl", asked)
+    s1_ok("curate", "decontaminate", tmp_path / "1", "--benchmark", tests, "--out", tmp_path / "2")
+    left = [row["question"] for row in rows(tmp_path / "2")]
+    assert left == [item.prompt for item in items[1:]], "the same options are not the same question"
+
+    odd = write_jsonl(tmp_path / "odd.jsonl", [*whole, choice("Which?", "1 or 2", "1")])
+    s1_ok("curate", "collect", "--source", odd, "--out", tmp_path / "3")
+    (row,) = rows(tmp_path / "3" / "drops.parquet")
+    assert row["reason"] == "unclear_options" and row["question"] == "Which?"
+    assert row["detail"] == "row 3: column 'choices' does not hold 2 to 10 options"
+
+
+def test_questions_with_other_answers_are_counted(tmp_path: Path) -> None:
+    same = sentence("same", 1, 60)
+    questions = [
+        {"question": f"{same} the {which} number?", "answer": answer}
+        for which, answer in (("largest", "7"), ("smallest", "3"), ("largest", "8"))
+    ]
+    file = write_jsonl(tmp_path / "pairs.jsonl", questions)
+    result = s1("curate", "collect", "--source", file, "--out", tmp_path / "1")
+    assert "1 near duplicates kept: their answer is another" in result.stderr
+    assert [row["answer"] for row in rows(tmp_path / "1")] == ["7", "3"]
+    assert drops(tmp_path / "1") == {"duplicate_with_another_answer": 1}
+    assert manifest(tmp_path / "1")["notes"]["near_duplicates_kept_for_their_answer"] == 1
 
 
 def test_columns_by_name_for_one_source(tmp_path: Path) -> None:
@@ -225,6 +268,8 @@ def test_files_that_are_not_what_they_say(
         ({"question": "a", "thinking_tokens": "many"}, "column 'thinking_tokens' must be a count"),
         ({"question": "a", "attempts": [{"model": "m"}]}, "not an attempt of a solver"),
         ({"question": "a", "metadata": "no JSON"}, "column 'metadata' must be a JSON object as text"),
+        ({"question": "a", "metadata": '{"a":' * 100_000}, "column 'metadata' must be a JSON object as text"),
+        ({"question": "a", "metadata": "1" * 5000}, "column 'metadata' must be a JSON object as text"),
     ],
 )
 def test_rows_outside_the_schema_are_named(tmp_path: Path, row: dict[str, object], message: str) -> None:

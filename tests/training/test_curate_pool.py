@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.question_files import SCHEMAS, sentence
+from training.curate.choices import OptionsError, with_choices, without_choices
 from training.curate.columns import find_columns, to_question
 from training.curate.decontaminate import Benchmarks, drop_contaminated
 from training.curate.dedup import drop_exact, drop_near
@@ -66,6 +67,70 @@ def test_named_columns_win_and_missing_ones_are_named() -> None:
         find_columns([{"text": "Why?"}], {}, where="f.jsonl")
 
 
+CITIES = ["Rome", "Paris", "Oslo"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "answer"),
+    [
+        ({"choices": CITIES, "answer": "Paris"}, "B"),
+        ({"options": CITIES, "answer": "b"}, "B"),
+        ({"choices": CITIES, "answer": 1}, "B"),
+        ({"choices": CITIES, "answer": "the capital of France"}, "the capital of France"),
+        ({"choices": CITIES}, None),
+        ({"options": {"C": "Oslo", "A": "Rome", "B": "Paris", "D": None}, "answer": "B"}, "B"),
+        ({"choices": {"text": CITIES, "label": ["1", "2", "3"]}, "answer": "2"}, "B"),
+    ],
+)
+def test_options_are_part_of_the_question(fields: dict[str, object], answer: str | None) -> None:
+    row = {"question": "Which is it?", **fields}
+    mapping = find_columns([row], {}, where="f")
+    question = to_question(row, mapping, "f")
+    assert question is not None
+    asked = with_choices(question, row, mapping)
+    assert asked.question == "Which is it?\n\nA) Rome\nB) Paris\nC) Oslo"
+    assert asked.answer == answer and asked.id == question_id(asked.question)
+    assert without_choices(asked.question) == "Which is it?"
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "letter"),
+    [
+        (["1", "2", "3", "4"], 2, "C"),
+        (["1", "2", "3", "4"], "2", "B"),
+        ([5, 6, 7], 0.0, "A"),
+        (["10", "12"], 12, "B"),
+        (["1", "2"], -1, "-1"),
+    ],
+)
+def test_a_number_counts_the_options(options: list[object], answer: object, letter: str) -> None:
+    row = {"question": "How many?", "choices": options, "answer": answer}
+    mapping = find_columns([row], {}, where="f")
+    question = to_question(row, mapping, "f")
+    assert question is not None and with_choices(question, row, mapping).answer == letter
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"options": ["only"]}, "column 'options' does not hold 2 to 10 options"),
+        ({"options": ["one", ""]}, "column 'options' holds an empty option, or one twice"),
+        ({"options": ["one", "one"]}, "column 'options' holds an empty option, or one twice"),
+        ({"choices": "A) 1 B) 2"}, "column 'choices' does not hold 2 to 10 options"),
+        ({"choices": {"first": "1", "second": "2"}}, "column 'choices' does not hold 2 to 10 options"),
+        ({"choices": [1, 2, 3], "answer": 2}, "'2' is the text of one option and stands for another"),
+        ({"choices": ["B", "A"], "answer": "B"}, "'B' is the text of one option and stands for another"),
+    ],
+)
+def test_options_that_can_be_read_in_no_way_or_in_several(fields: dict[str, object], problem: str) -> None:
+    row = {"question": "Which is it?", **fields}
+    mapping = find_columns([row], {}, where="f")
+    question = to_question(row, mapping, "f")
+    assert question is not None
+    with pytest.raises(OptionsError, match=problem):
+        with_choices(question, row, mapping)
+
+
 @pytest.mark.parametrize(
     ("text", "boxed"),
     [
@@ -119,8 +184,34 @@ LONG = sentence("near", 1, 40)
     ],
 )
 def test_near_duplicates_by_words(other: str, is_duplicate: bool) -> None:
-    kept, drops = drop_near([ask(LONG), ask(other)], 0.8, "collect", no_bar())
+    kept, drops, _ = drop_near([ask(LONG), ask(other)], 0.8, "collect", no_bar())
     assert len(drops) == is_duplicate and len(kept) == 2 - is_duplicate
+
+
+@pytest.mark.parametrize(
+    ("answers", "num_kept"),
+    [
+        (("7", "3"), 2),
+        (("$7$", "7.0"), 1),
+        (("\\frac{1}{2}", "0.5"), 1),
+        (("the red one", "The  red one"), 1),
+        (("the red one", "the blue one"), 2),
+        (("7", None), 1),
+    ],
+)
+def test_near_duplicates_with_other_answers_stay(answers: tuple[str | None, ...], num_kept: int) -> None:
+    asked = (f"{LONG} What is the {which} of them? {LONG[::-1]}" for which in ("largest", "smallest"))
+    questions = [ask(text, answer=answer) for text, answer in zip(asked, answers, strict=True)]
+    kept, drops, num_otherwise = drop_near(questions, 0.8, "collect", no_bar())
+    assert (len(kept), len(drops), num_otherwise) == (num_kept, 2 - num_kept, num_kept - 1)
+
+
+def test_an_exact_duplicate_with_another_answer_is_told_as_such() -> None:
+    questions = [ask("What is $x$?", answer=answer) for answer in ("1/2", "0.5", "3", None)]
+    kept, drops = drop_exact(questions, "collect")
+    assert [question.answer for question in kept] == ["1/2"]
+    assert [drop.reason for drop in drops] == ["duplicate", "duplicate_with_another_answer", "duplicate"]
+    assert drops[1].detail == f"of {kept[0].id}, whose answer is '1/2'; here '3'"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +226,7 @@ def test_near_duplicates_by_words(other: str, is_duplicate: bool) -> None:
 )
 def test_other_numbers_or_formulas_make_another_question(one: str, other: str, is_duplicate: bool) -> None:
     questions = [ask(f"{LONG} {one} {LONG[::-1]}"), ask(f"{LONG} {other} {LONG[::-1]}")]
-    _, drops = drop_near(questions, 0.8, "collect", no_bar())
+    _, drops, _ = drop_near(questions, 0.8, "collect", no_bar())
     assert len(drops) == is_duplicate
 
 

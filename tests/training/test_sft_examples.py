@@ -90,6 +90,23 @@ def test_unreadable_files_are_named(tmp_path: Path, name: str, content: bytes, m
         list(read_rows([tmp_path / name]))
 
 
+def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    texts = pa.array([b"good", b"\xff\xfe"], pa.binary())
+    table = pa.table({"question": pa.Array.from_buffers(pa.string(), 2, texts.buffers())})
+    parquet.write_table(table, tmp_path / "text.parquet")
+    with pytest.raises(DataError, match=r"text\.parquet can't be read after row 0: 'utf-8' codec"):
+        list(read_rows([tmp_path / "text.parquet"]))
+    content = bytearray((tmp_path / "text.parquet").read_bytes())
+    content[4:40] = bytes(36)
+    (tmp_path / "page.parquet").write_bytes(content)
+    with pytest.raises(DataError, match=r"page\.parquet can't be read after row 0: ") as refusal:
+        list(read_rows([tmp_path / "page.parquet"]))
+    assert "\n" not in str(refusal.value)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no data file .*gone.jsonl"):
         list(read_rows([tmp_path / "gone.jsonl"]))
@@ -119,6 +136,25 @@ def test_other_names_and_lists_of_one_are_read(tokenizer: Any, tmp_path: Path) -
     names = {"question": "q", "thinking": "trajectories", "answer": "attempt"}
     examples = build(tokenizer, write_jsonl(tmp_path / "r.jsonl", renamed), columns=names)
     assert examples.input_ids == build(tokenizer, write_jsonl(tmp_path / "o.jsonl", rows)).input_ids
+
+
+def test_what_the_teacher_answered_is_learned_not_the_reference(tokenizer: Any, tmp_path: Path) -> None:
+    taught = [{**row, "trace_answer": row["answer"], "answer": "the reference"} for row in sample_rows(4)]
+    examples = build(tokenizer, write_jsonl(tmp_path / "t.jsonl", taught))
+    assert examples.input_ids == build(tokenizer, write_jsonl(tmp_path / "o.jsonl", sample_rows(4))).input_ids
+    assert examples.answer_columns == {"trace_answer": 4}
+
+    named = build(tokenizer, tmp_path / "t.jsonl", columns={"answer": "answer"})
+    assert "the reference" in tokenizer.decode(named.input_ids[0].tolist())
+    assert named.answer_columns == {"answer": 4}
+
+    mixed = build(tokenizer, write_jsonl(tmp_path / "m.jsonl", [*sample_rows(2), *taught[2:]]))
+    assert mixed.input_ids == examples.input_ids
+    assert mixed.answer_columns == {"answer": 2, "trace_answer": 2}
+
+    taught[1]["trace_answer"] = None
+    with pytest.raises(DataError, match=r"f\.jsonl row 2: column 'trace_answer' is missing"):
+        build(tokenizer, write_jsonl(tmp_path / "f.jsonl", taught))
 
 
 def test_controls_reach_the_prompt(tokenizer: Any, tmp_path: Path) -> None:

@@ -242,6 +242,25 @@ def test_a_dry_run_of_the_papers_recipe_needs_neither_weights_nor_gpus(tmp_path:
     assert refused.exit_code == 2 and "numbers of processes that do: 1, 2, 4, 8, 16" in refused.output
 
 
+def test_a_dry_run_of_curated_questions_says_which_answers_are_learned(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    from training.curate.schema import Question, as_row, question_columns
+
+    question = Question(
+        "1", "What is 2 + 2?", "pool", answer="4", thinking="Two more", trace_answer="It is 4"
+    )
+    data = tmp_path / "questions.parquet"
+    parquet.write_table(pa.Table.from_pylist([as_row(question)], schema=question_columns()), data)
+    result = invoke("--data", str(data), "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "column 'trace_answer' of 1 samples (data.columns.answer names another)" in result.output
+    assert "It is 4" in result.output.split("learned (")[1]
+    result = invoke("--data", str(data), "--dry-run", "--set", "data.columns.answer=answer")
+    assert "column 'answer' of 1 samples" in result.output and "It is 4" not in result.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -181,7 +181,7 @@ def quality(
     format: FileFormat = "parquet",
     overwrite: Overwrite = False,
 ) -> None:
-    """Drop failed and empty traces, texts that are not whole, and other languages."""
+    """Drop failed, cut and empty traces, texts that are not whole, and other languages."""
     from training.curate import quality as checking
     from training.curate.files import questions_file
     from training.curate.progress import Progress

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.markup import escape
 
+from training.curate.choices import OptionsError, with_choices
 from training.curate.columns import ROLES, find_columns, to_question
 from training.curate.decontaminate import Benchmarks, drop_contaminated
 from training.curate.dedup import drop_exact, drop_near
@@ -115,8 +116,11 @@ def load_source(
         question = to_question(row, mapping, spec.name)
         if question is None:
             drops.append(_no_question(spec.name, f"row {number}", stage))
-        else:
-            kept.append(question)
+            continue
+        try:
+            kept.append(with_choices(question, row, mapping))
+        except OptionsError as error:
+            drops.append(drop(question, stage, "unclear_options", f"row {number}: {error}"))
     return Loaded(spec, kept, drops, mapping.describe())
 
 
@@ -135,15 +139,20 @@ def collect(
     drops += more
     pool, more = _drop_repeated_ids(pool)
     drops += more
+    notes = _notes(loaded)
     if near_threshold > 0:
         with progress.bar("near duplicates", len(pool)) as advance:
-            pool, more = drop_near(pool, near_threshold, STAGE, advance)
+            pool, more, num_otherwise = drop_near(pool, near_threshold, STAGE, advance)
         drops += more
+        notes["near_duplicates_kept_for_their_answer"] = num_otherwise
+        if num_otherwise:
+            line = f"{num_otherwise:,} near duplicates kept: their answer is another"
+            progress.errors.print(line, soft_wrap=True, highlight=False)
     if benchmarks is not None:
         with progress.bar("decontamination", len(pool)) as advance:
             pool, more = drop_contaminated(pool, benchmarks, STAGE, advance)
         drops += more
-    return Outcome(num_in, pool, drops, notes=_notes(loaded))
+    return Outcome(num_in, pool, drops, notes=notes)
 
 
 def _drop_repeated_ids(pool: Sequence[Question]) -> tuple[list[Question], list[Drop]]:

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
+from training.curate.choices import without_choices
 from training.curate.dedup import normalized
 from training.curate.schema import Drop, Question, drop
 
@@ -19,7 +20,8 @@ class Benchmarks:
     """All word n-grams of the benchmarks' questions.
 
     Compared twice: as words, and as text without any white space, so that `$x+1$` and `$ x + 1 $` are alike.
-    Benchmark questions with fewer than n words count as a whole.
+    Benchmark questions with fewer than n words count as a whole. Else their options do not count: many
+    questions have `A) 0 B) 1 C) 2 D) 3`.
     """
 
     ngram_words: int = DEFAULT_NGRAM_WORDS
@@ -32,9 +34,9 @@ class Benchmarks:
     def add(self, name: str, questions: Sequence[Question]) -> None:
         for number, question in enumerate(questions, start=1):
             owner = f"{name}, row {number}"
-            words = normalized(question.question).split()
+            words = normalized(without_choices(question.question)).split()
             if len(words) < self.ngram_words:
-                self._short.setdefault("".join(words), owner)
+                self._short.setdefault("".join(normalized(question.question).split()), owner)
             for gram in _ngrams(words, self.ngram_words):
                 if gram in self._owners:
                     continue

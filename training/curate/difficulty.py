@@ -12,7 +12,7 @@ from typing import Any
 
 from training.curate.errors import CurationError
 from training.curate.progress import Progress
-from training.curate.schema import Attempt, Drop, Question, drop, reference_of
+from training.curate.schema import Attempt, Drop, Question, drop, is_cut, reference_of
 from training.curate.stage import Outcome
 from training.endpoints.cache import CallCache
 from training.endpoints.client import Caller, Endpoint, Patience, calling, for_all
@@ -104,37 +104,39 @@ async def _solve(
 
 def _check_all(
     questions: Sequence[Question], options: DifficultyOptions, progress: Progress, state: _Progressed
-) -> list[Question]:
-    """Grade by math-verify; returns the questions that it can't grade."""
-    ungraded = []
+) -> list[tuple[Question, int]]:
+    """Grade by math-verify; returns the attempts, by question and solver, that it can't grade or compare."""
+    ungraded: list[tuple[Question, int]] = []
     places = range(len(options.solvers))
     with progress.bar("checking", len(questions)) as advance:
         for question in questions:
             next(advance)
             if question.id in state.failures:
                 continue
-            verdicts = check(question.answer, [state.replies[question.id, place].answer for place in places])
-            if verdicts is None:
-                ungraded.append(question)
-            else:
-                state.verdicts.update({(question.id, place): verdicts[place] for place in places})
+            replies = [state.replies[question.id, place] for place in places]
+            verdicts = check(question.answer, [reply.answer for reply in replies])
+            for place, reply in enumerate(replies):
+                # A solver that ran out of tokens before it stated an answer has not solved it.
+                if verdicts is not None and (verdicts[place].decided or is_cut(reply.finish_reason)):
+                    state.verdicts[question.id, place] = verdicts[place]
+                else:
+                    ungraded.append((question, place))
     return ungraded
 
 
 async def _grade(
-    questions: Sequence[Question],
+    attempts: Sequence[tuple[Question, int]],
     options: DifficultyOptions,
     grader: Grader,
     cache: CallCache,
     progress: Progress,
     state: _Progressed,
 ) -> Counter[str]:
-    pairs = [(question, place) for question in questions for place in range(len(options.solvers))]
     async with calling(cache, options.patience, concurrency=options.concurrency) as caller:
-        with progress.bar("grading", len(pairs)) as advance:
+        with progress.bar("grading", len(attempts)) as advance:
 
-            async def work(pair: tuple[Question, int]) -> None:
-                question, place = pair
+            async def work(attempt: tuple[Question, int]) -> None:
+                question, place = attempt
                 reference = reference_of(question)
                 try:
                     if reference is not None:
@@ -148,7 +150,7 @@ async def _grade(
                     state.failures[question.id] = ("unparsable_verdict", str(error))
                 next(advance)
 
-            await for_all(pairs, work, concurrency=options.concurrency)
+            await for_all(attempts, work, concurrency=options.concurrency)
     return _calls(caller)
 
 
@@ -173,7 +175,8 @@ def _outcome(
         if solved_by:
             drops.append(drop(question, STAGE, "solved", f"by {', '.join(solved_by)}"))
         elif any(attempt.correct is None for attempt in attempts) and not options.keep_ungraded:
-            detail = "nothing can compare it with " + repr(question.answer)
+            unclear = ", ".join(attempt.model for attempt in attempts if attempt.correct is None)
+            detail = f"nothing can compare the answer of {unclear} with {question.answer!r}"
             drops.append(drop(question, STAGE, "ungraded", detail))
         else:
             kept.append(dataclasses.replace(question, attempts=attempts))

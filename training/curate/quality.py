@@ -1,4 +1,4 @@
-"""Quality: failed and empty traces, texts that are not whole, other languages (paper 2.2; rules in YAML)."""
+"""Quality: failed, cut and empty traces, broken texts, other languages (paper 2.2; rules in YAML)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from training.curate.errors import CurationError
-from training.curate.schema import Drop, Question, drop
+from training.curate.schema import Drop, Question, drop, is_cut
 from training.curate.stage import Outcome
 
 STAGE = "quality"
@@ -126,6 +126,8 @@ def quality(
 def _trace_fault(question: Question, options: QualityOptions) -> tuple[str, str] | None:
     if question.trace_error is not None:
         return "api_error", question.trace_error
+    if is_cut(question.trace_finish_reason):
+        return "cut_trace", f"finish reason {question.trace_finish_reason}"
     if question.trace_model is not None:
         for name in ("thinking", "trace_answer"):
             if not (getattr(question, name) or "").strip():

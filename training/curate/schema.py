@@ -61,6 +61,9 @@ class Drop:
     question: str
 
 
+_CUT = frozenset({"length", "max_tokens", "model_context_window_exceeded"})
+ENDED_BY_SERVER = frozenset({"max_thinking_tokens", "loop", "time", "request"})
+"""What in our receipts says that not the model ended its thinking."""
 _TEXT_COLUMNS = ("id", "question", "source", "metadata")
 _OPTIONAL_TEXT = (
     "solution",
@@ -89,6 +92,11 @@ def reference_of(question: Question) -> str | None:
     """What a grader model compares with: the whole solution, with the short answer after it."""
     parts = dict.fromkeys(part for part in (question.solution, question.answer) if part)
     return "\n\n".join(parts) or None
+
+
+def is_cut(finish_reason: str | None) -> bool:
+    """Whether a limit ended a reply, as OpenAI's, Anthropic's and Gemini's APIs say it, or its thinking."""
+    return (finish_reason or "").lower() in _CUT | ENDED_BY_SERVER
 
 
 def as_row(item: Question | Drop) -> dict[str, Any]:
@@ -129,7 +137,7 @@ def question_from_row(row: Mapping[str, Any], *, where: str, default_source: str
 def _is_json_object(text: str) -> bool:
     try:
         return isinstance(json.loads(text), dict)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return False
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from training.curate.errors import CurationError
 from training.curate.progress import Progress
-from training.curate.schema import Drop, Question, drop, reference_of
+from training.curate.schema import ENDED_BY_SERVER, Drop, Question, drop, reference_of
 from training.curate.stage import Outcome
 from training.endpoints.cache import CallCache
 from training.endpoints.client import Caller, Endpoint, Patience, calling, for_all
@@ -116,7 +116,7 @@ async def _ask_all(
 
 
 def _check_all(questions: Sequence[Question], progress: Progress, state: _Progressed) -> list[Question]:
-    """Grade by math-verify; returns the questions that it can't grade."""
+    """Grade by math-verify; returns the questions that it can't grade, or whose answer it can't compare."""
     ungraded = []
     answered = [question for question in questions if question.id in state.replies]
     with progress.bar("checking", len(answered)) as advance:
@@ -126,8 +126,11 @@ def _check_all(questions: Sequence[Question], progress: Progress, state: _Progre
             verdicts = check(question.answer, [answer])
             if not answer.strip():
                 state.ungraded[question.id] = "empty answer"
-            elif verdicts is not None:
+            elif verdicts is not None and verdicts[0].decided:
                 state.correct[question.id] = verdicts[0].correct
+            elif verdicts is not None:
+                ungraded.append(question)
+                state.ungraded[question.id] = "not comparable by a program"
             elif reference_of(question) is not None:
                 ungraded.append(question)
                 state.ungraded[question.id] = "not checkable by a program"
@@ -194,6 +197,12 @@ def _outcome(
     return Outcome(len(questions), kept, drops, notes)
 
 
+def _finish_reason(reply: Reply) -> str | None:
+    """Of the thinking, where our receipt says that the server ended it: then the answer's own is `stop`."""
+    ended_by = (reply.thinking_budget or {}).get("ended_by")
+    return ended_by if ended_by in ENDED_BY_SERVER else reply.finish_reason
+
+
 def _traced(
     question: Question, model: str, state: _Progressed, count: Callable[[str], int] | None
 ) -> Question:
@@ -216,6 +225,6 @@ def _traced(
         trace_model=model,
         trace_correct=state.correct.get(question.id),
         trace_error=None,
-        trace_finish_reason=reply.finish_reason,
+        trace_finish_reason=_finish_reason(reply),
         thinking_tokens=reply.thinking_tokens if count is None else count(reply.thinking),
     )

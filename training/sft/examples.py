@@ -2,6 +2,7 @@
 
 import statistics
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -44,6 +45,8 @@ class Examples:
     """By row, where a server ended the thinking: from and to which token it wrote itself."""
     places: list[str] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
+    answer_columns: Counter[str] = field(default_factory=Counter)
+    """By column that the answer was read from, where rows are columns: how many samples."""
     first_rendered: list[Rendered] = field(default_factory=list)
     """Texts of the first few, so that an exported tokenizer can be checked against the ids trained on."""
 
@@ -80,9 +83,8 @@ def build_examples(recipe: DataRecipe, tokenizer: ChatTokenizer, rows: Iterable[
             rendered = _render(recipe, examples.form, tokenizer, row, long_from)
             example = tokenize(tokenizer, rendered)
         except RenderingError as error:
-            _refuse(
-                examples, row, f"{_column(recipe.columns, error.field)} {error.problem}", recipe.on_invalid
-            )
+            problem = f"{_column(recipe.columns, error.field, row)} {error.problem}"
+            _refuse(examples, row, problem, recipe.on_invalid)
             continue
         if len(example.input_ids) > recipe.max_length:
             reason = f"has {len(example.input_ids)} tokens, more than data.max_length {recipe.max_length}"
@@ -90,6 +92,8 @@ def build_examples(recipe: DataRecipe, tokenizer: ChatTokenizer, rows: Iterable[
             continue
         _add(examples, example)
         examples.places.append(row.place)
+        if examples.form == "columns":
+            examples.answer_columns[recipe.columns.answer_of(row.fields)] += 1
         if len(examples.first_rendered) < _KEPT_TEXTS:
             examples.first_rendered.append(rendered)
     if not examples.input_ids:
@@ -124,7 +128,7 @@ def _describe(dropped: Dropped) -> str:
 def _form(recipe: DataRecipe, first: Row) -> Form:
     """What the first row holds decides for all of them, if the recipe does not."""
     names = recipe.columns
-    columns = (names.question, names.thinking, names.answer)
+    columns = (names.question, names.thinking, names.answer_of(first.fields))
     missing = [name for name in columns if name not in first.fields]
     found = ", ".join(first.fields) or "nothing"
     if recipe.form == "auto":
@@ -173,7 +177,7 @@ def _render(
         trace_format,
         question=question,
         thinking=thinking,
-        answer=_only(row.fields.get(names.answer)),
+        answer=_only(row.fields.get(names.answer_of(row.fields))),
         system_prompt=recipe.system_prompt,
         answer_prefix=recipe.answer_prefix,
     )
@@ -222,7 +226,7 @@ def _messages(value: Any) -> list[dict[str, Any]]:
     return [{key: part for key, part in message.items() if part is not None} for message in value]
 
 
-def _column(names: ColumnNames, part: str) -> str:
+def _column(names: ColumnNames, part: str, row: Row) -> str:
     """The user's own name for a part of a sample."""
-    name = getattr(names, part, None)
+    name = names.answer_of(row.fields) if part == "answer" else getattr(names, part, None)
     return f"column {name!r}" if isinstance(name, str) else part

@@ -59,6 +59,7 @@ def make_manifest(
         "data": {
             "files": [asdict(file) for file in setup.files],
             "form": examples.form,
+            "answer_columns": dict(examples.answer_columns),
             "samples": len(examples.input_ids),
             "dropped": len(examples.dropped),
             "tokens": examples.num_tokens,

@@ -1,6 +1,6 @@
 """What ``s1 sft`` does, in full: read from ``recipes/*.yaml`` (``kind: sft``), overridden, then frozen."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -23,9 +23,14 @@ FormatName = Literal["s1", "s1_steps", "qwen3", "deepseek_r1"]
 class ColumnNames(Section):
     question: str = "question"
     thinking: str = "thinking"
-    answer: str = "answer"
+    answer: str | None = None
+    """None: ``trace_answer`` in rows that have it, as those of ``s1 traces`` do, else ``answer``."""
     messages: str = "messages"
     text: str = "text"
+
+    def answer_of(self, fields: Mapping[str, Any]) -> str:
+        """The column that the thinking of a row with these fields leads to."""
+        return self.answer or ("trace_answer" if "trace_answer" in fields else "answer")
 
 
 class DataRecipe(Section):

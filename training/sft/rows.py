@@ -82,12 +82,15 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     import pyarrow
     from pyarrow import parquet
 
+    number = 0
     try:
         with parquet.ParquetFile(path) as file:
-            number = 0
             for batch in file.iter_batches(batch_size=256):
                 for fields in batch.to_pylist():
                     number += 1
                     yield Row(path.name, number, fields)
     except pyarrow.ArrowInvalid as error:
         raise DataError(f"{path.name} is not a Parquet file: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path.name} can't be read after row {number}: {reason}") from error

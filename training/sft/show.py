@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from training.sft.examples import Examples
 from training.sft.plan import MemoryEstimate, estimate_memory
 from training.sft.recipe import SftRunRecipe
 from training.sft.rendering import IGNORED, Example, TokenView, explain
@@ -28,6 +29,7 @@ def show_plan(console: Console, setup: Setup, obstacle: str | None) -> None:
         ("base model", f"{setup.recipe.model.path}: {parameters:,} weights, {trainable:,} of them trained"),
         ("data", ", ".join(f"{file.name} ({file.rows:,} rows)" for file in setup.files)),
         ("samples", f"{len(examples.input_ids):,} ({len(examples.dropped):,} rows dropped)"),
+        *_answer_columns(examples),
         ("tokens per epoch", f"{examples.num_tokens:,}, of which {examples.num_learned:,} learned"),
         ("longest sample", f"{examples.longest:,} tokens of {setup.recipe.data.max_length:,} allowed"),
     ]
@@ -56,6 +58,12 @@ def show_plan(console: Console, setup: Setup, obstacle: str | None) -> None:
     for row in examples.dropped[:5]:
         console.print(f"dropped: {escape(row.place)}: {escape(row.reason)}", soft_wrap=True)
     show_sample(console, setup)
+
+
+def _answer_columns(examples: Examples) -> list[tuple[str, str]]:
+    """Which columns the answers are read from; nothing where rows are no columns."""
+    used = [f"column {name!r} of {count:,} samples" for name, count in examples.answer_columns.items()]
+    return [("answers", f"{', '.join(used)} (data.columns.answer names another)")] if used else []
 
 
 def show_sample(console: Console, setup: Setup) -> None:
