@@ -1,7 +1,7 @@
 """Write what the chart in helm/s1-server has from elsewhere; `--check` compares instead.
 
 The README's table comes from values.yaml and the comments in it, files/ from deploy/: Helm reads nothing
-outside a chart.
+outside a chart. The settings in the schema are the gateway's.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from server.gateway.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 CHART = ROOT / "helm" / "s1-server"
@@ -81,6 +83,21 @@ def readme(current: str) -> str:
     return head + _BEGIN + "\n".join(table) + "\n" + _END + tail
 
 
+def schema(current: str) -> str:
+    """The schema of values with the gateway's settings made anew: names, and the words that some take."""
+    made: dict[str, Any] = json.loads(current)
+    fields: dict[str, Any] = Settings.model_json_schema()["properties"]
+    made["properties"]["gateway"]["properties"]["settings"] = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            name: {"enum": field["enum"]} if "enum" in field else {"$ref": "#/$defs/setting"}
+            for name, field in sorted(fields.items())
+        },
+    }
+    return json.dumps(made, indent=2) + "\n"
+
+
 def problems() -> list[str]:
     found = [
         f"{copy.relative_to(ROOT)} is not {original.relative_to(ROOT)}"
@@ -91,6 +108,9 @@ def problems() -> list[str]:
     text = (CHART / "README.md").read_text()
     if readme(text) != text:
         found.append("the chart's README is not what values.yaml says")
+    text = (CHART / "values.schema.json").read_text()
+    if schema(text) != text:
+        found.append("values.schema.json has other settings than the gateway")
     return found
 
 
@@ -100,8 +120,8 @@ def write() -> None:
     for copy, original in copies().items():
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(original.read_bytes())
-    path = CHART / "README.md"
-    path.write_text(readme(path.read_text()))
+    for path, made in ((CHART / "README.md", readme), (CHART / "values.schema.json", schema)):
+        path.write_text(made(path.read_text()))
 
 
 def main() -> int:

@@ -4,7 +4,8 @@
     python -m server.engine.pod drain --port 8001     before it is stopped (a preStop hook)
 
 `alive` fails if /health does, or if requests are running and no token was made for `--stall-s`: /health can
-stay 200 after a GPU has failed. What was seen last is kept in a file between two calls.
+stay 200 after a GPU has failed. Each data-parallel rank has an engine core, and each is judged by itself.
+What was seen last is kept in a file between two calls.
 `drain` waits until gateways have noticed that this engine is leaving, and then until nothing runs any more.
 """
 
@@ -17,11 +18,13 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-_SAMPLE = re.compile(r"^vllm:(?P<name>\w+)(?:\{[^}]*\})? (?P<value>[0-9.e+]+)$", re.MULTILINE)
+_SAMPLE = re.compile(r"^vllm:(?P<name>\w+)(?:\{(?P<labels>[^}]*)\})? (?P<value>[0-9.e+]+)$", re.MULTILINE)
+_CORE = re.compile(r'\bengine="(?P<number>[^"]*)"')
 _MADE = ("generation_tokens_total", "prompt_tokens_total")
 _UNDER_WAY = ("num_requests_running", "num_requests_waiting")
 _POLL_S = 1.0
@@ -30,7 +33,7 @@ _TIMEOUT_S = 8.0
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What an engine has done and has to do, by vLLM's metrics."""
+    """What an engine core has done and has to do, by vLLM's metrics."""
 
     tokens_made: float
     running: float
@@ -49,12 +52,18 @@ class Progress:
     since: float
 
 
-def read_work(metrics: str) -> Work:
-    sums = dict.fromkeys((*_MADE, *_UNDER_WAY), 0.0)
+def read_work(metrics: str) -> dict[str, Work]:
+    """By the number of the engine core."""
+    names = (*_MADE, *_UNDER_WAY)
+    cores: defaultdict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys(names, 0.0))
     for sample in _SAMPLE.finditer(metrics):
-        if sample["name"] in sums:
-            sums[sample["name"]] += float(sample["value"])
-    return Work(sum(sums[name] for name in _MADE), *(sums[name] for name in _UNDER_WAY))
+        if sample["name"] in names:
+            core = _CORE.search(sample["labels"] or "")
+            cores[core["number"] if core else ""][sample["name"]] += float(sample["value"])
+    return {
+        core: Work(sum(sums[name] for name in _MADE), *(sums[name] for name in _UNDER_WAY))
+        for core, sums in cores.items()
+    }
 
 
 def progress(work: Work, last: Progress | None, *, now: float) -> Progress:
@@ -75,11 +84,14 @@ def alive(url: str, state: Path, *, stall_s: float, now: Callable[[], float] = t
         work = read_work(_get(f"{url}/metrics"))
     except OSError as error:
         return f"{url} doesn't answer: {error}"
-    seen = progress(work, _read(state), now=now())
+    last = _read(state)
+    seen = {core: progress(done, last.get(core), now=now()) for core, done in work.items()}
     _write(state, seen)
-    idle_s = now() - seen.since
-    if idle_s >= stall_s:
-        return f"{work.running:g} requests are running and no token was made in {idle_s:.0f} s"
+    for core, done in work.items():
+        idle_s = now() - seen[core].since
+        if idle_s >= stall_s:
+            where = f" (core {core})" if len(work) > 1 else ""
+            return f"{done.running:g} requests are running and no token was made in {idle_s:.0f} s{where}"
     return None
 
 
@@ -99,7 +111,8 @@ def drain(
     sleep(min(notice_s, timeout_s))
     while True:
         try:
-            if not read_work(_get(f"{url}/metrics")).under_way:
+            cores = read_work(_get(f"{url}/metrics"))
+            if not any(work.under_way for work in cores.values()):
                 return True
         except OSError:
             return True
@@ -114,16 +127,16 @@ def _get(url: str) -> str:
     return body.decode()
 
 
-def _read(state: Path) -> Progress | None:
+def _read(state: Path) -> dict[str, Progress]:
     try:
-        return Progress(**json.loads(state.read_text()))
+        return {core: Progress(**seen) for core, seen in json.loads(state.read_text()).items()}
     except (FileNotFoundError, json.JSONDecodeError, TypeError):
-        return None
+        return {}
 
 
-def _write(state: Path, seen: Progress) -> None:
+def _write(state: Path, seen: dict[str, Progress]) -> None:
     partial = state.with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(seen)))
+    partial.write_text(json.dumps({core: asdict(last) for core, last in seen.items()}))
     partial.replace(state)
 
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,7 +18,7 @@ from tests.support.chart import one, render, rendered, values_of
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yml"
-TESTS = Path(__file__).parent / "alerts_test.yml"
+TESTS = sorted(Path(__file__).parent.glob("alerts*_test.yml"))
 PODS_TEST = Path(__file__).parent / "engine_pods_test.yml"
 
 
@@ -32,13 +33,14 @@ def test_rules_and_configuration_are_valid() -> None:
 
 
 def test_alerts_fire_on_their_faults_and_are_quiet_else() -> None:
-    promtool("test", "rules", str(TESTS))
+    promtool("test", "rules", *map(str, TESTS))
 
 
 def test_every_alert_has_a_fault_that_fires_it_and_a_case_in_which_it_is_quiet() -> None:
     groups = yaml.safe_load(RULES.read_text())["groups"]
     alerts = {rule["alert"] for group in groups for rule in group["rules"]}
-    cases = [case for test in yaml.safe_load(TESTS.read_text())["tests"] for case in test["alert_rule_test"]]
+    tests = [test for path in TESTS for test in yaml.safe_load(path.read_text())["tests"]]
+    cases = [case for test in tests for case in test["alert_rule_test"]]
     assert {case["alertname"] for case in cases if case["exp_alerts"]} == alerts
     assert {case["alertname"] for case in cases if not case["exp_alerts"]} == alerts
 
@@ -65,6 +67,31 @@ def test_the_rule_about_pods_is_of_all_pods_of_engines_alone(ci_file: str) -> No
             assert pattern.fullmatch(f"{name}-0") and pattern.fullmatch(f"{name}-0-1")
         if manifest["kind"] == "Deployment":
             assert not pattern.fullmatch(f"{name}-7d4b9c6f5-x2x9z")
+
+
+def relabelled(rule: dict[str, Any], labels: dict[str, str]) -> dict[str, str]:
+    """What Prometheus makes of labels by a rule of the action `replace`."""
+    source = ";".join(labels[label] for label in rule["sourceLabels"])
+    found = re.fullmatch(rule.get("regex", "(.*)"), source)
+    return (
+        labels
+        if found is None
+        else labels | {rule["targetLabel"]: found.expand(rule["replacement"].replace("$", "\\"))}
+    )
+
+
+def test_in_a_pool_an_engine_has_one_name_in_its_gateway_s_metrics_and_its_own() -> None:
+    manifests = rendered("everything-values.yaml")
+    (gateway,) = one(manifests, "ServiceMonitor", "-gateway")["spec"]["endpoints"]
+    (engine,) = one(manifests, "ServiceMonitor", "-engine")["spec"]["endpoints"]
+    (of_samples,) = gateway["metricRelabelings"]
+    named = next(rule for rule in engine["relabelings"] if rule["targetLabel"] == "engine")
+    for address in ("10.0.0.7", "[fd00::7]"):
+        own = relabelled(named, {"__address__": f"{address}:8001"})["engine"]
+        sample = {"engine": "http://127.0.0.1:8001", "instance": f"{address}:8000"}
+        assert relabelled(of_samples, sample)["engine"] == own == f"http://{address}:8001"
+        elsewhere = {**sample, "engine": "http://10.0.0.8:8001"}
+        assert relabelled(of_samples, elsewhere) == elsewhere
 
 
 @pytest.fixture(scope="module")

@@ -86,6 +86,12 @@ def test_containers_are_given_longer_than_they_drain(profile: str) -> None:
     assert grace_s[PROFILES[profile]] > int(command[command.index("--shutdown-timeout") + 1])
 
 
+def test_a_gateway_has_as_much_memory_as_in_the_chart() -> None:
+    values = yaml.safe_load((ROOT / "helm" / "s1-server" / "values.yaml").read_text())
+    limit = values["gateway"]["resources"]["limits"]["memory"]
+    assert services("gpu", ENVIRONMENT)["gateway"]["mem_limit"] == limit.replace("Gi", "g")
+
+
 def test_a_missing_password_stops_compose() -> None:
     with pytest.raises(KeyError, match="GRAFANA_PASSWORD"):
         compose({})

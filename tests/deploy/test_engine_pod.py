@@ -17,6 +17,7 @@ class Engine:
 
     def __init__(self) -> None:
         self.running, self.waiting, self.tokens, self.healthy = 0, 0, 100, True
+        self.second_rank = ""
         engine = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -41,7 +42,7 @@ class Engine:
             f'vllm:num_requests_waiting{{engine="0",model_name="m"}} {self.waiting}.0\n'
             f'vllm:generation_tokens_total{{engine="0",model_name="m"}} {self.tokens}.0\n'
             'vllm:prompt_tokens_total{engine="0",model_name="m"} 1.5e+03\n'
-        )
+        ) + self.second_rank
 
     def close(self) -> None:
         self._server.shutdown()
@@ -56,9 +57,15 @@ def engine() -> Iterator[Engine]:
     engine.close()
 
 
-def test_work_is_read_over_all_replicas(engine: Engine) -> None:
-    work = read_work(engine.metrics() + engine.metrics())
-    assert (work.tokens_made, work.running) == (2 * 1600, 0)
+def test_work_is_read_of_each_core(engine: Engine) -> None:
+    engine.running = 3
+    first = engine.metrics()
+    engine.running, engine.tokens = 0, 200
+    work = read_work(first + engine.metrics().replace('engine="0"', 'engine="1"'))
+    assert {core: (done.tokens_made, done.running) for core, done in work.items()} == {
+        "0": (1600, 3),
+        "1": (1700, 0),
+    }
 
 
 def test_an_engine_that_works_and_makes_no_token_is_dead(engine: Engine, tmp_path: Path) -> None:
@@ -77,6 +84,28 @@ def test_an_engine_that_works_and_makes_no_token_is_dead(engine: Engine, tmp_pat
     assert look() is None
     now += 301
     engine.running = 0
+    assert look() is None
+
+
+def test_a_dead_rank_is_not_hidden_by_one_that_goes_on(engine: Engine, tmp_path: Path) -> None:
+    state, now = tmp_path / "state", 1000.0
+
+    def look() -> str | None:
+        return alive(engine.url, state, stall_s=300, now=lambda: now)
+
+    def second(running: int, made: int) -> str:
+        labels = '{engine="1",model_name="m"}'
+        return (
+            f"vllm:num_requests_running{labels} {running}.0\nvllm:generation_tokens_total{labels} {made}.0\n"
+        )
+
+    engine.running, engine.second_rank = 2, second(40, 7)
+    assert look() is None
+    now, engine.tokens = now + 300, engine.tokens + 9000
+    assert look() == "40 requests are running and no token was made in 300 s (core 1)"
+    engine.second_rank = second(40, 8)
+    assert look() is None
+    now, engine.tokens, engine.second_rank = now + 300, engine.tokens + 9000, second(0, 8)
     assert look() is None
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import jsonschema
 import kubernetes_validate
 import yaml
 
+from tests.support.cluster import cluster
 from tests.support.crds import CRDS
 
 ROOT = Path(__file__).parents[2]
@@ -39,14 +41,28 @@ def _chart() -> helm_python.Chart:
 
 
 def render(
-    values: dict[str, Any], *, name: str = "s1", namespace: str = "serving"
+    values: dict[str, Any],
+    *,
+    name: str = "s1",
+    namespace: str = "serving",
+    live: Sequence[Manifest] | None = None,
 ) -> tuple[list[Manifest], str]:
     """Manifests, and NOTES.txt.
+
+    Args:
+        live: what the cluster has, each with its namespace. None: no cluster, as for `helm template`.
 
     Raises:
         helm_python.HelmError: a value is refused by the schema or by a template.
     """
-    rendered = _chart().render(values, name=name, namespace=namespace)
+    if live is None:
+        rendered = _chart().render(values, name=name, namespace=namespace)
+    else:
+        with (
+            cluster(live) as kubeconfig,
+            helm_python.Config(kubeconfig_content=kubeconfig, namespace=namespace) as helm,
+        ):
+            rendered = helm.render(_chart(), values, name=name, namespace=namespace)
     notes = next(text for path, text in rendered.items() if path.endswith("NOTES.txt"))
     manifests = [
         manifest

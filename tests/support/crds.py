@@ -88,6 +88,7 @@ _SERVICE_MONITOR = _object(
                 "credentials", type=_STRING, credentials=_object("name key", name=_STRING, key=_STRING)
             ),
             relabelings=_list(_RELABELING),
+            metricRelabelings=_list(_RELABELING),
         ),
         least=1,
     ),

@@ -8,6 +8,14 @@
 {{- if hasKey $elsewhere $name -}}
 {{- fail (printf "gateway.settings.%s can't be given: it follows from %s" $name (get $elsewhere $name)) -}}
 {{- end -}}
+{{- end -}}
+{{- range $gateway.env -}}
+{{- $name := trimPrefix "S1_GATEWAY_" .name | lower -}}
+{{- if and (hasPrefix "S1_GATEWAY_" .name) (hasKey $elsewhere $name) -}}
+{{- fail (printf "gateway.env: %s can't be given: it follows from %s" .name (get $elsewhere $name)) -}}
+{{- else if and (hasPrefix "S1_GATEWAY_" .name) (hasKey $gateway.settings $name) -}}
+{{- fail (printf "gateway.env: %s is given twice: gateway.settings.%s is there, too" .name $name) -}}
+{{- end -}}
 {{- end }}
 name: gateway
 image: {{ include "s1.image" (dict "image" $gateway.image "root" $root) }}

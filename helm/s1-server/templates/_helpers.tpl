@@ -148,10 +148,20 @@ topologySpreadConstraints:
 {{- if and (eq $engine.model.source "image") (not $engine.model.reference) -}}
 {{- fail (printf "engines[%s].model.reference is needed for source image" $name) -}}
 {{- end -}}
+{{- include "s1.checkScaling" (dict "of" $engine "path" (printf "engines[%s]" $name)) -}}
 {{- $_ := set $engine "gpusPerNode" (ternary 0 (div $world $engine.nodes) (eq $engine.device "cpu")) -}}
 {{- $_ := set $engine.image "repository" (default (ternary "s1-server-cpu" "s1-server-engine" (eq $engine.device "cpu")) $engine.image.repository) -}}
 {{- $_ := set $engine "fullname" (printf "%s-%s" (include "s1.fullname" .root) $name) -}}
 {{- toYaml $engine -}}
+{{- end -}}
+
+{{- /* Call with (dict "of" values "path" "…"). */ -}}
+{{- define "s1.checkScaling" -}}
+{{- with .of.autoscaling -}}
+{{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) -}}
+{{- fail (printf "%s.autoscaling.minReplicas must be <= maxReplicas = %d. Given: %d" $.path (int .maxReplicas) (int .minReplicas)) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "s1.engineSelector" -}}
