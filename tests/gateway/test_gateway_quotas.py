@@ -553,3 +553,8 @@ async def test_embeddings_are_counted(engine: StandIn, tmp_path: Path) -> None:
         refused = await embed("x" * 300)
         assert (refused.status_code, error_of(refused)["code"]) == (429, "rate_limit_exceeded")
         assert len(engine.passed) == 2
+        # As messages the same text costs the same.
+        body = {"messages": [{"role": "user", "content": "x" * 240}]}
+        refused = await held.client.post("/v1/embeddings", json=body, headers=held.headers)
+        assert (refused.status_code, error_of(refused)["code"]) == (429, "rate_limit_exceeded")
+        assert len(engine.passed) == 2
