@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from server.budget.spec import BUDGET_FIELDS, ThinkingBudget
@@ -85,7 +86,12 @@ async def create_embedding(request: Request) -> Response:
     # Of all that may have text: vLLM embeds messages, too.
     estimate = estimate_tokens([value for name, value in fields.items() if name not in _NO_TEXT])
     async with context_of(request).turnstile.counted(request, tokens=estimate) as charge:
-        answer = await _answer(request, fields, 1)
+        try:
+            answer = await _answer(request, fields, 1)
+        except ClientDisconnect:
+            # The engine has worked for it.
+            charge(estimate)
+            raise
         charge(_prompt_tokens(answer, estimate))
     return _json(answer)
 
