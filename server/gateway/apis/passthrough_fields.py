@@ -77,6 +77,7 @@ def check_tokenize(fields: Mapping[str, Any]) -> None:
     if not isinstance(prompt, str):
         raise InvalidRequest(f"`prompt` must be a string. Given: {show(prompt)}", param="prompt")
     check_messages(fields)
+    _objects(fields.get("tools", []), "tools")
 
 
 def check_detokenize(fields: Mapping[str, Any]) -> None:
@@ -87,7 +88,7 @@ def check_detokenize(fields: Mapping[str, Any]) -> None:
 
 
 def check_messages(fields: Mapping[str, Any]) -> None:
-    """Messages and tools, as far as their form goes."""
+    """As far as their form goes; a body without them passes."""
     parts = 0
     for place, message in enumerate(_objects(fields.get("messages", []), "messages")):
         field = f"messages[{place}]"
@@ -102,7 +103,6 @@ def check_messages(fields: Mapping[str, Any]) -> None:
         raise InvalidRequest(
             f"`messages` must have at most {MOST_ELEMENTS} content parts. Given: {parts}", param="messages"
         )
-    _objects(fields.get("tools", []), "tools")
 
 
 def _objects(value: Any, field: str) -> list[dict[str, Any]]:
