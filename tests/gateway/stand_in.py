@@ -273,6 +273,8 @@ async def _passed(engine: StandIn, request: web.Request) -> web.Response:
         return web.json_response({"detail": "Not Found"}, status=404)
     body = await request.json()
     engine.passed.append((request.path, body))
+    if engine.faults.stall_after == 0:
+        await engine.release.wait()
     usage = {"usage": {"prompt_tokens": EMBEDDED_TOKENS}} if request.path == "/v1/embeddings" else {}
     return web.json_response({"model": body["model"], "echo": request.path} | usage)
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -553,3 +554,21 @@ async def test_embeddings_are_counted(engine: StandIn, tmp_path: Path) -> None:
         refused = await embed("x" * 300)
         assert (refused.status_code, error_of(refused)["code"]) == (429, "rate_limit_exceeded")
         assert len(engine.passed) == 2
+        # As messages the same text costs the same.
+        body = {"messages": [{"role": "user", "content": "x" * 240}]}
+        refused = await held.client.post("/v1/embeddings", json=body, headers=held.headers)
+        assert (refused.status_code, error_of(refused)["code"]) == (429, "rate_limit_exceeded")
+        assert len(engine.passed) == 2
+
+
+async def test_leaving_embeddings_costs_their_estimate(engine: StandIn, tmp_path: Path) -> None:
+    async with quota(engine.url, tmp_path, {"tokens_per_minute": 100}) as held:
+        engine.faults = Faults(stall_after=0)
+        embed = partial(held.client.post, "/v1/embeddings", headers=held.headers)
+        asking = asyncio.create_task(embed(json={"input": "x" * 30}))
+        await eventually(lambda: engine.passed)
+        asking.cancel()
+        await held.settled()
+        engine.faults = Faults()
+        after = await embed(json={"input": "x" * 3})
+        assert after.headers["x-ratelimit-remaining-tokens"] == str(100 - 10 - 1)

@@ -11,13 +11,14 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.budget.spec import BudgetError, ThinkingBudget, resolve
+from server.budget.spec import BudgetError, resolve
 from server.gateway.access.callers import caller_of, resolve_model
 from server.gateway.apis.answer_forms import AnswerForm, MakeForm, stream_shape
 from server.gateway.chat.bursts import Burst
 from server.gateway.chat.chat_call import ChatCall, engine_calls
 from server.gateway.chat.completion import complete_chat
 from server.gateway.chat.granularity import paced
+from server.gateway.chat.prompt_work import work_on_prompt
 from server.gateway.chat.settle import Rungs, budget_headers, settle
 from server.gateway.chat.sse import Emit, EventStream
 from server.gateway.chat.streaming import EmitChunk, StreamShape, stream_chat
@@ -133,16 +134,15 @@ async def count_prompt(request: Request, call: ChatCall) -> int:
     """Tokens of the prompt that the engine would make of `call`.
 
     Raises:
-        InvalidRequest, ModelNotFound, EngineUnavailable, EngineRefused, EngineDied, EngineMisbehaved
+        GatewayError: as `work_on_prompt`.
     """
     context = context_of(request)
     model = resolve_model(caller_of(request), context.engines, call.model)
-    counting = _count_prompt(context, call, model)
-    return await unless_disconnected(request.scope, request.receive, counting, cut_off=context.drain.cut_off)
+    count = partial(_count_prompt, context, call, model)
+    return await work_on_prompt(request, model, call.fields, count)
 
 
-async def _count_prompt(context: Context, call: ChatCall, model: str) -> int:
-    engine = context.engines.choose(model, ThinkingBudget(), {})
+async def _count_prompt(context: Context, call: ChatCall, model: str, engine: Engine) -> int:
     mode = context.policy.current.preserve_thinking(model)
     call = await context.earlier_thinking.settle(call, mode, engine=engine, model=model)
     support = engine.status.rounds
@@ -150,8 +150,7 @@ async def _count_prompt(context: Context, call: ChatCall, model: str) -> int:
     known = dialect.prompt_fields | ({"tools"} if dialect is VllmCompletions else frozenset())
     if "tools" in call.fields and "tools" not in known:
         raise InvalidRequest("`tools` can't be counted by this engine", param="tools")
-    completions = dialect(engine, model, timeout_s=engine.render_timeout_s)
-    rendered = await completions.render(prompt_fields(call.fields, known))
+    rendered = await dialect(engine, model).render(prompt_fields(call.fields, known))
     return len(rendered.token_ids)
 
 

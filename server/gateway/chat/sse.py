@@ -101,17 +101,26 @@ class EventStream(Response):
         writer = _Writer(send, self, self._burst)
         self._burst.write_at_close(writer.flush)
         try:
-            await unless_disconnected(scope, receive, self._produce(writer.emit), cut_off=self._cut_off)
-            last = b"" if self._closing is None else event_bytes(self._closing)
+            await unless_disconnected(scope, receive, self._all(writer), cut_off=self._cut_off)
+            return
         except GatewayError as error:
             if not writer.started:
                 raise
             observer_of(scope).failed(error)
             last = self._failure(error, scope)
         finally:
-            self._burst.forget()
-            writer.forget()
+            self._forget(writer)
         await writer.end(last)
+
+    async def _all(self, writer: _Writer) -> None:
+        await self._produce(writer.emit)
+        self._forget(writer)
+        # The end, too, may have to wait for the client, who may leave meanwhile.
+        await writer.end(b"" if self._closing is None else event_bytes(self._closing))
+
+    def _forget(self, writer: _Writer) -> None:
+        self._burst.forget()
+        writer.forget()
 
 
 class _Writer:

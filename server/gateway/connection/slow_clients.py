@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from server.gateway.connection.disconnect import CLIENT_LEFT
 from server.gateway.connection.drain import CutOff
 from server.gateway.connection.joined_head import JoinedHead
+from server.gateway.connection.untaken import ClosesUntaken
 from server.gateway.errors import envelope
 from server.gateway.settings import Settings
 
@@ -23,7 +24,7 @@ from server.gateway.settings import Settings
 def http_protocol(settings: Settings) -> type[HttpToolsProtocol]:
     """For uvicorn's `http` setting."""
 
-    class TimelyHeaders(HttpToolsProtocol):
+    class TimelyHeaders(ClosesUntaken):
         _header_timer: TimerHandle | None = None
 
         def connection_made(self, transport: Transport) -> None:  # type: ignore[override]

@@ -32,6 +32,8 @@ PROTOCOL = 1
 _RECEIPT = "s1_receipt"
 """The field or event with which an engine sends a receipt along with its answer."""
 _RECEIPT_EVENT = b'{"s1_receipt":'
+MOST_PROMPT_WORK = 3
+"""Tokenizing and rendering at once: vLLM does it in the process that serves everybody's requests."""
 CONTROL_TIMEOUT_S = 15.0
 """An engine takes a word between two steps, and a step that reads a long prompt lasts."""
 
@@ -123,6 +125,8 @@ class Engine:
     pace: Pace = field(default_factory=Pace)
     parts_received: int = 0
     """Parts of streams so far: as long as it grows, the engine makes tokens."""
+    prompt_places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_PROMPT_WORK))
+    """For work on prompts that generates nothing (`prompt_work.py`)."""
     _connections: Connections = field(init=False)
     _under_way: set[Connection] = field(default_factory=set)
     """On which an answer to a POST is awaited or comes."""

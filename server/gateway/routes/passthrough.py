@@ -1,7 +1,8 @@
 """Routes that are handed to the engine as they are, where it has them: no thinking budget is theirs.
 
 Keys, their models and their requests per minute hold here, too. /v1/completions generates, but its thinking
-can't be told from its text: a key whose thinking or tokens are limited can't use it.
+can't be told from its text: a key whose thinking or tokens are limited can't use it. The others take
+one of the key's places. What would cost an engine too much is refused before (`passthrough_fields.py`).
 """
 
 from __future__ import annotations
@@ -12,12 +13,21 @@ from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from server.budget.spec import BUDGET_FIELDS, ThinkingBudget
 from server.gateway.access.callers import caller_of, resolve_model
 from server.gateway.apis.body import read_body
+from server.gateway.apis.passthrough_fields import (
+    check_completion,
+    check_detokenize,
+    check_embedding,
+    check_operator_fields,
+    check_tokenize,
+)
 from server.gateway.chat.chat_fields import RESERVED_XARGS
+from server.gateway.chat.prompt_work import work_on_prompt
 from server.gateway.chat.settle import Rungs
 from server.gateway.chat.sse import Emit, EventStream
 from server.gateway.connection.boundary import identify
@@ -34,6 +44,8 @@ router = APIRouter(tags=["pass-through"])
 
 _BUDGET_NAMES = frozenset(BUDGET_FIELDS) | {"thinking_token_budget"}
 _LIMIT_THINKING = ("max_thinking_tokens", "max_thinking_ms")
+_NO_TEXT = frozenset({"model", "encoding_format", "dimensions", "user"})
+"""Fields of embeddings."""
 _HAS_NO_ROUTE = (404, 405, 501)
 _OBJECT = {"content": {"application/json": {"schema": {"type": "object"}}}, "required": True}
 
@@ -48,10 +60,13 @@ async def create_completion(request: Request) -> Response:
     _check_uncounted(request, fields.get("model"))
     _check_no_budget(fields)
     check_sampling_limits(fields)
+    choices = check_completion(fields)
     stream = fields.get("stream", False)
     if not isinstance(stream, bool):
         raise InvalidRequest(f"`stream` must be true or false. Given: {show(stream)}", param="stream")
-    return _streamed(request, fields) if stream else _json(await _answer(request, fields))
+    if stream:
+        return _streamed(request, fields, choices)
+    return _json(await _answer(request, fields, choices))
 
 
 @router.post(
@@ -67,9 +82,16 @@ async def create_embedding(request: Request) -> Response:
             f"`encoding_format` must be one of 'float', 'base64'. Given: {show(encoding)}",
             param="encoding_format",
         )
-    estimate = estimate_tokens(fields.get("input"))
+    check_embedding(fields)
+    # Of all that may have text: vLLM embeds messages, too.
+    estimate = estimate_tokens([value for name, value in fields.items() if name not in _NO_TEXT])
     async with context_of(request).turnstile.counted(request, tokens=estimate) as charge:
-        answer = await _answer(request, fields)
+        try:
+            answer = await _answer(request, fields, 1)
+        except ClientDisconnect:
+            # The engine has worked for it.
+            charge(estimate)
+            raise
         charge(_prompt_tokens(answer, estimate))
     return _json(answer)
 
@@ -80,7 +102,9 @@ async def create_embedding(request: Request) -> Response:
     openapi_extra={"requestBody": _OBJECT},
 )
 async def tokenize(request: Request) -> Response:
-    return _json(await _answer(request, await _read(request)))
+    fields = await _read(request)
+    check_tokenize(fields)
+    return _json(await _work(request, fields))
 
 
 @router.post(
@@ -89,7 +113,9 @@ async def tokenize(request: Request) -> Response:
     openapi_extra={"requestBody": _OBJECT},
 )
 async def detokenize(request: Request) -> Response:
-    return _json(await _answer(request, await _read(request)))
+    fields = await _read(request)
+    check_detokenize(fields)
+    return _json(await _work(request, fields))
 
 
 async def _read(request: Request) -> dict[str, Any]:
@@ -98,6 +124,7 @@ async def _read(request: Request) -> dict[str, Any]:
     model = fields.get("model")
     if model is not None and not isinstance(model, str):
         raise InvalidRequest(f"`model` must be a string. Given: {show(model)}", param="model")
+    check_operator_fields(fields, caller_of(request))
     return fields
 
 
@@ -105,36 +132,50 @@ def _json(answer: dict[str, Any]) -> Response:
     return Response(orjson.dumps(answer), media_type="application/json")
 
 
-async def _answer(request: Request, fields: dict[str, Any]) -> dict[str, Any]:
-    engine, body = _choose(request, fields)
+async def _answer(request: Request, fields: dict[str, Any], generations: int) -> dict[str, Any]:
+    model = _model(request, fields)
+    engine = context_of(request).engines.choose(model, ThinkingBudget())
     path, request_id = request.url.path, identify(request, None)
-    with engine.occupied(1):
+    with engine.occupied(generations):
         return await unless_disconnected(
             request.scope,
             request.receive,
-            _whole(engine, path, body, request_id),
+            _whole(engine, path, _body(fields, model), request_id),
             cut_off=context_of(request).drain.cut_off,
         )
 
 
-def _streamed(request: Request, fields: dict[str, Any]) -> Response:
-    engine, body = _choose(request, fields)
+def _streamed(request: Request, fields: dict[str, Any], generations: int) -> Response:
+    model = _model(request, fields)
+    engine = context_of(request).engines.choose(model, ThinkingBudget())
     path, request_id = request.url.path, identify(request, None)
 
     async def produce(emit: Emit) -> None:
-        with engine.occupied(1):
-            await _stream(engine, path, body, request_id, emit)
+        with engine.occupied(generations):
+            await _stream(engine, path, _body(fields, model), request_id, emit)
 
     return EventStream(produce, cut_off=context_of(request).drain.cut_off)
 
 
-def _choose(request: Request, fields: dict[str, Any]) -> tuple[Engine, bytes]:
-    """An engine, and what it is sent."""
-    context = context_of(request)
-    model = resolve_model(caller_of(request), context.engines, fields.get("model"))
-    engine = context.engines.choose(model, ThinkingBudget())
+async def _work(request: Request, fields: dict[str, Any]) -> dict[str, Any]:
+    """The answer to what generates nothing."""
+    model = _model(request, fields)
+    path, request_id = request.url.path, identify(request, None)
+
+    async def ask(engine: Engine) -> dict[str, Any]:
+        return await _whole(engine, path, _body(fields, model), request_id)
+
+    return await work_on_prompt(request, model, fields, ask)
+
+
+def _model(request: Request, fields: dict[str, Any]) -> str:
+    model = resolve_model(caller_of(request), context_of(request).engines, fields.get("model"))
     observer_of(request.scope).handed_on(model=model)
-    return engine, orjson.dumps(fields | {"model": model})
+    return model
+
+
+def _body(fields: dict[str, Any], model: str) -> bytes:
+    return orjson.dumps(fields | {"model": model})
 
 
 def _prompt_tokens(answer: dict[str, Any], otherwise: int) -> int:
