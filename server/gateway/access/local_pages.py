@@ -1,9 +1,9 @@
 """Which web pages may reach a gateway that asks for no key.
 
 It listens on this machine alone then, but any page in a browser on this machine can send it requests: those
-that need no leave of CORS, and, with a name that is made to mean 127.0.0.1, all of them. Such a page's reading
-requests look like any program's: browsers mark none that go to plain http. Only the name they ask for tells, so
-every request has to ask for this machine.
+that need no leave of CORS, and, with a name that is made to mean 127.0.0.1, all of them. When such a page
+reads, it looks like any program: browsers mark no request that goes to plain http. Only the name that is asked
+for tells them apart, so every request has to ask for this machine.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _is_local(origin: str) -> bool:
 
 def _refusal(what: str) -> Forbidden:
     return Forbidden(
-        f"without API keys only this machine's pages and programs are answered: {what} is neither this machine's nor in "
-        "cors_origins (S1_GATEWAY_CORS_ORIGINS=https://that.page)",
+        f"without API keys only this machine's pages and programs are answered: {what} is neither this "
+        "machine's nor in cors_origins (S1_GATEWAY_CORS_ORIGINS=https://that.page)",
         code="foreign_page",
     )

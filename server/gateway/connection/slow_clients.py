@@ -1,5 +1,5 @@
-"""The gateway's side of a connection: limits on how long a request's headers may take and how large they may be,
-and a word to its requests when it is lost.
+"""The gateway's side of a connection: limits on how long a request's headers may take and how large they may
+be, and a word to its requests when it is lost.
 
 uvicorn waits for them without end: a thousand clients that send a byte a minute would cost nothing and hold a
 thousand connections. And it keeps all that comes: one client that sends nothing but header lines would take
