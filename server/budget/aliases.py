@@ -6,7 +6,6 @@ two forms that don't are refused with both names and values. `server.budget.form
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -24,12 +23,12 @@ from server.budget.forms import (
     Kind,
     members,
 )
+from server.budget.shown import cut, did_you_mean, show
 from server.budget.spec import BUDGET_FIELDS, MAX_TOKENS, BudgetError, ThinkingBudget
 
 MAXIMUM = "max_thinking_tokens"
 UNLIMITED = -1
 _NEEDS_THINKING = ("min_thinking_tokens", "num_waits")
-_SHOWN_CHARACTERS = 120
 
 Aspect = Literal["maximum", "effort", "on", "hidden", "other"]
 
@@ -176,7 +175,7 @@ def _say(form: Form, value: object) -> Said | None:
     if kind is Kind.TEMPLATE_SWITCH and not isinstance(value, bool):
         return None
     if not isinstance(value, bool):
-        raise BudgetError(path, f"`{path}` must be true or false. Given: {_show(value)}", value)
+        raise BudgetError(path, f"`{path}` must be true or false. Given: {show(value)}", value)
     if kind in (Kind.SHOWN, Kind.HIDDEN):
         return Said(path, value, "hidden", value if kind is Kind.HIDDEN else not value)
     return Said(path, value, "on", True) if value else Said(path, value, "maximum", 0)
@@ -196,7 +195,7 @@ def _anthropic(given: Mapping[str, Any], max_tokens: int | None) -> Iterator[Sai
     thinking = given.get("thinking") or {}
     kind, budget = thinking.get("type"), thinking.get("budget_tokens")
     if kind is None and any(value is not None for value in thinking.values()):
-        raise BudgetError("thinking.type", f"`thinking.type` is required. Given: {_show(thinking)}", thinking)
+        raise BudgetError("thinking.type", f"`thinking.type` is required. Given: {show(thinking)}", thinking)
     if kind is not None:
         _check_choice("thinking.type", kind, kind, THINKING_TYPES)
         off = kind == "disabled"
@@ -217,7 +216,7 @@ def _budget_tokens(kind: object, budget: object, max_tokens: int | None) -> int:
     if kind != "enabled":
         raise BudgetError(
             path,
-            f"`{path}` needs `thinking.type` enabled, which is {_show(kind)}. Given: {_show(budget)}",
+            f"`{path}` needs `thinking.type` enabled, which is {show(kind)}. Given: {show(budget)}",
             budget,
         )
     tokens = _integer(path, budget, ANTHROPIC_MIN_BUDGET_TOKENS, MAX_TOKENS)
@@ -231,7 +230,7 @@ def _check_agreement(said: Sequence[Said]) -> None:
         for earlier in said[:later]:
             reason = _contradiction(earlier, one)
             if reason is not None:
-                shown = f"`{one.path}` ({_show(one.value)}) and `{earlier.path}` ({_show(earlier.value)})"
+                shown = f"`{one.path}` ({show(one.value)}) and `{earlier.path}` ({show(earlier.value)})"
                 raise BudgetError(one.path, f"{shown} disagree: {reason}", one.value)
 
 
@@ -267,38 +266,34 @@ def _check_members(given: Mapping[str, Any], forms: tuple[Form, ...], also: Coll
         if held is None:
             continue
         if not isinstance(held, Mapping):
-            raise BudgetError(path, f"`{path}` must be an object. Given: {_show(held)}", held)
+            raise BudgetError(path, f"`{path}` must be an object. Given: {show(held)}", held)
         for name, value in held.items():
             if name not in known and f"{path}.{name}" not in also:
                 if path == "extra_body":
                     raise BudgetError(
-                        f"extra_body.{name}",
+                        f"extra_body.{cut(name)}",
                         f"`extra_body` is how the openai SDK is given fields; it sends them at the request's "
-                        f"root: put `{name}` there. Given: {_show(value)}",
+                        f"root: put `{cut(name)}` there. Given: {_show(value)}",
                         value,
                     )
+                whole = f"{path}.{cut(name)}"
                 raise BudgetError(
-                    f"{path}.{name}",
-                    f"`{path}.{name}` is not a field that this server knows; `{path}` takes "
-                    f"{', '.join(sorted(known))}.{_did_you_mean(name, known)} Given: {_show(value)}",
+                    whole,
+                    f"`{whole}` is not a field that this server knows; `{path}` takes "
+                    f"{', '.join(sorted(known))}.{did_you_mean(name, known)} Given: {show(value)}",
                     value,
                 )
 
 
-def _did_you_mean(name: str, known: Collection[str]) -> str:
-    nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
-    return f" Did you mean `{nearest[0]}`?" if nearest else ""
-
-
 def _check_choice(path: str, value: object, choice: object, choices: Sequence[str]) -> None:
     if choice not in choices:
-        raise BudgetError(path, f"`{path}` must be one of {', '.join(choices)}. Given: {_show(value)}", value)
+        raise BudgetError(path, f"`{path}` must be one of {', '.join(choices)}. Given: {show(value)}", value)
 
 
 def _integer(path: str, value: object, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise BudgetError(
-            path, f"`{path}` must be an integer from {low} to {high}. Given: {_show(value)}", value
+            path, f"`{path}` must be an integer from {low} to {high}. Given: {show(value)}", value
         )
     if not low <= value <= high:
         bound = f">= {low}" if value < low else f"<= {high}"
@@ -312,8 +307,3 @@ def _at(given: Mapping[str, Any], path: str) -> Any:
     for name in path.split("."):
         held = held.get(name) if isinstance(held, Mapping) else None
     return held
-
-
-def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"

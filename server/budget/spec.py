@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Literal
 
+from server.budget.shown import show
+
 MAX_TOKENS = 16_777_216
 """Upper limit of every token field: more than any context, small enough for int32 state."""
 MAX_WAITS = 1024
@@ -102,7 +104,7 @@ class ThinkingBudget:
             raise BudgetError(
                 WAIT_TEXT,
                 f"`{WAIT_TEXT}` needs `num_waits` or `min_thinking_tokens` above 0: without them nothing "
-                f"waits. Given: {self.requested()[WAIT_TEXT]!r}",
+                f"waits. Given: {show(self.requested()[WAIT_TEXT])}",
                 self.requested()[WAIT_TEXT],
             )
         maximum = self.max_thinking_tokens
@@ -121,7 +123,9 @@ def _checked_int(name: str, value: object) -> int | None:
         return None
     low, high = BUDGET_LIMITS[name]
     if isinstance(value, bool) or not isinstance(value, int):
-        raise BudgetError(name, f"`{name}` must be an integer from {low} to {high}. Given: {value!r}", value)
+        raise BudgetError(
+            name, f"`{name}` must be an integer from {low} to {high}. Given: {show(value)}", value
+        )
     if value < low:
         raise BudgetError(name, f"`{name}` must be >= {low}. Given: {value}", value)
     if value > high:
@@ -144,7 +148,7 @@ def _checked_texts(value: object) -> tuple[str, ...] | None:
     ):
         raise BudgetError(
             WAIT_TEXT,
-            f"`{WAIT_TEXT}` must be a non-empty string or an array of them. Given: {value!r}",
+            f"`{WAIT_TEXT}` must be a non-empty string or an array of them. Given: {show(value)}",
             value,
         )
     if len(texts) > MAX_WAIT_TEXTS:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from server.budget.shown import cut, did_you_mean, show
 from server.gateway.errors import InvalidRequest
 
-_SHOWN_CHARACTERS = 120
+__all__ = ["check_members_known", "describe_problem", "did_you_mean", "invalid_request", "show"]
 
 _EXPECTED = {
     "greater_than_equal": "must be >= {ge}",
@@ -37,6 +37,20 @@ _EXPECTED = {
 }
 
 
+def check_members_known(given: object, model: type[BaseModel], path: str = "") -> None:
+    """Refuse the first member that `model` doesn't have and forbids: pydantic would collect them all.
+
+    Raises:
+        InvalidRequest: `param` is its path.
+    """
+    if isinstance(given, Mapping) and not given.keys() <= model.model_fields.keys():
+        name = next(name for name in given if name not in model.model_fields)
+        field = _path((path, name) if path else (name,))
+        raise InvalidRequest(
+            f"`{field}` {_EXPECTED['extra_forbidden']}. Given: {show(given[name])}", param=field
+        )
+
+
 def invalid_request(error: ValidationError) -> InvalidRequest:
     """The first problem pydantic found."""
     detail = error.errors(include_url=False)[0]
@@ -46,16 +60,6 @@ def invalid_request(error: ValidationError) -> InvalidRequest:
     return InvalidRequest(
         f"`{field}` {describe_problem(detail)}. Given: {show(detail['input'])}", param=field
     )
-
-
-def show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
-
-
-def did_you_mean(name: str, known: Collection[str]) -> str:
-    nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
-    return f" Did you mean `{nearest[0]}`?" if nearest else ""
 
 
 def describe_problem(detail: ErrorDetails) -> str:
@@ -70,5 +74,5 @@ def describe_problem(detail: ErrorDetails) -> str:
 def _path(location: tuple[int | str, ...]) -> str:
     path = ""
     for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+        path += f"[{part}]" if isinstance(part, int) else f".{cut(part)}" if path else cut(part)
     return path or "body"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
 from server.gateway.chat.chat_fields import VLLM_FIELDS
 from tests.gateway.test_gateway_bad_requests import BAD
+from tests.gateway.test_large_requests import CUSTOM_ROLE, RIGHT_MESSAGES, WRONG_MESSAGES
 from tests.support.engines import Running, gateway_only
 
 pytestmark = pytest.mark.engine
@@ -90,3 +93,21 @@ def test_the_field_list_is_that_of_the_installed_vllm() -> None:
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
     assert set(ChatCompletionRequest.model_fields) == VLLM_FIELDS
+
+
+def test_what_passes_the_check_of_messages_is_what_vllm_takes() -> None:
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+    for right in [*RIGHT_MESSAGES, CUSTOM_ROLE]:
+        read_whole(ChatCompletionRequest.model_validate({"messages": [copy.deepcopy(right)]}))
+    for wrong, _ in WRONG_MESSAGES:
+        with pytest.raises((ValidationError, TypeError)):
+            read_whole(ChatCompletionRequest.model_validate({"messages": [copy.deepcopy(wrong)]}))
+
+
+def read_whole(request: Any) -> None:
+    """vLLM's models check some arrays when they are read."""
+    for message in request.messages:
+        for value in message.values():
+            if not isinstance(value, str | dict) and value is not None:
+                list(value)

@@ -146,7 +146,8 @@ async def test_an_engine_too_busy_to_say_is_asked_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["template", "keep", "strip"])
 async def test_messages_without_thinking_pass_untouched(tmp_path: Path, mode: str) -> None:
-    messages = said(name="me", tool_calls=[{"id": "1", "type": "function", "function": {"name": "f"}}])
+    function = {"name": "f", "arguments": "{}"}
+    messages = said(name="me", tool_calls=[{"id": "1", "type": "function", "function": function}])
     _, engine = await forwarded(tmp_path, mode, plain, messages)
     assert engine.bodies[-1]["messages"] == messages
 

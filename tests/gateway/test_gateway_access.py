@@ -340,8 +340,12 @@ PAGE = {"origin": "https://elsewhere.example"}
         # A name that was made to mean 127.0.0.1: the page and its server seem to be the same.
         {"origin": "http://elsewhere.example:8000", "host": "elsewhere.example:8000"},
         {"sec-fetch-site": "same-origin", "host": "elsewhere.example:8000"},
+        # Browsers say nothing of the page where the name has no https.
+        {"host": "elsewhere.example:8000"},
+        {"host": "127.0.0.1.elsewhere.example"},
+        {"origin": "http://localhost:3000", "host": "elsewhere.example"},
     ],
-    ids=["another site", "no site", "rebound", "rebound, reading"],
+    ids=["another site", "no site", "rebound", "rebound, reading", "rebound, unmarked", "like ours", "mixed"],
 )
 async def test_without_keys_other_sites_pages_are_refused(
     client: httpx.AsyncClient, engine: StandIn, headers: dict[str, str]
@@ -367,8 +371,10 @@ async def test_without_keys_other_sites_pages_are_refused(
         {"origin": "http://127.0.0.1:8000"},
         {"origin": "http://[::1]:8000"},
         {"sec-fetch-site": "same-origin"},
-        # A proxy that names the site it stands for.
-        {"host": "models.example"},
+        {"host": "localhost"},
+        {"host": "localhost:18201"},
+        {"host": "127.0.0.2:9"},
+        {"host": "[::1]:8000"},
     ],
 )
 async def test_this_machines_pages_and_other_clients_are_answered(
@@ -382,6 +388,8 @@ async def test_pages_that_are_listed_are_answered(engine: StandIn) -> None:
         assert (await client.post(CHAT, json=ASK, headers=PAGE)).status_code == 200
         reading = {"host": "elsewhere.example", "sec-fetch-site": "same-origin"}
         assert (await client.get("/ready", headers=reading)).status_code == 200
+        # A proxy that names the site it stands for.
+        assert (await client.get("/ready", headers={"host": "elsewhere.example"})).status_code == 200
         other = await client.post(CHAT, json=ASK, headers={"origin": "https://other.example"})
         assert other.status_code == 403
 

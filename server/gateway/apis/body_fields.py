@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, NoReturn, TypeVar
 
+from server.budget.shown import cut
 from server.budget.spec import BUDGET_FIELDS
 from server.gateway.errors import InvalidRequest
 from server.gateway.validation import did_you_mean, show
@@ -86,7 +87,7 @@ def check_members(
     for name, value in held.items():
         if name in known or value is None:
             continue
-        whole = f"{path}.{name}" if path else name
+        whole = f"{path}.{cut(name)}" if path else cut(name)
         if name not in idle:
             hint = did_you_mean(name, known)
             raise InvalidRequest(

@@ -18,6 +18,7 @@ from server.gateway.apis.body_fields import (
     required,
 )
 from server.gateway.chat.chat_request import MAX_STOP_STRINGS
+from server.gateway.chat.messages import MAX_MESSAGES, MAX_PARTS
 
 _KNOWN = PASSED_ON | {
     "cache_control",
@@ -97,6 +98,8 @@ def _texts(content: object, path: str) -> Any:
 def _blocks(content: object, path: str) -> Iterator[tuple[dict[str, Any], str]]:
     if not isinstance(content, list):
         refuse(path, "must be a string or an array of content blocks", content)
+    if len(content) > MAX_PARTS:
+        refuse(path, f"must have at most {MAX_PARTS} elements", len(content))
     for i, block in enumerate(content):
         yield expect(block, dict, f"{path}[{i}]"), f"{path}[{i}]"
 
@@ -134,6 +137,8 @@ class _Conversation:
         turns = required(given, "messages", list, "")
         if not turns:
             refuse("messages", "must have at least 1 elements", turns)
+        if len(turns) > MAX_MESSAGES:
+            refuse("messages", f"must have at most {MAX_MESSAGES} elements", len(turns))
         for i, turn in enumerate(turns):
             self._turn(expect(turn, dict, f"messages[{i}]"), f"messages[{i}]")
         if turns[-1]["role"] == "assistant":

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.budget.aliases import read_responses
+from server.budget.shown import cut
 from server.gateway.apis.body_fields import (
     PASSED_ON,
     check_members,
@@ -15,6 +16,7 @@ from server.gateway.apis.body_fields import (
     refuse,
     required,
 )
+from server.gateway.chat.messages import MAX_MESSAGES, MAX_PARTS
 
 _KNOWN = PASSED_ON | {
     "include_reasoning",
@@ -101,7 +103,7 @@ def _check_metadata(given: Mapping[str, Any]) -> None:
     if len(metadata) > _MAX_METADATA:
         refuse("metadata", f"must have at most {_MAX_METADATA} members", len(metadata))
     for name, value in metadata.items():
-        expect(value, str, f"metadata.{name}")
+        expect(value, str, f"metadata.{cut(name)}")
 
 
 def _instructions(given: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -115,6 +117,8 @@ def _input(given: Mapping[str, Any]) -> list[dict[str, Any]]:
         return [{"role": "user", "content": items}]
     if not isinstance(items, list) or not items:
         refuse("input", "must be a string or an array of items, and not empty", items)
+    if len(items) > MAX_MESSAGES:
+        refuse("input", f"must have at most {MAX_MESSAGES} elements", len(items))
     conversation = _Conversation()
     for i, item in enumerate(items):
         conversation.read(expect(item, dict, f"input[{i}]"), f"input[{i}]")
@@ -232,6 +236,8 @@ def _content(content: object, path: str, role: str) -> Any:
         return content
     if not isinstance(content, list):
         refuse(path, "must be a string or an array of content parts", content)
+    if len(content) > MAX_PARTS:
+        refuse(path, f"must have at most {MAX_PARTS} elements", len(content))
     kinds = ("output_text", "input_text") if role == "assistant" else ("input_text", "input_image")
     parts = [
         _part(expect(part, dict, f"{path}[{i}]"), f"{path}[{i}]", kinds) for i, part in enumerate(content)

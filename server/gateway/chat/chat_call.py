@@ -5,14 +5,15 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, get_args
 
 import orjson
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from server.budget.aliases import Asked, read_chat
 from server.budget.forms import ALIAS_ROOTS, OPEN_OBJECTS
 from server.budget.receipt import EngineReceipt, Origin
+from server.budget.shown import cut
 from server.budget.spec import BUDGET_FIELDS, ThinkingBudget
 from server.gateway.chat.bursts import Burst
 from server.gateway.chat.chat_conflicts import check_conflicts
@@ -22,18 +23,27 @@ from server.gateway.chat.chat_fields import (
     KNOWN_FIELDS,
     UNSUPPORTED_OPENAI_FIELDS,
 )
-from server.gateway.chat.chat_request import ChatCompletionRequest
+from server.gateway.chat.chat_request import ChatCompletionRequest, Role, StreamOptions
 from server.gateway.chat.granularity import STREAM_GRANULARITY, Granularity
+from server.gateway.chat.messages import check_messages
 from server.gateway.errors import BodyTooLarge, InvalidRequest
-from server.gateway.parallel.fields import PARALLEL, ParallelSpec, check_combination, shared_budget
+from server.gateway.parallel.fields import (
+    PARALLEL,
+    ParallelField,
+    ParallelSpec,
+    check_combination,
+    shared_budget,
+)
 from server.gateway.sampling_limits import check_sampling_limits
-from server.gateway.validation import did_you_mean, invalid_request, show
+from server.gateway.validation import check_members_known, did_you_mean, invalid_request, show
 
 _NOT_FORWARDED = frozenset(BUDGET_FIELDS) | {"request_id", "n", "return_token_ids"}
 _MOST_BODIES_BYTES = 128 * 1024 * 1024
 """Of one request, for all its choices."""
 _SWITCHES = ("enable_thinking", "thinking")
 """What chat templates that can be told whether to think call it."""
+_CLOSED: Mapping[str, type[BaseModel]] = {"stream_options": StreamOptions, PARALLEL: ParallelField}
+"""Objects whose unknown members are refused."""
 
 
 class Continued(Protocol):
@@ -166,6 +176,10 @@ def parse_chat(fields: Mapping[str, Any]) -> ChatCall:
             another; `param` names it.
     """
     _check_names(fields)
+    check_sampling_limits(fields)
+    check_messages(fields, roles=get_args(Role))
+    for name, model in _CLOSED.items():
+        check_members_known(fields.get(name), model, name)
     try:
         ChatCompletionRequest.model_validate(fields)
     except ValidationError as error:
@@ -175,7 +189,6 @@ def parse_chat(fields: Mapping[str, Any]) -> ChatCall:
         for name, value in fields.items()
         if value is not None and name not in UNSUPPORTED_OPENAI_FIELDS
     }
-    check_sampling_limits(given)
     asked = read_chat(given)
     check_conflicts(given, asked.budget, hides_thinking=asked.hides_thinking)
     parallel = ParallelSpec.of(given)
@@ -301,8 +314,10 @@ def _check_names(fields: Mapping[str, Any]) -> None:
                     f"`{name}` has no effect on chat completions. Given: {show(value)}", param=name
                 )
         elif name not in UNSUPPORTED_OPENAI_FIELDS:
+            shown = cut(name)
             raise InvalidRequest(
-                f"`{name}` is not a field of chat completions.{did_you_mean(name, KNOWN_FIELDS)}", param=name
+                f"`{shown}` is not a field of chat completions.{did_you_mean(name, KNOWN_FIELDS)}",
+                param=shown,
             )
         elif value is not None and value not in ASKS_FOR_NOTHING.get(name, ()):
             raise InvalidRequest(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from server.budget.shown import cut
 from server.budget.spec import ThinkingBudget
 from server.gateway.chat.chat_fields import RESERVED_XARGS
 from server.gateway.errors import InvalidRequest
@@ -93,7 +94,7 @@ def _check_tools(given: Mapping[str, Any]) -> None:
         known = [tool["function"]["name"] for tool in given["tools"]]
         if name not in known:
             raise InvalidRequest(
-                f"`tool_choice` must name one of `tools` ({', '.join(known)}). Given: {show(name)}",
+                f"`tool_choice` must name one of `tools` ({cut(', '.join(known))}). Given: {show(name)}",
                 param="tool_choice",
             )
     response_format = given.get("response_format", {})

@@ -30,6 +30,8 @@ MAX_CHOICES = 128
 MAX_STOP_STRINGS = 4
 """vLLM's default (VLLM_MAX_STOP_STRINGS), and OpenAI's limit."""
 
+Role = Literal["developer", "system", "user", "assistant", "tool", "function"]
+
 _Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 _TokenCount = Annotated[int, Field(ge=1)]
 _Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
@@ -54,19 +56,12 @@ class _Checked(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
 
+# What else it may hold, `check_messages` checks.
 class Message(_Checked):
-    role: Literal["developer", "system", "user", "assistant", "tool", "function"]
+    role: Role
     content: Any = Field(None, description="A string, or an array of content parts.")
     reasoning: Any = Field(None, description="An assistant message's thinking, as a string.")
     reasoning_content: Any = Field(None, description="Another name of `reasoning`.")
-
-    @field_validator("content")
-    @classmethod
-    def _check_content(cls, content: Any) -> Any:
-        parts = isinstance(content, list) and all(isinstance(part, dict) for part in content)
-        if content is not None and not isinstance(content, str) and not parts:
-            raise _wrong("must be a string or an array of content parts")
-        return content
 
 
 class StreamOptions(_Checked):
@@ -100,7 +95,7 @@ class ChatCompletionRequest(_Checked):
     model_config = ConfigDict(strict=True, extra="allow", json_schema_extra=_with_dialects)
 
     model: str | None = Field(None, description="May be left out when exactly one model is served.")
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
 
     max_thinking_tokens: Any = _budget_field(
         "max_thinking_tokens",
@@ -200,7 +195,7 @@ class ChatCompletionRequest(_Checked):
             }
         ),
     ] = None
-    tools: Annotated[list[Tool], Field(min_length=1)] | None = None
+    tools: Annotated[list[Tool], Field(min_length=1, fail_fast=True)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     user: str | None = None
 
@@ -214,7 +209,7 @@ class ChatCompletionRequest(_Checked):
     repetition_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     request_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")] | None = None
     return_token_ids: bool | None = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: Annotated[list[int], Field(fail_fast=True)] | None = None
     stream_granularity: Granularity | None = Field(
         None,
         description="token: an event for every token. auto, the default: as many tokens an event as leave at "

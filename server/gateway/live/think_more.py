@@ -18,7 +18,7 @@ from server.gateway.engines.engine import Engine, RoundsSupport
 from server.gateway.errors import Conflict, EngineMisbehaved, EngineRefused, InvalidRequest
 from server.gateway.live.kept_thinking import Kept, KeptChoice
 from server.gateway.rounds.completions_vllm import VllmCompletions
-from server.gateway.validation import invalid_request
+from server.gateway.validation import check_members_known, invalid_request
 
 
 def _budget_field(name: str, description: str = "As in a chat completion's request.") -> Any:
@@ -60,6 +60,8 @@ def continuation(body: Mapping[str, Any], kept: Kept, *, id: str) -> ChatCall:
         Conflict: this completion can't think on.
     """
     given = {name: value for name, value in body.items() if value is not None}
+    check_members_known(given, ThinkMoreRequest)
+    check_members_known(given.get("stream_options"), StreamOptions, "stream_options")
     try:
         asked_for = ThinkMoreRequest.model_validate(given)
     except ValidationError as error:

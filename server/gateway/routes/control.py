@@ -15,7 +15,7 @@ from server.gateway.chat.chat_service import answer_chat
 from server.gateway.context import context_of
 from server.gateway.errors import CompletionNotFound, Conflict, InvalidRequest
 from server.gateway.live.think_more import ThinkMoreRequest, continuation
-from server.gateway.validation import invalid_request
+from server.gateway.validation import check_members_known, invalid_request
 from server.gateway.workers.fleet import fleet_of
 
 router = APIRouter(tags=["chat"])
@@ -50,6 +50,7 @@ def _body(model: type[BaseModel]) -> dict[str, Any]:
 )
 async def control(request: Request) -> ControlResult:
     body = await read_body(request, context_of(request).settings)
+    check_members_known(body, ControlRequest)
     try:
         asked = ControlRequest.model_validate(body)
     except ValidationError as error:
