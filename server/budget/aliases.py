@@ -273,7 +273,7 @@ def _check_members(given: Mapping[str, Any], forms: tuple[Form, ...], also: Coll
                     raise BudgetError(
                         f"extra_body.{cut(name)}",
                         f"`extra_body` is how the openai SDK is given fields; it sends them at the request's "
-                        f"root: put `{cut(name)}` there. Given: {_show(value)}",
+                        f"root: put `{cut(name)}` there. Given: {show(value)}",
                         value,
                     )
                 whole = f"{path}.{cut(name)}"

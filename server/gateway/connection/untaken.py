@@ -51,7 +51,7 @@ class ClosesUntaken(HttpToolsProtocol):
         else:
             log.warning("client takes nothing; its connection is closed", after_s=UNTAKEN_S)
             # Not `close`, which would wait until it has taken all.
-            cast(Transport, self.transport).abort()
+            self.transport.abort()
 
     def _stop_looking(self) -> None:
         if self._untaken_timer is not None:
