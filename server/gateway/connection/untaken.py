@@ -11,7 +11,6 @@ import fcntl
 import struct
 import termios
 from asyncio import TimerHandle, Transport
-from typing import cast
 
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
