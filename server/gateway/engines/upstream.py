@@ -165,7 +165,8 @@ class EnginePool:
             named: the client's own names of fields, for messages.
 
         Raises:
-            EngineUnavailable: no engine that serves it is ready (any more).
+            EngineUnavailable: no engine that serves it is ready (any more), or one that might enforce the
+                budget is of another version than this gateway.
             InvalidRequest: no engine enforces the budget; `param` is the first field that none does.
         """
         candidates = self.serving(model)
@@ -175,6 +176,12 @@ class EnginePool:
         able = [engine for engine in candidates if requested.keys() <= set(engine.enforced_fields)]
         if able:
             return able
+        for engine in candidates:
+            if engine.speaks_another_protocol:
+                raise EngineUnavailable(
+                    f"no engine can enforce a budget for '{model}' during an upgrade: {engine.status.reason}",
+                    code="version_skew",
+                )
         best = max(candidates, key=lambda engine: len(engine.enforced_fields))
         field, value = next(
             (name, value) for name, value in requested.items() if name not in best.enforced_fields
