@@ -2,7 +2,8 @@
 
 Per account there are three keys: counters (hash), leases (sorted set: reservation → when it lapses) and open
 reservations (hash). They share a hash tag, so a cluster keeps them on one node. A reservation whose gateway
-is not heard of for `lease_s` stops being under way; what it reserved stays spent until its windows end.
+is not heard of for `lease_s` stops being under way; what it reserved stays spent until its windows end, or
+the gateway comes back and settles it.
 
 Repeating an operation does no harm, so the client may after a lost connection.
 """
@@ -52,18 +53,18 @@ local function close(id, used)
 end
 """
 
-# ARGV: clock, id, lease in s, s to keep the keys, {"concurrency": n, 0 is no limit, "asks": […]}
+# ARGV: clock, id, lease in s, s to keep all this, {"concurrency": n, 0 is no limit, "asks": […]}
 _RESERVE = (
     _COMMON
     + """
 local now, id = clock(ARGV[1]), ARGV[2]
 close(id, {})
-for _, lapsed in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now)) do
-  redis.call('ZREM', leases, lapsed)
-  redis.call('HDEL', open, lapsed)
+for _, lost in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now - tonumber(ARGV[4]))) do
+  redis.call('ZREM', leases, lost)
+  redis.call('HDEL', open, lost)
 end
 local asked = cjson.decode(ARGV[5])
-local under_way = redis.call('ZCARD', leases)
+local under_way = redis.call('ZCOUNT', leases, string.format('(%.17g', now), '+inf')
 local refused = ''
 if asked.concurrency > 0 and under_way >= asked.concurrency then refused = 'concurrency' end
 local amounts, charges, states = {}, {}, {}
