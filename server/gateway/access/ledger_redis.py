@@ -186,10 +186,15 @@ class RedisLedger:
 
 
 def connect(url: str) -> Redis:
-    """A client that gives up soon: a request waits for it."""
+    """A client that gives up soon: a request waits for it.
+
+    After a failover the old master may still be there, as a replica: a connection to it is opened anew, to
+    whoever has the address now.
+    """
     from redis.asyncio import BlockingConnectionPool, Redis
     from redis.asyncio.retry import Retry
     from redis.backoff import ExponentialBackoff
+    from redis.exceptions import MasterDownError, ReadOnlyError
 
     pool = BlockingConnectionPool.from_url(
         url,
@@ -199,5 +204,6 @@ def connect(url: str) -> Redis:
         socket_connect_timeout=_TIMEOUT_S,
         health_check_interval=15,
         retry=Retry(ExponentialBackoff(cap=0.2, base=0.05), 2),
+        retry_on_error=[ReadOnlyError, MasterDownError],
     )
     return Redis.from_pool(pool)
