@@ -13,13 +13,16 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import socket
 import sys
 import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from http.client import HTTPException
 from pathlib import Path
+from urllib.error import URLError
 
 _SAMPLE = re.compile(r"^vllm:(?P<name>\w+)(?:\{[^}]*\})? (?P<value>[0-9.e+]+)$", re.MULTILINE)
 _MADE = ("generation_tokens_total", "prompt_tokens_total")
@@ -73,7 +76,7 @@ def alive(url: str, state: Path, *, stall_s: float, now: Callable[[], float] = t
     try:
         _get(f"{url}/health")
         work = read_work(_get(f"{url}/metrics"))
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         return f"{url} doesn't answer: {error}"
     seen = progress(work, _read(state), now=now())
     _write(state, seen)
@@ -93,7 +96,7 @@ def drain(
 ) -> bool:
     """Wait `notice_s`, then until nothing is under way, at most `timeout_s` in all; whether it came to that.
 
-    An engine that doesn't answer has nothing under way.
+    An engine that isn't there has nothing under way; one that doesn't answer may have.
     """
     end = clock() + timeout_s
     sleep(min(notice_s, timeout_s))
@@ -101,11 +104,20 @@ def drain(
         try:
             if not read_work(_get(f"{url}/metrics")).under_way:
                 return True
-        except OSError:
-            return True
+        except (OSError, HTTPException) as error:
+            # A busy engine may be slow to answer; only nobody at its address is an engine that is gone.
+            if _is_gone(error):
+                return True
         if clock() >= end:
             return False
         sleep(_POLL_S)
+
+
+def _is_gone(error: Exception) -> bool:
+    reason = error.reason if isinstance(error, URLError) else error
+    if isinstance(reason, socket.gaierror):
+        return reason.errno == socket.EAI_NONAME
+    return isinstance(reason, ConnectionRefusedError)
 
 
 def _get(url: str) -> str:
