@@ -143,6 +143,10 @@ class Engine:
         return sum(connection.status > 0 for connection in self._under_way)
 
     @property
+    def is_busy(self) -> bool:
+        return bool(self.outstanding or self.committed_tokens or self._under_way)
+
+    @property
     def owed(self) -> int:
         """Generations on which the engine is waited for, and not a slow client or a reward model."""
         return min(self.outstanding, sum(connection.waits for connection in self._under_way))
