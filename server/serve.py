@@ -176,7 +176,7 @@ async def _serve_by_workers(
 
 
 @contextlib.asynccontextmanager
-async def _rereading(policy_file: Path | None, reload: Callable[[], object]) -> AsyncIterator[None]:
+async def _rereading(policy_file: Path | None, reload: Callable[[], bool]) -> AsyncIterator[None]:
     """The policy is read again when its file changes, and at once on SIGHUP."""
     if policy_file is None:
         yield

@@ -40,8 +40,15 @@ class EngineReceipt:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> EngineReceipt:
+        """What an engine of a later version tells beyond this is left out. A field that is added here needs a
+        default: engines of an earlier version don't tell it.
+
+        Raises:
+            KeyError, TypeError: it is no receipt, or a field is missing.
+        """
         tuples = {name: tuple(fields[name]) for name in ("clamped_by", "wait_positions")}
-        return cls(**{**fields, **tuples})
+        known = {name: value for name, value in fields.items() if name in cls.__dataclass_fields__}
+        return cls(**{**known, **tuples})
 
 
 @dataclass(frozen=True, slots=True)

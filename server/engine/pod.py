@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import socket
 import sys
 import tempfile
 import time
@@ -21,7 +22,9 @@ import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from http.client import HTTPException
 from pathlib import Path
+from urllib.error import URLError
 
 _SAMPLE = re.compile(r"^vllm:(?P<name>\w+)(?:\{(?P<labels>[^}]*)\})? (?P<value>[0-9.e+]+)$", re.MULTILINE)
 _CORE = re.compile(r'\bengine="(?P<number>[^"]*)"')
@@ -82,7 +85,7 @@ def alive(url: str, state: Path, *, stall_s: float, now: Callable[[], float] = t
     try:
         _get(f"{url}/health")
         work = read_work(_get(f"{url}/metrics"))
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         return f"{url} doesn't answer: {error}"
     last = _read(state)
     seen = {core: progress(done, last.get(core), now=now()) for core, done in work.items()}
@@ -105,7 +108,7 @@ def drain(
 ) -> bool:
     """Wait `notice_s`, then until nothing is under way, at most `timeout_s` in all; whether it came to that.
 
-    An engine that doesn't answer has nothing under way.
+    An engine that isn't there has nothing under way; one that doesn't answer may have.
     """
     end = clock() + timeout_s
     sleep(min(notice_s, timeout_s))
@@ -114,11 +117,20 @@ def drain(
             cores = read_work(_get(f"{url}/metrics"))
             if not any(work.under_way for work in cores.values()):
                 return True
-        except OSError:
-            return True
+        except (OSError, HTTPException) as error:
+            # A busy engine may be slow to answer; only nobody at its address is an engine that is gone.
+            if _is_gone(error):
+                return True
         if clock() >= end:
             return False
         sleep(_POLL_S)
+
+
+def _is_gone(error: Exception) -> bool:
+    reason = error.reason if isinstance(error, URLError) else error
+    if isinstance(reason, socket.gaierror):
+        return reason.errno == socket.EAI_NONAME
+    return isinstance(reason, ConnectionRefusedError)
 
 
 def _get(url: str) -> str:

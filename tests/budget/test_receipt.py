@@ -75,6 +75,18 @@ def test_json_round_trip() -> None:
     assert EngineReceipt.from_json(json.loads(json.dumps(ENGINE.to_json()))) == ENGINE
 
 
+def test_what_a_later_version_adds_is_left_out() -> None:
+    assert EngineReceipt.from_json(ENGINE.to_json() | {"joy": 3}) == ENGINE
+
+
+@pytest.mark.parametrize("name", ["receipt_id", "effective_max", "thinking_end", "wait_positions"])
+def test_what_counts_may_not_be_missing(name: str) -> None:
+    told = ENGINE.to_json()
+    del told[name]
+    with pytest.raises((KeyError, TypeError), match=name):
+        EngineReceipt.from_json(told)
+
+
 @pytest.mark.parametrize(
     ("has_answer", "finish", "stop_reason", "ended_by"),
     [

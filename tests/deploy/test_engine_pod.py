@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 
+from server.engine import pod
 from server.engine.pod import alive, drain, main, read_work
 
 
@@ -18,10 +21,22 @@ class Engine:
     def __init__(self) -> None:
         self.running, self.waiting, self.tokens, self.healthy = 0, 0, 100, True
         self.second_rank = ""
+        self.ails: str | None = None
+        self.closing = threading.Event()
         engine = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                if engine.ails == "hangs":
+                    engine.closing.wait(10)
+                if engine.ails in ("hangs", "cuts"):
+                    return
+                if engine.ails == "fails":
+                    self.send_error(500)
+                    return
+                if engine.ails == "babbles":
+                    self.wfile.write(b"what?\r\n\r\n")
+                    return
                 self.send_response(200 if engine.healthy or self.path != "/health" else 503)
                 self.end_headers()
                 self.wfile.write(engine.metrics().encode() if self.path == "/metrics" else b"")
@@ -45,6 +60,7 @@ class Engine:
         ) + self.second_rank
 
     def close(self) -> None:
+        self.closing.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -133,6 +149,7 @@ class Clock:
         self.now += seconds
         if self.now >= self._leaves_at:
             self._engine.running = self._engine.waiting = 0
+            self._engine.ails = None
 
 
 def test_draining_waits_for_the_last_request(engine: Engine) -> None:
@@ -153,6 +170,36 @@ def test_draining_ends_with_its_time(engine: Engine) -> None:
     clock = Clock(engine, leaves_at=10_000)
     assert not drain(engine.url, notice_s=15, timeout_s=60, sleep=clock.sleep, clock=clock)
     assert clock.now == pytest.approx(60, abs=1)
+
+
+@pytest.mark.parametrize("ails", ["hangs", "cuts", "fails", "babbles"])
+def test_an_engine_that_is_too_busy_to_answer_is_waited_for(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, ails: str
+) -> None:
+    monkeypatch.setattr(pod, "_TIMEOUT_S", 0.1)
+    engine.running, engine.ails = 3, ails
+    clock = Clock(engine, leaves_at=20)
+    assert drain(engine.url, notice_s=15, timeout_s=600, sleep=clock.sleep, clock=clock)
+    assert clock.now >= 20
+    engine.running, engine.ails = 3, ails
+    assert not drain(engine.url, notice_s=0, timeout_s=0)
+
+
+@pytest.mark.parametrize(
+    ("error", "gone"),
+    [
+        (ConnectionRefusedError(), True),
+        (socket.gaierror(socket.EAI_NONAME, "no such name"), True),
+        (socket.gaierror(socket.EAI_AGAIN, "no answer"), False),
+        (TimeoutError(), False),
+    ],
+)
+def test_who_is_gone(monkeypatch: pytest.MonkeyPatch, error: OSError, gone: bool) -> None:
+    def get(_: str) -> str:
+        raise URLError(error)
+
+    monkeypatch.setattr(pod, "_get", get)
+    assert drain("http://engine", notice_s=0, timeout_s=0) is gone
 
 
 def test_a_dead_engine_is_drained(engine: Engine) -> None:

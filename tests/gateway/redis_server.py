@@ -17,8 +17,23 @@ import redis
 
 @dataclass
 class RunningRedis:
-    url: str
+    socket: Path
     process: subprocess.Popen[bytes]
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.socket}"
+
+    def demote(self) -> None:
+        """Make it the replica of a master that isn't there: it keeps its data and takes no writes."""
+        self._replicate("127.0.0.1", 1)
+
+    def promote(self) -> None:
+        self._replicate("NO", "ONE")
+
+    def _replicate(self, *master: str | int) -> None:
+        with redis.Redis.from_url(self.url) as client:
+            client.execute_command("REPLICAOF", *master)
 
 
 @contextlib.contextmanager
@@ -36,7 +51,7 @@ def redis_server() -> Iterator[RunningRedis]:
         process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
         try:
             _until_it_answers(f"unix://{socket}", process)
-            yield RunningRedis(f"unix://{socket}", process)
+            yield RunningRedis(socket, process)
         finally:
             process.kill()
             process.wait()

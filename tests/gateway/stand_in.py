@@ -110,6 +110,7 @@ class StandIn:
     """At their own route."""
     receipt_along: Callable[[EngineReceipt], EngineReceipt | None] = lambda receipt: receipt
     """What comes along with an answer that is asked for its receipt; None: as of an older engine."""
+    receipt_form: Callable[[EngineReceipt], dict[str, Any]] = EngineReceipt.to_json
     metrics_read: int = 0
     tokens_made: float | None = None
     """What /metrics says; None: there is no such route."""
@@ -132,7 +133,7 @@ class StandIn:
         if receipt is None or faults.no_receipt or faults.stale_receipt or faults.stall_receipt:
             return {}
         told = self.receipt_along(receipt)
-        return {} if told is None else {"s1_receipt": told.to_json()}
+        return {} if told is None else {"s1_receipt": self.receipt_form(told)}
 
     def faults_for(self, body: dict[str, Any]) -> Faults:
         faults = self.faults
@@ -372,7 +373,7 @@ async def _receipt(engine: StandIn, request: web.Request) -> web.Response:
         or receipt.output_tokens < int(request.query["output_tokens"])
     ):
         return web.json_response({"error": {"message": "no such receipt", "code": 404}}, status=404)
-    fields = receipt.to_json()
+    fields = engine.receipt_form(receipt)
     if engine.faults.stale_receipt:
         fields["output_tokens"] -= 1
     return web.json_response(fields)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from starlette.datastructures import Headers
 from typer.testing import CliRunner
 
 from server.cli import app as commands
+from server.gateway.access import callers
 from server.gateway.access.callers import KeyRing, check_exposure, is_loopback
 from server.gateway.app import create_app
 from server.gateway.errors import InvalidKey
@@ -189,6 +191,27 @@ async def test_a_broken_file_changes_nothing(
     keys.path.write_bytes(sane)
     keys.revoke("ann")
     assert (await guarded.get("/v1/models", headers=bearer(keys.secrets["ann"]))).status_code == 401
+
+
+@pytest.mark.parametrize("retry_s", [0.0, 60.0], ids=["again", "not at once"])
+def test_a_file_that_could_not_be_read_is_read_again(
+    keys: KeysForTests, monkeypatch: pytest.MonkeyPatch, retry_s: float
+) -> None:
+    monkeypatch.setattr(callers, "RETRY_S", retry_s)
+    ring = KeyRing(keys.path, open_to_admins=False)
+    headers = Headers(bearer(keys.secrets["ann"]))
+    keys.revoke("ann")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        assert ring.caller(headers).name == "ann"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if retry_s:
+        assert ring.caller(headers).name == "ann"
+        keys.add("next")
+    with pytest.raises(InvalidKey):
+        ring.caller(headers)
 
 
 async def test_a_key_expires(engine: StandIn, keys: KeysForTests) -> None:

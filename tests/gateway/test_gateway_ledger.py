@@ -221,11 +221,13 @@ async def test_a_reservation_that_is_repeated_counts_once(shared: RedisLedger) -
         assert (outcome.refused_by, outcome.states[0].used, outcome.under_way) == (None, 20, 1)
 
 
-async def test_a_gateway_that_is_gone_holds_no_place_but_its_tokens_stay_spent(store: RunningRedis) -> None:
+async def test_a_gateway_that_is_gone_holds_no_place_but_its_tokens_stay_spent_unless_it_settles(
+    store: RunningRedis,
+) -> None:
     clock = Clock()
     ledger = RedisLedger(connect(store.url), lease_s=10, clock=clock)
     asks = [thinking(20)]
-    await ledger.reserve("lease", "crashed", asks, concurrency=2)
+    await ledger.reserve("lease", "gone", asks, concurrency=2)
     await ledger.reserve("lease", "alive", asks, concurrency=2)
     assert (await ledger.reserve("lease", "c", [thinking(1)], concurrency=2)).refused_by == "concurrency"
     clock.now += 9
@@ -233,8 +235,21 @@ async def test_a_gateway_that_is_gone_holds_no_place_but_its_tokens_stay_spent(s
     clock.now += 9
     outcome = await ledger.reserve("lease", "c", [thinking(1)], concurrency=2)
     assert (outcome.refused_by, outcome.under_way, outcome.states[0].used) == (None, 2, 41)
-    assert not await ledger.settle("lease", "crashed", {})
+    assert await ledger.settle("lease", "gone", {"thinking": 5})
+    assert not await ledger.settle("lease", "gone", {})
     assert await ledger.settle("lease", "alive", {})
+    outcome = await ledger.reserve("lease", "d", [thinking(0)], concurrency=2)
+    assert (outcome.under_way, outcome.states[0].used) == (2, 6)
+    await ledger.close()
+
+
+async def test_what_is_never_settled_is_forgotten_when_its_windows_are_over(store: RunningRedis) -> None:
+    clock = Clock()
+    ledger = RedisLedger(connect(store.url), lease_s=10, clock=clock)
+    for _ in range(3):
+        await ledger.reserve("lost", f"{clock.now}", [thinking(20)], concurrency=1)
+        clock.now += 3 * DAY_S
+    assert await ledger._client.hlen("s1-quota:{lost}:open") == 1
     await ledger.close()
 
 

@@ -65,6 +65,56 @@ async def test_a_request_under_way_outlives_its_engines_address() -> None:
             assert (await stream).text.rstrip().endswith("[DONE]")
 
 
+async def test_an_engine_whose_address_comes_back_is_the_same_one() -> None:
+    addresses = [frozenset({"127.0.0.1"})]
+
+    async def resolve(host: str, port: int) -> frozenset[str]:
+        return addresses[-1]
+
+    async with running(StandIn(kv_blocks=64, faults=Faults(stall_after=3))) as engine:
+        name = f"dns+http://engines:{engine.url.rpartition(':')[2]}"
+        async with gateway(name, wait_ready=False, resolve=resolve, admission="on") as client:
+            await eventually(lambda: client.pool.ready)
+            (before,) = client.pool.engines
+            body = ASK | {"stream": True, "max_completion_tokens": 600}
+            stream = asyncio.create_task(client.post("/v1/chat/completions", json=body))
+            await eventually(lambda: engine.stalled == 1)
+            addresses.append(frozenset())
+            await eventually(lambda: not client.pool.engines)
+            addresses.append(addresses[0])
+            await eventually(lambda: client.pool.ready)
+            (after,) = client.pool.engines
+            assert after is before
+            assert after.outstanding == 1 and after.committed_tokens > 600
+            engine.release.set()
+            assert (await stream).status_code == 200
+            # When it leaves without a request under way it is forgotten.
+            await eventually(lambda: not after.is_busy)
+            addresses.append(frozenset())
+            await eventually(lambda: not client.pool.engines)
+            addresses.append(addresses[0])
+            await eventually(lambda: client.pool.ready)
+            assert client.pool.engines[0] is not before
+
+
+async def test_an_engine_that_stalls_when_its_address_has_gone_is_noticed() -> None:
+    addresses = [frozenset({"127.0.0.1"})]
+
+    async def resolve(host: str, port: int) -> frozenset[str]:
+        return addresses[-1]
+
+    async with running(StandIn(faults=Faults(stall_after=3), tokens_made=12)) as engine:
+        name = f"dns+http://engines:{engine.url.rpartition(':')[2]}"
+        async with gateway(name, wait_ready=False, resolve=resolve, stall_timeout_s=0.5) as client:
+            await eventually(lambda: client.pool.ready)
+            stream = asyncio.create_task(client.post("/v1/chat/completions", json=ASK | {"stream": True}))
+            await eventually(lambda: engine.stalled == 1)
+            addresses.append(frozenset())
+            await eventually(lambda: not client.pool.engines)
+            assert "engine_died" in (await stream).text
+            await eventually(lambda: not client.pool._leaving and len(client.pool._tasks) == 1)
+
+
 async def test_names_and_addresses() -> None:
     assert "127.0.0.1" in await resolve_addresses("localhost", 80)
 

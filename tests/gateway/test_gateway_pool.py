@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import pytest
 
+from server.budget.receipt import EngineReceipt
 from server.budget.spec import BUDGET_FIELDS
 from server.gateway.engines.engine import Engine
 from tests.gateway.serving import eventually, gateway
@@ -58,14 +61,12 @@ async def test_models_tell_what_thinking_they_take(client: httpx.AsyncClient) ->
     ("engine", "reason"),
     [
         (StandIn(has_plugin=False), "without the s1 plugin"),
-        (StandIn(protocol=2), "protocol is 2"),
         (StandIn(faults=Faults(ignores=frozenset({"max_thinking_tokens"}))), "max_thinking_tokens"),
         (StandIn(faults=Faults(ignores=frozenset({"min_thinking_tokens"}))), "min_thinking_tokens"),
         (StandIn(faults=Faults(ignores=frozenset({"num_waits"}))), "num_waits"),
         (StandIn(faults=Faults(no_receipt=True)), "receipt missing"),
-        (StandIn(enforces=(*BUDGET_FIELDS, "max_joy")), "max_joy"),
     ],
-    ids=["no plugin", "protocol", "max", "min", "waits", "receipt", "unknown"],
+    ids=["no plugin", "max", "min", "waits", "receipt"],
 )
 async def test_a_budget_that_no_engine_enforces_is_refused(engine: StandIn, reason: str) -> None:
     async with running(engine), gateway(engine.url) as client:
@@ -81,6 +82,39 @@ async def test_a_budget_that_no_engine_enforces_is_refused(engine: StandIn, reas
         assert reason in error["message"]
         assert (await chat(client)).status_code == 200
         assert (await client.get("/v1/models/tiny")).json()["thinking"]["enforcement"] == "none"
+
+
+async def test_an_engine_of_another_protocol_is_no_clients_fault() -> None:
+    async with running(StandIn(protocol=2)) as engine, gateway(engine.url) as client:
+        response = await chat(client, num_waits=3, max_completion_tokens=100)
+        assert response.status_code == 503
+        error = response.json()["error"]
+        assert error["code"] == "version_skew"
+        assert "the engine's protocol is 2, this gateway's is 1" in error["message"]
+        assert engine.url not in error["message"]
+        assert response.headers["retry-after"]
+        assert (await chat(client)).status_code == 200
+        # Whoever has upgraded takes the budgets meanwhile.
+        async with running(StandIn()) as upgraded, gateway(engine.url, upgraded.url) as both:
+            assert (await chat(both, num_waits=3, max_completion_tokens=100)).status_code == 200
+            assert len(upgraded.bodies) == 1
+
+
+async def test_what_a_later_engine_has_beyond_this_gateway_is_left_alone() -> None:
+    def later(receipt: EngineReceipt) -> dict[str, Any]:
+        return receipt.to_json() | {"joy": 3}
+
+    engine = StandIn(enforces=(*BUDGET_FIELDS, "max_joy"), receipt_form=later)
+    async with running(engine), gateway(engine.url) as client:
+        (described,) = (await client.get("/ready")).json()["engines"]
+        assert (described["enforcement"], described["fields"]) == ("native", list(BUDGET_FIELDS))
+        response = await chat(client, num_waits=3, max_completion_tokens=100)
+        assert response.json()["choices"][0]["thinking_budget"]["waits"] == 3
+        # The same if it has to be asked for.
+        engine.receipt_along = lambda receipt: None
+        response = await chat(client, num_waits=3, max_completion_tokens=100)
+        assert response.json()["choices"][0]["thinking_budget"]["waits"] == 3
+        assert (await chat(client, max_joy=1)).status_code == 400
 
 
 async def test_a_single_field_that_is_not_enforced_is_refused() -> None:

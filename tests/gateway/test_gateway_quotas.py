@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from server.gateway.access import unsettled
 from server.gateway.access.ledger import MemoryLedger
 from server.gateway.access.rates import duration
 from server.gateway.chat import turnstile
@@ -356,17 +357,42 @@ async def test_the_last_settlements_are_waited_for(engine: StandIn, tmp_path: Pa
     assert [own.open for own in ledger._accounts.values()] == [{}]
 
 
-async def test_a_settlement_is_given_up_with_its_last_attempt(
+async def test_a_settlement_is_put_off_until_the_store_is_back(
     engine: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turnstile, "_SETTLE_RETRIES_S", (0.01, 0.01))
     monkeypatch.setattr(turnstile, "_SETTLE_WAIT_S", 60)
-    ledger = Away(refuses=3)
+    ledger = Away(refuses=6)
+    ledger.back.set()
+    async with quota(engine.url, tmp_path, DAY, ledger=ledger, lease_s=0.06) as held:
+        assert (await held.ask(max_thinking_tokens=400)).status_code == 200
+        assert ledger.attempts >= 3 and not held.client.turnstile._open
+        await eventually(lambda: ledger.attempts > 6)
+        assert await held.spent() == 8
+
+
+async def test_a_settlement_that_was_put_off_is_tried_once_more_at_the_end(
+    engine: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turnstile, "_SETTLE_RETRIES_S", ())
+    ledger = Away(refuses=1)
+    ledger.back.set()
     async with quota(engine.url, tmp_path, DAY, ledger=ledger) as held:
         assert (await held.ask(max_thinking_tokens=400)).status_code == 200
-        assert ledger.attempts == 3 and not held.client.turnstile._open
-        ledger.back.set()
-        assert await held.spent() == 400
+        await held.settled()
+    assert [own.open for own in ledger._accounts.values()] == [{}]
+
+
+async def test_of_too_many_settlements_the_oldest_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unsettled, "_MOST", 2)
+    ledger = MemoryLedger(lambda: FIXED)
+    waiting = unsettled.Unsettled(ledger)
+    for id in ("oldest", "a", "b"):
+        await ledger.reserve("k", id, [], concurrency=None)
+        waiting.add("k", id, {})
+    await waiting.settle()
+    assert list(ledger._accounts["k"].open) == ["oldest"]
+    assert len(waiting) == 0
 
 
 @pytest.mark.parametrize("fault", ["die_after", "end_early_after", "error_after", "garbage_after"])

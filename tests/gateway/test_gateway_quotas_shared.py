@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from server.gateway.app import create_app
+from server.gateway.chat import turnstile
 from server.gateway.settings import Settings, SettingsError
 from tests.gateway.redis_server import RunningRedis, redis_server
 from tests.gateway.serving import eventually, gateway
@@ -163,6 +164,52 @@ async def test_a_redis_that_goes_away(engine: StandIn, tmp_path: Path) -> None:
                 assert "redis" not in response.text.lower()
                 assert response.headers["retry-after"]
             assert (await ask(client, free, **fields)).status_code == 200
+
+
+async def test_a_failover_needs_nobody(engine: StandIn, tmp_path: Path) -> None:
+    keys = KeysForTests(tmp_path / "keys.json")
+    headers = keys.add("ann", quotas={"thinking_tokens_per_day": 1000, "requests_per_minute": 100})
+    with redis_server() as old, redis_server() as new:
+        address = old.socket.with_name("current.sock")
+        address.symlink_to(old.socket)
+        async with gateway(engine.url, keys_file=keys.path, redis_url=f"unix://{address}") as client:
+            before = [ask(client, headers, max_thinking_tokens=10) for _ in range(4)]
+            assert {response.status_code for response in await asyncio.gather(*before)} == {200}
+            # The old master lives on as a replica, and connections to it stay open.
+            old.demote()
+            address.unlink()
+            address.symlink_to(new.socket)
+            for _ in range(5):
+                assert (await ask(client, headers, max_thinking_tokens=10)).status_code == 200
+
+
+async def test_what_ended_while_redis_took_no_writes_is_charged_exactly(
+    engine: StandIn,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(turnstile, "_SETTLE_RETRIES_S", ())
+    keys = KeysForTests(tmp_path / "keys.json")
+    headers = keys.add("ann", quotas={"thinking_tokens_per_day": 1000, "concurrency": 2})
+    rated = keys.add("rated", quotas={"requests_per_minute": 100})
+    with redis_server() as store:
+        async with gateway(engine.url, keys_file=keys.path, redis_url=store.url, lease_s=0.3) as client:
+            engine.faults = Faults(stall_after=3)
+            asking = asyncio.create_task(ask(client, headers, max_thinking_tokens=900, stream=True))
+            await eventually(lambda: engine.stalled == 1)
+            store.demote()
+            refused = await ask(client, rated)
+            said = capsys.readouterr().out
+            engine.release.set()
+            assert (await asking).status_code == 200
+            assert refused.status_code == 503
+            assert "read only replica" in said
+            await eventually(lambda: len(client.turnstile._unsettled) == 1)
+            engine.faults = Faults()
+            store.promote()
+            await eventually(lambda: not len(client.turnstile._unsettled))
+            assert (await ask(client, headers, max_thinking_tokens=0)).headers[REMAINING] == str(1000 - 8)
 
 
 def test_a_wrong_redis_url_stops_the_start() -> None:

@@ -23,7 +23,16 @@ from server.gateway.workers.fleet import (
     merged_readiness,
 )
 from server.gateway.workers.share import engines_from, share_of
-from server.gateway.workers.totals import Fixed, Snapshot, add_up, lasting, metrics_of, snapshot, total
+from server.gateway.workers.totals import (
+    Fixed,
+    Snapshot,
+    add_up,
+    lasting,
+    left_behind,
+    metrics_of,
+    snapshot,
+    total,
+)
 
 
 def told(registry: CollectorRegistry) -> Snapshot:
@@ -91,6 +100,17 @@ def test_a_worker_that_has_ended_leaves_its_counts_alone() -> None:
     # Of engines that nobody knows any more there are no series.
     assert found["s1_engine_errors_total", "http://a"] == 6
     assert ("s1_engine_errors_total", "http://gone") not in found
+
+
+def test_a_series_that_begins_anew_leaves_what_it_had_counted() -> None:
+    before, away, again = worker(counted=90), worker(engine="http://b"), worker(counted=7, took_s=0.7)
+    assert left_behind(before, before) == []
+    kept = left_behind(before, away)
+    # The engine's series have gone; the worker's own began anew.
+    found = values(total([worker(counted=100), again], add_up([kept, left_behind(away, again)])))
+    assert found["s1_engine_errors_total", "http://a"] == 100 + 90 + 7
+    assert found["s1_requests_total", "ok"] == 100 + 90 + 7
+    assert [found["s1_took_seconds_bucket", le] for le in ("0.5", "1.0", "+Inf")] == [3, 4, 4]
 
 
 def test_a_sum_is_told_with_its_exemplars() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from server.budget.spec import ThinkingBudget
 from server.gateway.access.keys import Key, KeysError, KeysFile, Quotas, read_keys, split_key
 from server.gateway.engines.upstream import EnginePool
 from server.gateway.errors import Forbidden, InvalidKey, ModelNotFound
-from server.gateway.file_changes import Signature, file_signature
+from server.gateway.file_changes import RETRY_S, Signature, file_signature
 from server.gateway.settings import Settings, SettingsError
 
 log = structlog.get_logger(__name__)
@@ -109,6 +110,9 @@ class KeyRing:
         self._anonymous = Caller(ANONYMOUS, ANONYMOUS, admin=open_to_admins)
         self._keys: dict[str, Key] = {}
         self._signature: Signature | None = None
+        """Of the file as it was taken."""
+        self._failed: Signature | None = None
+        self._retry_at = 0.0
         if path is not None:
             self._signature = file_signature(path)
             try:
@@ -142,16 +146,19 @@ class KeyRing:
         return Caller(key.name, key.id, key.admin, key)
 
     def _refresh(self, path: Path) -> None:
-        """A file that can't be read, or is gone, leaves the keys as they are."""
+        """A file that can't be read, or is gone, leaves the keys as they are, and is tried again."""
         signature = file_signature(path)
         if signature == self._signature:
             return
-        self._signature = signature
+        if signature == self._failed and time.monotonic() < self._retry_at:
+            return
         try:
             self._adopt(read_keys(path))
         except KeysError as error:
+            self._failed, self._retry_at = signature, time.monotonic() + RETRY_S
             log.error("keys not reloaded", reason=str(error))
         else:
+            self._signature = signature
             log.info("keys reloaded", count=len(self._keys))
 
     def _adopt(self, content: KeysFile) -> None:

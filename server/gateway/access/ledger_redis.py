@@ -2,7 +2,8 @@
 
 Per account there are three keys: counters (hash), leases (sorted set: reservation → when it lapses) and open
 reservations (hash). They share a hash tag, so a cluster keeps them on one node. A reservation whose gateway
-is not heard of for `lease_s` stops being under way; what it reserved stays spent until its windows end.
+is not heard of for `lease_s` stops being under way; what it reserved stays spent until its windows end, or
+the gateway comes back and settles it.
 
 Repeating an operation does no harm, so the client may after a lost connection.
 """
@@ -52,18 +53,18 @@ local function close(id, used)
 end
 """
 
-# ARGV: clock, id, lease in s, s to keep the keys, {"concurrency": n, 0 is no limit, "asks": […]}
+# ARGV: clock, id, lease in s, s to keep all this, {"concurrency": n, 0 is no limit, "asks": […]}
 _RESERVE = (
     _COMMON
     + """
 local now, id = clock(ARGV[1]), ARGV[2]
 close(id, {})
-for _, lapsed in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now)) do
-  redis.call('ZREM', leases, lapsed)
-  redis.call('HDEL', open, lapsed)
+for _, lost in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now - tonumber(ARGV[4]))) do
+  redis.call('ZREM', leases, lost)
+  redis.call('HDEL', open, lost)
 end
 local asked = cjson.decode(ARGV[5])
-local under_way = redis.call('ZCARD', leases)
+local under_way = redis.call('ZCOUNT', leases, string.format('(%.17g', now), '+inf')
 local refused = ''
 if asked.concurrency > 0 and under_way >= asked.concurrency then refused = 'concurrency' end
 local amounts, charges, states = {}, {}, {}
@@ -185,10 +186,15 @@ class RedisLedger:
 
 
 def connect(url: str) -> Redis:
-    """A client that gives up soon: a request waits for it."""
+    """A client that gives up soon: a request waits for it.
+
+    After a failover the old master may still be there, as a replica: a connection to it is opened anew, to
+    whoever has the address now.
+    """
     from redis.asyncio import BlockingConnectionPool, Redis
     from redis.asyncio.retry import Retry
     from redis.backoff import ExponentialBackoff
+    from redis.exceptions import MasterDownError, ReadOnlyError
 
     pool = BlockingConnectionPool.from_url(
         url,
@@ -198,5 +204,6 @@ def connect(url: str) -> Redis:
         socket_connect_timeout=_TIMEOUT_S,
         health_check_interval=15,
         retry=Retry(ExponentialBackoff(cap=0.2, base=0.05), 2),
+        retry_on_error=[ReadOnlyError, MasterDownError],
     )
     return Redis.from_pool(pool)

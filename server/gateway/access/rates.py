@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import structlog
 from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage, RedisStorage, Storage
 from limits.aio.strategies import MovingWindowRateLimiter
@@ -19,6 +20,8 @@ from server.gateway.errors import QuotaExceeded, QuotaStoreUnavailable
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
+
+log = structlog.get_logger(__name__)
 
 HEADER_NAMES = tuple(
     f"x-ratelimit-{part}-{kind}"
@@ -80,6 +83,7 @@ class RequestRates:
             admitted = await self._limiter.hit(item, caller.account)
             stats = await self._limiter.get_window_stats(item, caller.account)
         except StorageError as error:
+            log.error("quota store failed", error=str(error) or type(error).__name__)
             raise QuotaStoreUnavailable(
                 "the store of quotas can't be reached; the request can be repeated"
             ) from error

@@ -30,6 +30,7 @@ from server.gateway.access.guard import tell
 from server.gateway.access.ledger import Ledger, Outcome
 from server.gateway.access.metering import Meter, Used
 from server.gateway.access.reservation import THINKING, TOTAL, Wish, quota_headers, refusal
+from server.gateway.access.unsettled import Unsettled
 from server.gateway.chat.chat_call import ChatCall
 from server.gateway.chat.chat_conflicts import check_beam_search
 from server.gateway.connection.deferred import DeferredResponse
@@ -49,8 +50,10 @@ log = structlog.get_logger(__name__)
 _SETTLE_RETRIES_S = (0.5, 1.0, 2.0)
 _SETTLE_WAIT_S = 1.0
 """What has been generated is withheld no longer for a store that doesn't answer."""
-_LAST_SETTLEMENTS_S = 5
+_LAST_SETTLEMENTS_S = 4
 """When the gateway ends, those that ended just now are waited for so long."""
+_LAST_TRY_S = 1
+"""And then what the store of quotas didn't take before is tried once more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,7 @@ class Turnstile:
         self._drain = drain
         self._open: dict[str, set[str]] = {}
         self._finishing: set[asyncio.Task[Any]] = set()
+        self._unsettled = Unsettled(ledger)
         self._renewing: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -130,12 +134,19 @@ class Turnstile:
     ) -> None:
         if self._finishing:
             await asyncio.wait(self._finishing, timeout=_LAST_SETTLEMENTS_S)
-        for task in tuple(self._finishing):
+        ending = [*self._finishing, *([self._renewing] if self._renewing is not None else [])]
+        for task in ending:
             task.cancel()
-        if self._renewing is not None:
-            self._renewing.cancel()
-            await asyncio.gather(self._renewing, return_exceptions=True)
+        await asyncio.gather(*ending, return_exceptions=True)
+        await self._try_for_the_last_time()
         await self._ledger.close()
+
+    async def _try_for_the_last_time(self) -> None:
+        with contextlib.suppress(QuotaStoreUnavailable, TimeoutError):
+            async with asyncio.timeout(_LAST_TRY_S):
+                await self._unsettled.settle()
+        if len(self._unsettled):
+            log.error("reservations not settled; they stay spent", count=len(self._unsettled))
 
     def admit(self, request: Request, model: str, call: ChatCall, respond: Respond) -> Response:
         """A response that gets its grant before it asks `respond` what it is.
@@ -259,7 +270,7 @@ class Turnstile:
         return shrunk(budget, most=demand.thinking(budget), pressure=pressure, settings=self._settings)
 
     async def charge(self, account: str, id: str, used: Used) -> None:
-        """Settle a reservation. The store may be away for a moment; settling twice does no harm."""
+        """Settle a reservation: soon, or when the store is there again. Settling twice does no harm."""
         amounts = {THINKING: used.thinking, TOTAL: used.total}
         try:
             for retry_s in (*_SETTLE_RETRIES_S, None):
@@ -269,7 +280,11 @@ class Turnstile:
                 except QuotaStoreUnavailable:
                     if retry_s is not None:
                         await asyncio.sleep(retry_s)
-            log.error("reservation not settled; it stays spent", account=account)
+            log.warning("reservation not settled yet; it is tried again", account=account)
+            self._unsettled.add(account, id, amounts)
+        except asyncio.CancelledError:
+            self._unsettled.add(account, id, amounts)
+            raise
         finally:
             self._closed(account, id)
 
@@ -302,6 +317,7 @@ class Turnstile:
             await asyncio.sleep(self._settings.lease_s / 3)
             with contextlib.suppress(QuotaStoreUnavailable):
                 await self._ledger.renew({account: tuple(ids) for account, ids in self._open.items()})
+                await self._unsettled.settle()
 
 
 @dataclass(slots=True)

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import orjson
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, field_validator
 
 from server.budget.markers import MarkerIds
 from server.budget.receipt import EngineReceipt
+from server.budget.spec import BUDGET_FIELDS
 from server.gateway.chat.chat_call import EngineCall
 from server.gateway.chat.granularity import Pace, StreamSpeed
 from server.gateway.chat.sse import DONE, EventSplitter
@@ -51,10 +52,16 @@ class EngineDescription(BaseModel):
     wait_text: str | None = None
     answer_prompt: str | None = None
     enforces: tuple[str, ...]
+    """Of the budget fields that this gateway knows: an engine of a later version may have others."""
     minimum_room: int
     """Fewest completion tokens in which a budgeted request has a non-empty answer."""
     processor: str | None = None
     max_model_len: int | None = None
+
+    @field_validator("enforces")
+    @classmethod
+    def _known(cls, fields: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name for name in fields if name in BUDGET_FIELDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +147,10 @@ class Engine:
         return sum(connection.status > 0 for connection in self._under_way)
 
     @property
+    def is_busy(self) -> bool:
+        return bool(self.outstanding or self.committed_tokens or self._under_way)
+
+    @property
     def owed(self) -> int:
         """Generations on which the engine is waited for, and not a slow client or a reward model."""
         return min(self.outstanding, sum(connection.waits for connection in self._under_way))
@@ -184,6 +195,12 @@ class Engine:
         """The engine's own description, or ours of what rounds enforce on it."""
         rounds = self.status.rounds
         return self.status.description or (rounds.description if rounds is not None else None)
+
+    @property
+    def speaks_another_protocol(self) -> bool:
+        """Why it enforces nothing: it is of another version, and an upgrade is under way."""
+        description, off = self.status.description, self.settings.family_options.off
+        return not off and description is not None and description.protocol != PROTOCOL
 
     @property
     def enforced_fields(self) -> tuple[str, ...]:

@@ -69,9 +69,6 @@ async def probe(engine: Engine, model: str, description: EngineDescription | Non
     for name, text in told.given.items():
         if text != (own := getattr(description, name)):
             return Verdict("none", f"the engine's {name} is {own!r}, the gateway is told {text!r}")
-    unknown = set(description.enforces) - set(BUDGET_FIELDS)
-    if unknown:
-        return Verdict("none", f"the engine enforces what this gateway doesn't know: {sorted(unknown)}")
     for check in _CHECKS:
         async with asyncio.timeout(engine.settings.probe_timeout_s):
             failure = await _failure(engine, model, description, check)

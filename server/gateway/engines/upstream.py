@@ -51,6 +51,8 @@ class EnginePool:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """Of what watches each URL: an engine, or the name of several."""
         self._engines: dict[str, Engine] = {}
+        self._leaving: dict[str, Engine] = {}
+        """Whose address has gone, with requests under way: watched, and not chosen any more."""
 
     async def __aenter__(self) -> Self:
         for url in self._settings.engine_urls:
@@ -67,7 +69,7 @@ class EnginePool:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for engine in self.engines:
+        for engine in (*self.engines, *self._leaving.values()):
             engine.close()
 
     def _watch(self, url: str) -> None:
@@ -75,7 +77,9 @@ class EnginePool:
         self._tasks[url] = _Watcher(engine).start()
 
     async def _follow(self, dns_url: str) -> None:
-        """Keep to the addresses of a name. Requests under way at one that has gone run on."""
+        """Keep to the addresses of a name. Requests under way at one that has gone run on; if it comes back
+        before they have ended, it is the same engine.
+        """
         followed: frozenset[str] = frozenset()
         while True:
             try:
@@ -85,12 +89,22 @@ class EnginePool:
             else:
                 new = found - self._engines.keys()
                 for url in followed - found:
-                    self._tasks.pop(url).cancel()
-                    del self._engines[url]
+                    self._leaving[url] = self._engines.pop(url)
                 for url in sorted(new):
-                    self._watch(url)
+                    if url in self._leaving:
+                        self._engines[url] = self._leaving.pop(url)
+                    else:
+                        self._watch(url)
                 followed = (followed & found) | new
+            self._let_go()
             await asyncio.sleep(self._settings.refresh_interval_s)
+
+    def _let_go(self) -> None:
+        for url, engine in tuple(self._leaving.items()):
+            if not engine.is_busy:
+                del self._leaving[url]
+                self._tasks.pop(url).cancel()
+                engine.close()
 
     @property
     def engines(self) -> tuple[Engine, ...]:
@@ -165,7 +179,8 @@ class EnginePool:
             named: the client's own names of fields, for messages.
 
         Raises:
-            EngineUnavailable: no engine that serves it is ready (any more).
+            EngineUnavailable: no engine that serves it is ready (any more), or one that might enforce the
+                budget is of another version than this gateway.
             InvalidRequest: no engine enforces the budget; `param` is the first field that none does.
         """
         candidates = self.serving(model)
@@ -175,6 +190,12 @@ class EnginePool:
         able = [engine for engine in candidates if requested.keys() <= set(engine.enforced_fields)]
         if able:
             return able
+        for engine in candidates:
+            if engine.speaks_another_protocol:
+                raise EngineUnavailable(
+                    f"no engine can enforce a budget for '{model}' during an upgrade: {engine.status.reason}",
+                    code="version_skew",
+                )
         best = max(candidates, key=lambda engine: len(engine.enforced_fields))
         field, value = next(
             (name, value) for name, value in requested.items() if name not in best.enforced_fields

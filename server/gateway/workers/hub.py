@@ -15,7 +15,16 @@ from prometheus_client.registry import CollectorRegistry
 
 from server.gateway.workers.fleet import merged_readiness, socket_session
 from server.gateway.workers.inside import told
-from server.gateway.workers.totals import Fixed, Snapshot, add_up, lasting, metrics_of, total
+from server.gateway.workers.totals import (
+    Fixed,
+    Snapshot,
+    add_up,
+    current,
+    lasting,
+    left_behind,
+    metrics_of,
+    total,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -92,14 +101,20 @@ class Hub:
         async with self._counting:
             members = tuple(self._members.values())
             told_now = await asyncio.gather(*(self._ask(member, "snapshot", None) for member in members))
-            living, ended = [], [self._ended]
+            living: list[Snapshot] = []
+            ended: list[Snapshot] = []
             for member, answer in zip(members, told_now, strict=True):
                 if isinstance(answer, list):
+                    if member.last is not None:
+                        self._ended = add_up([self._ended, left_behind(member.last, answer)])
                     member.last = answer
                     living.append(answer)
                 elif member.last is not None:
                     ended.append(lasting(member.last))
-            summed = total(living, add_up(ended))
+            if len(living) == len(members):
+                # Engines come and go for as long as the gateway runs.
+                self._ended = current(living, self._ended)
+            summed = total(living, add_up([self._ended, *ended]))
         registry = CollectorRegistry()
         registry.register(Fixed(metrics_of(summed)))
         encode, content_type = choose_encoder(accept)

@@ -94,15 +94,16 @@ class Workers:
         limit_s = _LAST_S + CLOSING_S + (0 if again else sum(drain_times_s(self._settings)[number]))
         asyncio.get_running_loop().call_later(limit_s, self._kill_all)
 
-    def reload_policy(self) -> None:
-        """Read the policy again; all workers take it or none does."""
+    def reload_policy(self) -> bool:
+        """Read the policy again; all workers take it or none does. Whether it was taken."""
         if self._policy is None or not self._policy.renew():
-            return
+            return False
         self._policy_renewals += 1
         for index, process in self._processes.items():
             # One that has just been started doesn't take signals yet, and gets this one when it joins.
             if self.hub.has_joined(index):
                 _send(process, signal.SIGHUP)
+        return True
 
     async def _keep(self, index: int) -> None:
         """Have a worker in this place until `stop`."""

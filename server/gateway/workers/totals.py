@@ -2,7 +2,7 @@
 
 Counters, histograms and what is under way add up. What workers see of the same engine doesn't: there the
 worst view holds, or the largest. Of a worker that has ended its counters stay in the sum, as it last told
-them.
+them; of a series that a worker has begun anew, as it was before.
 """
 
 from __future__ import annotations
@@ -67,6 +67,47 @@ def lasting(one: Snapshot) -> Snapshot:
     return [family for family in one if family["type"] in _LASTING]
 
 
+def left_behind(last: Snapshot, fresh: Snapshot) -> Snapshot:
+    """What a worker had counted and doesn't tell any more. Series of an engine that has left go, and begin
+    anew when it comes back.
+
+    Args:
+        last: what the worker told before, and `fresh` what it tells now.
+    """
+    told = {family["name"]: _by_series(family) for family in fresh}
+    kept = []
+    for family in lasting(last):
+        now = told.get(family["name"], {})
+        gone = {at for at, before in _by_series(family).items() if _has_restarted(before, now.get(at))}
+        samples = [sample for sample in family["samples"] if _series_of(sample) in gone]
+        if samples:
+            kept.append(family | {"samples": samples})
+    return kept
+
+
+def _by_series(family: Mapping[str, Any]) -> dict[_Labels, dict[tuple[str, str], float]]:
+    """The values of each counter or whole histogram, by sample and bucket."""
+    found: dict[_Labels, dict[tuple[str, str], float]] = {}
+    for sample in family["samples"]:
+        name, labels, value, _ = sample
+        found.setdefault(_series_of(sample), {})[name, labels.get("le", "")] = value
+    return found
+
+
+def _series_of(sample: Sequence[Any]) -> _Labels:
+    return tuple(sorted((name, value) for name, value in sample[1].items() if name != "le"))
+
+
+def _has_restarted(
+    before: Mapping[tuple[str, str], float], now: Mapping[tuple[str, str], float] | None
+) -> bool:
+    # When it was begun grows with a restart, what it counts falls.
+    return now is None or any(
+        now.get(at, 0.0) > value if at[0].endswith("_created") else now.get(at, 0.0) < value
+        for at, value in before.items()
+    )
+
+
 def add_up(parts: Sequence[Snapshot]) -> Snapshot:
     families: dict[str, dict[str, Any]] = {}
     sums: dict[str, dict[_Series, list[Any]]] = {}
@@ -87,16 +128,20 @@ def total(living: Sequence[Snapshot], ended: Snapshot) -> Snapshot:
         living: of the workers that are there.
         ended: what stays of others, added up. Series of engines that nobody living knows are dropped.
     """
+    return add_up([*living, current(living, ended)])
+
+
+def current(living: Sequence[Snapshot], ended: Snapshot) -> Snapshot:
+    """What of `ended` isn't of engines that nobody living knows."""
     engines = {labels["engine"] for part in living for labels in _labels(part, "s1_engine_state")}
 
     def is_current(sample: Sequence[Any]) -> bool:
         return "engine" not in sample[1] or sample[1]["engine"] in engines
 
-    current = [
+    return [
         family | {"samples": [sample for sample in family["samples"] if is_current(sample)]}
         for family in ended
     ]
-    return add_up([*living, current])
 
 
 def metrics_of(one: Snapshot) -> list[Metric]:
