@@ -33,7 +33,7 @@ async def asking(address: tuple[str, int]) -> AsyncIterator[socket.socket]:
         opened.setblocking(False)
         await loop.sock_connect(opened, address)
         body = json.dumps(BIG | {"stream": True, "seed": 1}).encode()
-        head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
         await loop.sock_sendall(opened, f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         yield opened
 
