@@ -199,6 +199,7 @@ class ChatCompletionRequest(_Checked):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     user: str | None = None
 
+    cache_salt: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^@/\\\x00]*$")] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     ignore_eos: bool | None = None
     include_reasoning: bool | None = None
