@@ -20,14 +20,16 @@ MAX_MASKED_STOPS = 120
 
 MAX_ENTRIES = 16_384
 """Of each other list and object whose entries vLLM, or this gateway, checks one by one."""
-_CHECKED_ONE_BY_ONE = (
-    "bad_words",
-    "documents",
-    "logprob_token_ids",
-    "media_io_kwargs",
-    "stop_token_ids",
-    "tools",
-    "vllm_xargs",
+_CHECKED_ONE_BY_ONE = frozenset(
+    {
+        "bad_words",
+        "documents",
+        "logprob_token_ids",
+        "media_io_kwargs",
+        "stop_token_ids",
+        "tools",
+        "vllm_xargs",
+    }
 )
 
 
@@ -42,10 +44,11 @@ def check_sampling_limits(fields: Mapping[str, Any]) -> None:
     # vLLM takes "5" and true for numbers, too.
     if fields.get("min_tokens"):
         _check(fields, "stop_token_ids", MAX_MASKED_STOPS, " with `min_tokens` above 0")
-    for name in _CHECKED_ONE_BY_ONE:
+    for name in _CHECKED_ONE_BY_ONE & fields.keys():
         _check(fields, name, MAX_ENTRIES)
     for name in ("structured_outputs", "vllm_xargs"):
-        for member, value in _object(fields.get(name)).items():
+        held = fields.get(name)
+        for member, value in held.items() if isinstance(held, dict) else ():
             _check_size(value, f"{name}.{cut(member)}", MAX_ENTRIES)
 
 
@@ -58,7 +61,3 @@ def _check_size(value: object, path: str, most: int, where: str = "") -> None:
         raise InvalidRequest(
             f"`{path}` must have at most {most} entries{where}. Given: {len(value)}", param=path
         )
-
-
-def _object(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}

@@ -13,6 +13,8 @@ from server.gateway.chat.granularity import Granularity
 from server.gateway.engines.discovery import DNS_SCHEME
 
 ENVIRONMENT_PREFIX = "S1_GATEWAY_"
+_URLS = frozenset({"cors_origins", "engine_urls", "otlp_endpoint", "redis_url", "reward_url"})
+"""Settings whose values may hold a password."""
 
 
 class SettingsError(ValueError):
@@ -182,7 +184,7 @@ class Settings(BaseModel):
             if not url.startswith(("http://", "https://", DNS_SCHEME)) or url.endswith("/v1"):
                 raise ValueError(
                     f"an engine URL is http(s)://HOST:PORT without /v1, or {DNS_SCHEME}NAME:PORT for all "
-                    f"addresses of a name. Given: {url}"
+                    f"addresses of a name. Given: {without_credentials(url)}"
                 )
         if len(set(urls)) != len(urls):
             raise ValueError("an engine URL is given twice")
@@ -216,6 +218,24 @@ def read_settings(environ: Mapping[str, str], **overrides: Any) -> Settings:
     return settings
 
 
+def without_credentials(url: str) -> str:
+    """`url`, malformed or not, in such a way that it can be printed: without user, password and query."""
+    before, at, address = url.rpartition("@")
+    if at:
+        scheme, slashes, _ = before.partition("//")
+        address = f"{scheme}//…@{address}" if slashes else f"…@{address}"
+    shown, question, _ = address.partition("?")
+    return f"{shown}?…" if question else shown
+
+
+def _shown(name: str, value: Any) -> Any:
+    if name not in _URLS:
+        return value
+    if isinstance(value, tuple):
+        return tuple(without_credentials(url) for url in value)
+    return without_credentials(str(value))
+
+
 def _as_variables(message: str, from_environment: set[str]) -> str:
     """A message that speaks of options, in terms of the variables that were set instead."""
     for name in from_environment:
@@ -227,5 +247,5 @@ def _first_problem(error: ValidationError, *, from_environment: set[str]) -> str
     detail = error.errors(include_url=False)[0]
     name = str(detail["loc"][0])
     shown = ENVIRONMENT_PREFIX + name.upper() if name in from_environment else name
-    given = "" if detail["type"] == "missing" else f" Given: {detail['input']!r}"
+    given = "" if detail["type"] == "missing" else f" Given: {_shown(name, detail['input'])!r}"
     return f"{shown}: {detail['msg']}.{given}"

@@ -7,6 +7,7 @@ import resource
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import anthropic
 import httpx
@@ -350,6 +351,32 @@ def test_a_keys_file_that_cant_be_read_stops_the_start(tmp_path: Path, content: 
 async def test_without_keys_any_key_will_do(client: httpx.AsyncClient) -> None:
     for headers in ({}, bearer("none"), {"x-api-key": "anything"}):
         assert (await client.post(CHAT, json=ASK, headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, {"messages": ASK["messages"]}),
+        ("/v1/messages", {"messages": ASK["messages"], "max_tokens": 100}),
+        ("/v1/responses", {"input": "x"}),
+    ],
+)
+async def test_only_admins_come_before_others(
+    engine: StandIn, tmp_path: Path, path: str, body: dict[str, Any]
+) -> None:
+    keys = KeysForTests(tmp_path / "keys.json")
+    ann, root = keys.add("ann"), keys.add("root", admin=True)
+    async with gateway(engine.url, keys_file=keys.path) as client:
+        asked = len(engine.bodies)
+        refused = await client.post(path, json=body | {"priority": -5}, headers=ann)
+        assert refused.status_code == 403
+        assert "priority" in refused.text
+        assert len(engine.bodies) == asked
+        assert (await client.post(path, json=body | {"priority": 0}, headers=ann)).status_code == 200
+        assert (await client.post(path, json=body | {"priority": -5}, headers=root)).status_code == 200
+        assert engine.bodies[-1]["priority"] == -5
+    async with gateway(engine.url) as client:
+        assert (await client.post(path, json=body | {"priority": -5})).status_code == 200
 
 
 PAGE = {"origin": "https://elsewhere.example"}

@@ -62,6 +62,30 @@ def test_a_bad_setting_stops_the_start(environ: dict[str, str], says: list[str])
         assert part in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("environ", "address"),
+    [
+        ({"S1_GATEWAY_REDIS_URL": "http://user:hunter2@redis:6379"}, "redis:6379"),
+        ({"S1_GATEWAY_REDIS_URL": "user:hunter2@redis:6379"}, "redis:6379"),
+        ({"S1_GATEWAY_REDIS_URL": "http://redis:6379?password=hunter2"}, "redis:6379"),
+        ({"S1_GATEWAY_OTLP_ENDPOINT": "htp://user:hun@ter//hunter2@otlp:4318"}, "otlp:4318"),
+        ({"S1_GATEWAY_REWARD_URL": "http://user:hunter2@reward/v1"}, "reward"),
+        ({"S1_GATEWAY_ENGINE_URLS": "http://user:hunter2@a/v1"}, "a/v1"),
+        ({"S1_GATEWAY_ENGINE_URLS": "http://b,http://user:hunter2@a,http://user:hunter2@a"}, "a"),
+    ],
+)
+def test_a_bad_url_is_told_without_its_password(environ: dict[str, str], address: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        read_settings(environ)
+    assert "hunter2" not in str(raised.value)
+    assert "user" not in str(raised.value)
+    assert address in str(raised.value)
+    given = {name.removeprefix("S1_GATEWAY_").lower(): value for name, value in environ.items()}
+    with pytest.raises(SettingsError) as raised:
+        read_settings({}, **given)
+    assert "hunter2" not in str(raised.value)
+
+
 def test_a_gateway_without_engines_does_not_start() -> None:
     with pytest.raises(SettingsError, match="engine_urls"):
         create_app(read_settings({}))

@@ -101,6 +101,11 @@ BAD: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"metadata": {"a": "b"}}, "metadata", ["not supported", "'b'"]),
     ({"store": True}, "store", ["not supported", "True"]),
     ({"guided_json": {}}, "guided_json", ["not a field"]),
+    ({"kv_transfer_params": {"remote_host": "x"}}, "kv_transfer_params", ["operator", "'remote_host'"]),
+    ({"ec_transfer_params": {}}, "ec_transfer_params", ["operator", "{}"]),
+    ({"cache_salt": "x" * 129}, "cache_salt", ["128", "xxx"]),
+    ({"cache_salt": "a/b"}, "cache_salt", ["match", "'a/b'"]),
+    ({"cache_salt": ""}, "cache_salt", ["at least 1", "''"]),
     ({"return_token_offsets": True}, "return_token_offsets", ["no effect", "True"]),
     ({"mm_payload": "none"}, "mm_payload", ["no effect", "'none'"]),
     # messages and model

@@ -131,7 +131,7 @@ async def test_priority_is_for_admins(engine: StandIn, client: httpx.AsyncClient
     async with gateway(engine.url, keys_file=keys.path) as guarded:
         for path in ("/v1/completions", "/tokenize"):
             refused = await guarded.post(path, json=body, headers=ann)
-            assert (refused.status_code, error_of(refused)["param"]) == (400, "priority")
+            assert (refused.status_code, error_of(refused)["param"]) == (403, "priority")
             assert (await guarded.post(path, json=body, headers=root)).status_code == 200
     # Where there are no keys, nobody is anybody's tenant.
     assert (await client.post("/v1/completions", json=body)).status_code == 200

@@ -2,8 +2,8 @@
 
 It listens on this machine alone then, but any page in a browser on this machine can send it requests: those
 that need no leave of CORS, and, with a name that is made to mean 127.0.0.1, all of them. When such a page
-reads, it looks like any program: browsers mark no request that goes to plain http. Only the name that it asks
-for tells them apart, so every request has to ask for this machine.
+reads, it looks like any program: browsers mark no request that goes to plain http. Only the name that is
+asked for tells them apart, so every request has to ask for this machine.
 """
 
 from __future__ import annotations

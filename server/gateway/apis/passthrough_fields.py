@@ -1,5 +1,5 @@
-"""What is checked of bodies that go to the engine as they are: what would cost it too much, and what isn't
-the client's to say. Everything else in them is the engine's to check.
+"""What is checked of bodies that go to the engine as they are: what would cost it too much. Everything else
+in them is the engine's to check.
 
 vLLM tells of a malformed list with several complaints for each of its elements, and makes them in the process
 that serves everybody.
@@ -11,39 +11,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.budget.spec import MAX_TOKENS
-from server.gateway.access.callers import Caller
 from server.gateway.chat.chat_request import MAX_CHOICES
+from server.gateway.chat.messages import check_messages
 from server.gateway.errors import InvalidRequest
 from server.gateway.validation import show
 
 MOST_ELEMENTS = 16_384
-"""Messages, parts of their contents, tools, texts to embed."""
+"""Tools, texts to embed."""
 MOST_TOKEN_IDS = 1_048_576
 """Of a text to be told; about as many as the longest contexts have."""
-_OPERATORS = ("kv_transfer_params", "ec_transfer_params")
-"""How engines hand caches to each other."""
-
-
-def check_operator_fields(fields: Mapping[str, Any], caller: Caller) -> None:
-    """Refuse what only whoever runs the engines may set.
-
-    Raises:
-        InvalidRequest: `param` names the field.
-    """
-    xargs = fields.get("vllm_xargs")
-    for name in _OPERATORS:
-        for given, where in ((fields, name), (xargs, f"vllm_xargs.{name}")):
-            if isinstance(given, Mapping) and name in given:
-                raise InvalidRequest(
-                    f"`{where}` can't be set by requests: engines use it among themselves. "
-                    f"Given: {show(given[name])}",
-                    param=where,
-                )
-    if "priority" in fields and caller.key is not None and not caller.admin:
-        raise InvalidRequest(
-            f"`priority` can be set with an admin's key only. Given: {show(fields['priority'])}",
-            param="priority",
-        )
 
 
 def check_completion(fields: Mapping[str, Any]) -> int:
@@ -85,24 +61,6 @@ def check_detokenize(fields: Mapping[str, Any]) -> None:
     if not isinstance(tokens, list):
         raise InvalidRequest(f"`tokens` must be an array of token ids. Given: {show(tokens)}", param="tokens")
     _check_ids(tokens, "tokens")
-
-
-def check_messages(fields: Mapping[str, Any]) -> None:
-    """As far as their form goes; a body without them passes."""
-    parts = 0
-    for place, message in enumerate(_objects(fields.get("messages", []), "messages")):
-        field = f"messages[{place}]"
-        role, content = message.get("role"), message.get("content")
-        if not isinstance(role, str):
-            raise InvalidRequest(
-                f"`{field}.role` must be a string. Given: {show(role)}", param=f"{field}.role"
-            )
-        if content is not None and not isinstance(content, str):
-            parts += len(_objects(content, f"{field}.content"))
-    if parts > MOST_ELEMENTS:
-        raise InvalidRequest(
-            f"`messages` must have at most {MOST_ELEMENTS} content parts. Given: {parts}", param="messages"
-        )
 
 
 def _objects(value: Any, field: str) -> list[dict[str, Any]]:

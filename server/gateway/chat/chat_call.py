@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self, get_args
+from typing import Any, Protocol, Self
 
 import orjson
 from pydantic import BaseModel, ValidationError
@@ -23,7 +23,7 @@ from server.gateway.chat.chat_fields import (
     KNOWN_FIELDS,
     UNSUPPORTED_OPENAI_FIELDS,
 )
-from server.gateway.chat.chat_request import ChatCompletionRequest, Role, StreamOptions
+from server.gateway.chat.chat_request import ROLES, ChatCompletionRequest, StreamOptions
 from server.gateway.chat.granularity import STREAM_GRANULARITY, Granularity
 from server.gateway.chat.messages import check_messages
 from server.gateway.errors import BodyTooLarge, InvalidRequest
@@ -177,7 +177,7 @@ def parse_chat(fields: Mapping[str, Any]) -> ChatCall:
     """
     _check_names(fields)
     check_sampling_limits(fields)
-    check_messages(fields, roles=get_args(Role))
+    check_messages(fields, roles=ROLES)
     for name, model in _CLOSED.items():
         check_members_known(fields.get(name), model, name)
     try:

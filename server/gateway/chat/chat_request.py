@@ -6,7 +6,7 @@ is lost or reshaped on the way. Fields that only vLLM knows and that aren't decl
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
@@ -31,6 +31,7 @@ MAX_STOP_STRINGS = 4
 """vLLM's default (VLLM_MAX_STOP_STRINGS), and OpenAI's limit."""
 
 Role = Literal["developer", "system", "user", "assistant", "tool", "function"]
+ROLES: tuple[Role, ...] = get_args(Role)
 
 _Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 _TokenCount = Annotated[int, Field(ge=1)]
@@ -199,6 +200,7 @@ class ChatCompletionRequest(_Checked):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     user: str | None = None
 
+    cache_salt: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^@/\\\x00]*$")] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     ignore_eos: bool | None = None
     include_reasoning: bool | None = None

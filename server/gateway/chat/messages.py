@@ -48,27 +48,34 @@ def check_messages(fields: Mapping[str, Any], *, roles: Collection[str] | None =
         if not isinstance(message, dict):
             _refuse(f"messages[{i}]", "must be an object", message)
         content, calls = message.get("content"), message.get("tool_calls")
-        for held in (content, calls):
-            num_parts += len(held) if isinstance(held, list) else 0
+        if isinstance(content, list):
+            num_parts += len(content)
+        if isinstance(calls, list):
+            num_parts += len(calls)
         if num_parts > MAX_PARTS:
             raise InvalidRequest(
                 f"`messages` must have at most {MAX_PARTS} content parts and tool calls in all. "
                 f"Given: at least {num_parts}",
                 param="messages",
             )
-        _check_role(message, f"messages[{i}].role", roles)
+        _check_role(message, i, roles)
+        if len(message) == 2 and isinstance(content, str):
+            # A role and a text, as most are.
+            continue
         for path, expectation, value in _problems(message, content, calls):
             _refuse(f"messages[{i}].{path}", expectation, value)
 
 
-def _check_role(message: dict[str, Any], path: str, roles: Collection[str] | None) -> None:
+def _check_role(message: dict[str, Any], index: int, roles: Collection[str] | None) -> None:
+    role = message.get("role")
+    if isinstance(role, str) and (roles is None or role in roles):
+        return
+    path = f"messages[{index}].role"
     if "role" not in message:
         raise InvalidRequest(f"`{path}` is required", param=path)
-    role = message["role"]
-    if roles is not None and (not isinstance(role, str) or role not in roles):
-        _refuse(path, f"must be one of {', '.join(map(repr, roles))}", role)
-    if not isinstance(role, str):
-        _refuse(path, "must be a string", role)
+    _refuse(
+        path, "must be a string" if roles is None else f"must be one of {', '.join(map(repr, roles))}", role
+    )
 
 
 _Problem = tuple[str, str, Any]

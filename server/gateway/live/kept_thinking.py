@@ -15,6 +15,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from server.budget.receipt import EngineReceipt, count_tokens
 from server.gateway.chat.chat_call import ChatCall, EngineCall
 from server.gateway.engines.engine import ChatEngine
@@ -25,6 +27,7 @@ from server.gateway.settings import Settings
 _INHERITED = VllmCompletions.sampling_fields | {"include_reasoning", "seed", "stop"}
 """Fields of a request that hold for its continuation, too, beside its limit of completion tokens."""
 INT32 = "i"
+_TOKEN_BYTES = 4
 _ENTRY_TOKENS = 64
 """What an entry weighs beside its tokens: one that holds none must not be free."""
 
@@ -49,7 +52,7 @@ class Kept:
 
     model: str
     fields: Mapping[str, Any]
-    """Of its request, for its continuation."""
+    """Of its request, for its continuation, if it can have one."""
     hides_reasoning: bool
     refusal: str | None
     """Why it can't think on; its tokens are not kept then."""
@@ -61,6 +64,11 @@ class Kept:
     """When it was noted, of the system's clock."""
     until: float = 0.0
     """When its time is up, of the event loop's clock."""
+    _own_tokens: int = field(init=False)
+    """What it weighs without its choices, in tokens."""
+
+    def __post_init__(self) -> None:
+        self._own_tokens = _ENTRY_TOKENS + len(orjson.dumps(self.fields)) // _TOKEN_BYTES
 
     @classmethod
     def of(cls, call: ChatCall, *, model: str, gives_ids: bool) -> Kept:
@@ -68,23 +76,26 @@ class Kept:
         Args:
             gives_ids: the engine tells the token ids of this request.
         """
-        fields = {name: value for name, value in call.fields.items() if name in _INHERITED}
-        if call.room is not None:
-            fields["max_completion_tokens"] = call.room[1]
+        refusal = _refusal(call, gives_ids=gives_ids)
+        fields: dict[str, Any] = {}
+        if refusal is None:
+            fields = {name: value for name, value in call.fields.items() if name in _INHERITED}
+            if call.room is not None:
+                fields["max_completion_tokens"] = call.room[1]
         earlier = call.origin.continues or {}
         return cls(
             model,
             fields,
             call.hides_reasoning,
-            _refusal(call, gives_ids=gives_ids),
+            refusal,
             earlier_thinking_tokens=earlier.get("thinking_tokens", 0),
             earlier_waits=earlier.get("waits", 0),
         )
 
     @property
     def size(self) -> int:
-        """Tokens, and as many more as the entry itself weighs."""
-        return _ENTRY_TOKENS + sum(choice.size for choice in self.choices.values())
+        """Tokens, and as many more as the entry itself and its fields weigh."""
+        return self._own_tokens + sum(choice.size for choice in self.choices.values())
 
 
 def _refusal(call: ChatCall, *, gives_ids: bool) -> str | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from server.gateway.access.callers import caller_of
+from server.gateway.access.operator_fields import check_operator_fields
 from server.gateway.apis.answer_forms import MessagesForm
 from server.gateway.apis.api_schemas import reference
 from server.gateway.apis.body import read_body
@@ -35,4 +37,5 @@ async def count_tokens(request: Request) -> dict[str, int]:
 
 async def _call(request: Request, *, counting: bool = False) -> ChatCall:
     body = await read_body(request, context_of(request).settings)
+    check_operator_fields(body, caller_of(request))
     return parse_chat(chat_fields_of_messages(body, counting=counting))

@@ -18,12 +18,12 @@ from starlette.responses import Response
 
 from server.budget.spec import BUDGET_FIELDS, ThinkingBudget
 from server.gateway.access.callers import caller_of, resolve_model
+from server.gateway.access.operator_fields import check_operator_fields
 from server.gateway.apis.body import read_body
 from server.gateway.apis.passthrough_fields import (
     check_completion,
     check_detokenize,
     check_embedding,
-    check_operator_fields,
     check_tokenize,
 )
 from server.gateway.chat.chat_fields import RESERVED_XARGS

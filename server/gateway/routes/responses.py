@@ -5,6 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from server.gateway.access.callers import caller_of
+from server.gateway.access.operator_fields import check_operator_fields
 from server.gateway.apis.answer_forms import ResponsesForm
 from server.gateway.apis.api_schemas import reference
 from server.gateway.apis.body import read_body
@@ -24,6 +26,7 @@ router = APIRouter(tags=["responses"], route_class=DirectRoute)
 )
 async def create_response(request: Request) -> Response:
     body = await read_body(request, context_of(request).settings)
+    check_operator_fields(body, caller_of(request))
     call = parse_chat(chat_fields_of_responses(body))
     return await answer_chat(
         request, call, lambda id, created: ResponsesForm(id, created, body), id_prefix="resp_"
