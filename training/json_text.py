@@ -1,4 +1,4 @@
-"""JSON from outside, files of users and replies of models: what Python's own reader lets through or dies of."""
+"""JSON from outside, files of users and replies of models: what Python's reader lets through or dies of."""
 
 from __future__ import annotations
 

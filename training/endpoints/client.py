@@ -82,7 +82,7 @@ class Caller:
             raise EndpointError(
                 f"{endpoint.url} answers, but not as the {endpoint.api} API does: {error}"
             ) from error
-        self.cache.put(key, endpoint.model, payload)
+        self.cache.put(key, endpoint.model, payload, url=endpoint.url)
         self._answered.add(endpoint)
         return reply
 

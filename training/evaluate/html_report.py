@@ -13,11 +13,9 @@ from training.curate.files import replacing, write_json
 from training.evaluate import charts
 from training.evaluate.equal import as_json as equal_as_json
 from training.evaluate.equal import at_equal_tokens, yardstick
+from training.evaluate.folder import FIGURES, REPORT_FILE, SUMMARY_FILE
 from training.evaluate.summary import Measured, Results, SeriesSummary, as_json
 
-REPORT_FILE = "report.html"
-SUMMARY_FILE = "summary.json"
-FIGURES = "figures"
 _MAX_CURVES = 8
 
 _STYLE = """

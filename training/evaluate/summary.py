@@ -14,8 +14,8 @@ import numpy as np
 from training.curate.errors import CurationError
 from training.evaluate import bootstrap, metrics
 from training.evaluate.bootstrap import Interval, PerQuestion
+from training.evaluate.folder import RUN_FILE
 from training.evaluate.metrics import Array
-from training.evaluate.run import RUN_FILE
 from training.evaluate.samples import SAMPLES_FILE, Sample, read_samples
 
 

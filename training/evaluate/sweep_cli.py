@@ -51,6 +51,13 @@ MaxTokens = Annotated[
     int | None, typer.Option(min=1, help="Thinking and answer together. Default: 32768; demo 1024.")
 ]
 Suffix = Annotated[str, typer.Option(help="Put after every question, with a blank line between.")]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace the results of other settings in --out."),
+]
+Moved = Annotated[
+    bool, typer.Option("--moved", help="Replies in --out from another URL are of the same model.")
+]
 KeyVariable = Annotated[str, typer.Option(help="Environment variable with the API key.")]
 
 
@@ -77,6 +84,8 @@ def run(
     key: KeyVariable = "S1_API_KEY",
     retry_for: RetryFor = 300,
     reply_timeout: ReplyTimeout = 3600,
+    overwrite: Overwrite = False,
+    moved: Moved = False,
 ) -> None:
     """Ask benchmarks over a grid of budgets; run again, it asks only what is missing."""
     from training.curate.options import parse_endpoint
@@ -110,6 +119,8 @@ def run(
             patience=Patience(retry_for, reply_timeout),
             command=shlex.join(["s1", *sys.argv[1:]]),
             grader=Grader(judge, GRADER_SAMPLING) if judge else None,
+            overwrite=overwrite,
+            moved=moved,
         )
         with recorded_part(out) as part:
             got = run_sweep(plan, out, progress.errors, part)
