@@ -84,11 +84,12 @@ def _measure(
     from training.endpoints.client import Patience
     from training.evaluate.folder import require_same_settings
     from training.evaluate.methods.registry import methods
-    from training.evaluate.run import Plan, run_sweep, settings_of
+    from training.evaluate.run import Plan, require_fit, run_sweep, settings_of
     from training.evaluate.sweep import Model
 
     benchmarks = load_benchmarks(sweep, None, "", progress)
     # Before the engines start, which takes longer than to refuse.
+    require_fit(sweep, benchmarks, methods(), max_tokens=None)
     settings = settings_of(sweep, benchmarks, methods(), POLICY, max_tokens=None)
     require_same_settings(settings, out, overwrite=overwrite)
     with rewarded(CHECKPOINTS / REWARD, out / "reward.log") as reward_url:

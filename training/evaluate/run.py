@@ -7,6 +7,7 @@ what `report` draws.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from server.budget.spec import BudgetError, ThinkingBudget, resolve
 from training.curate.errors import CurationError
 from training.curate.files import write_json
 from training.endpoints.cache import CallCache
@@ -58,6 +60,32 @@ class Plan:
         for name in names:
             if names.count(name) > 1:
                 raise CurationError(f"benchmark {name!r} is given twice; name files with NAME=FILE")
+        require_fit(self.sweep, self.benchmarks, self.methods, max_tokens=self.model.max_tokens)
+
+
+def require_fit(
+    sweep: Sweep, benchmarks: Sequence[Benchmark], methods: Mapping[str, Method], *, max_tokens: int | None
+) -> None:
+    """Whatever the model's markers are.
+
+    Raises:
+        CurationError: a point's budget can't be granted in the tokens that thinking and answer have together.
+    """
+    for benchmark, point in itertools.product(benchmarks, sweep.points):
+        room = int(point.fields.get("max_completion_tokens", max_tokens or benchmark.max_tokens))
+        where = f"{benchmark.name}, {point.method}, {point.label()}"
+        try:
+            budget = ThinkingBudget.from_fields(methods[point.method].budget(point.fields))
+            granted = resolve(
+                budget, room=room, limited_by="max_completion_tokens", opening_tokens=0, exit_tokens=0
+            )
+        except BudgetError as error:
+            raise CurationError(f"{where}: {error}") from error
+        if granted.clamped_by:
+            raise CurationError(
+                f"{where}: {room} tokens for thinking and answer leave at most {granted.max} to thinking; "
+                "ask for less, or pass a larger --max-tokens"
+            )
 
 
 def run_sweep(plan: Plan, out: Path, console: Console, part: Part) -> list[Sample]:

@@ -130,13 +130,21 @@ def run(
 
 def tell_errors(samples: Sequence[Sample], out: Path, progress: Progress) -> bool:
     """Whether there are any; the first few are shown."""
+    from training.evaluate.granted import clamps_of
+
     errors = [sample.error for sample in samples if sample.error is not None]
     for error in list(dict.fromkeys(errors))[:5]:
         progress.errors.print(f"error: {escape(error)}", soft_wrap=True)
+    tell_warnings([clamps_of(samples).warning], progress)
     progress.console.print(
         f"{len(samples):,} samples, {len(errors):,} errors: {escape(str(out))}", soft_wrap=True
     )
     return bool(errors)
+
+
+def tell_warnings(warnings: Sequence[str | None], progress: Progress) -> None:
+    for warning in filter(None, warnings):
+        progress.errors.print(escape(f"warning: {warning}"), soft_wrap=True, highlight=False)
 
 
 def check(
@@ -218,10 +226,10 @@ def load_benchmarks(
 def _tell_repeated(benchmark: Benchmark, progress: Progress) -> None:
     if benchmark.num_repeated:
         line = (
-            f"warning: {benchmark.name}: {benchmark.num_repeated:,} rows repeat a question and are left out; "
+            f"{benchmark.name}: {benchmark.num_repeated:,} rows repeat a question and are left out; "
             "each question is asked once, with its first answer"
         )
-        progress.errors.print(escape(line), soft_wrap=True, highlight=False)
+        tell_warnings([line], progress)
 
 
 def _hub(hub_dir: Path | None) -> Any:
