@@ -22,10 +22,10 @@ MAXIMA = (24, 96)
 ANSWERED_BEFORE_THE_KILL = 5
 
 
-def start_run(folder: Path, url: str) -> subprocess.Popen[str]:
+def start_run(folder: Path, url: str, *options: str) -> subprocess.Popen[str]:
     arguments = ["evaluate", "run", "--url", f"{url}/v1", "--model", DEMO.name, "--out", str(folder)]
     arguments += ["--benchmark", "demo", "--limit", str(NUM_QUESTIONS), "--waits", "4"]
-    arguments += ["--max", ",".join(map(str, MAXIMA)), "--concurrency", "2", "--retry-for", "0"]
+    arguments += ["--max", ",".join(map(str, MAXIMA)), "--concurrency", "2", "--retry-for", "0", *options]
     return subprocess.Popen(
         [sys.executable, "-m", "server.cli", *arguments],
         stdout=subprocess.PIPE,
@@ -58,7 +58,7 @@ def test_a_killed_server_costs_no_sample(tmp_path: Path) -> None:
         serving(tmp_path, *EXACT, name="second") as server,
         counting_proxy(server.url, hold_after=sys.maxsize) as proxy,
     ):
-        run = start_run(out, proxy.url)
+        run = start_run(out, proxy.url, "--moved")
         output, errors = run.communicate(timeout=240)
         assert run.returncode == 0, output + errors
     assert set(proxy.answered.values()) == {1}

@@ -228,6 +228,26 @@ async def test_one_refused_request_is_recorded_many_from_the_start_stop(tmp_path
                 await asking.ask(endpoint, "bad 10", SAMPLING)
 
 
+async def test_what_is_no_character_is_replaced_in_replies(tmp_path: Path) -> None:
+    """Half a surrogate pair, which JSON can hold and no file or request can."""
+    with fake_models(lambda _: openai_reply("4 \ud800 \U0001f600", "\udfff?", tokens=1)) as models:
+        async with caller(tmp_path) as asking:
+            first = await asking.ask(Endpoint("m", models.url), "2+2?", SAMPLING)
+        async with caller(tmp_path) as asking:
+            again = await asking.ask(Endpoint("m", models.url), "2+2?", SAMPLING)
+    assert first == again and models.num_requests == 1
+    assert (first.answer, first.thinking) == ("4 \ufffd \U0001f600", "\ufffd?")
+
+
+@pytest.mark.parametrize("body", ["[" * 100_000, "[" * 900 + "]" * 900, "9" * 5000])
+async def test_json_that_python_can_not_hold_is_no_answer(tmp_path: Path, body: str) -> None:
+    with fake_models(lambda _: {}) as models:
+        models.faults = [Fault(200, body=body)]
+        async with caller(tmp_path) as asking:
+            with pytest.raises(EndpointError, match="answers, but not JSON"):
+                await asking.ask(Endpoint("m", models.url), "2+2?", SAMPLING)
+
+
 def test_a_torn_last_line_is_cut_and_the_rest_kept(tmp_path: Path) -> None:
     path = tmp_path / "calls.jsonl"
     with CallCache(path) as cache:

@@ -123,6 +123,30 @@ def test_a_file_with_options_is_multiple_choice(tmp_path: Path) -> None:
     assert items[0].prompt == "Which?\n\nA) one\nB) two"
 
 
+@pytest.mark.parametrize(
+    ("options", "answer", "letter"),
+    [
+        (["1", "2", "3", "4"], 1, "B"),
+        (["3", "1", "2", "0"], 0, "A"),
+        (["3", "1", "2", "0"], 3.0, "D"),
+        (["3", "1", "2", "0"], "0", "D"),
+        (["A", "B", "AB", "O"], "B", "B"),
+        (["m", "M"], "m", "A"),
+        (["red", "blue"], " blue ", "B"),
+        (["red", "blue"], "b", "B"),
+        ([2, 1], 1, "B"),
+    ],
+)
+def test_the_right_option_is_told_by_index_letter_or_text(
+    tmp_path: Path, options: list[Any], answer: Any, letter: str
+) -> None:
+    """MMLU's answers are indices, and its options are often numbers."""
+    path = tmp_path / "quiz.jsonl"
+    path.write_text(json.dumps({"question": "Which?", "choices": options, "answer": answer}) + "\n")
+    (item,) = load_benchmark(str(path), LocalHub(tmp_path)).items
+    assert item.reference == letter
+
+
 def test_a_question_with_other_options_is_another(tmp_path: Path) -> None:
     path = tmp_path / "quiz.jsonl"
     which = "Which of the following is true?"
@@ -167,6 +191,26 @@ def test_rows_that_repeat_a_question_are_told(tmp_path: Path) -> None:
     [
         ({"question": "Which?", "options": ["one", "two"], "answer": "C"}, "the answer must be one of AB"),
         ({"question": "Which?", "options": ["one"], "answer": "A"}, "options must be a list of 2 to"),
+        (
+            {"question": "Which?", "choices": ["1", "2"], "answer": 2},
+            "row 1: an answer that is a number is an index, from 0 to 1. Given: 2",
+        ),
+        (
+            {"question": "Which?", "choices": [1, 2, 3], "answer": 1},
+            "row 1: the answer 1 is the index of 2 and an option itself",
+        ),
+        (
+            {"question": "Which?", "options": ["B", "A", "AB", "O"], "answer": "A"},
+            "row 1: the answer 'A' is the letter of 'B' and the text of option B",
+        ),
+        (
+            {"question": "Which?", "options": ["b", "a"], "answer": "A"},
+            "row 1: the answer 'A' is the letter of 'b' and the text of option B",
+        ),
+        (
+            {"question": "Which?", "options": ["one", "two", "one "], "answer": "two"},
+            "row 1: options must differ. Given twice: 'one', as A and C",
+        ),
         ({"question": "Which?"}, "row 1 holds no answer"),
         ({"text": "Which?"}, "no column for the question"),
     ],

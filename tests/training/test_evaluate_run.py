@@ -101,13 +101,73 @@ def test_a_server_that_ends_costs_no_sample_twice(tmp_path: Path) -> None:
     before = answered.total()
     assert 4 <= before < 12
     with fake_models(reply) as models:
-        result = run("--url", models.url, *options, "--out", tmp_path)
+        result = run("--url", models.url, *options, "--moved", "--out", tmp_path)
     assert result.exit_code == 0, result.output
     assert set(answered.values()) == {1} and answered.total() == 12
     assert len(samples(tmp_path)) == 12
     facts = json.loads((tmp_path / "run.json").read_text())
     assert len(facts["parts"]) == 2 and facts["parts"][0]["started_at"] == facts["started_at"]
     assert facts["seconds"] == pytest.approx(sum(part["seconds"] for part in facts["parts"]))
+
+
+def test_replies_of_another_server_are_not_taken_for_this_ones(tmp_path: Path) -> None:
+    """Whether a run was finished there or not: a retrained checkpoint must not inherit scores."""
+    options = ("--model", "m", "--benchmark", "demo", "--limit", 4, "--max", "64", "--out", tmp_path)
+    with fake_models(demo_reply) as first, fake_models(demo_reply) as second:
+        assert run("--url", first.url, *options).exit_code == 0
+        for _ in ("finished", "not finished"):
+            result = run("--url", second.url, *options)
+            said = " ".join(result.output.split())
+            assert result.exit_code == 2 and second.num_requests == 0
+            assert f"holds replies of m from {first.url}, and --url is {second.url}" in said
+            assert "pass another --out" in said and "or --moved if the same model answers there" in said
+            (tmp_path / "run.json").unlink(missing_ok=True)
+        assert run("--url", f"{first.url}/", *options).exit_code == 0 and first.num_requests == 4
+        assert run("--url", second.url, *options, "--moved").exit_code == 0 and second.num_requests == 0
+        # Another model is asked anew, wherever it is.
+        other = [*options[2:-1], tmp_path / "other"]
+        assert run("--url", first.url, "--model", "a", *other).exit_code == 0
+        assert run("--url", second.url, "--model", "b", *other, "--overwrite").exit_code == 0
+        assert second.num_requests == 4
+    calls = [json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
+    assert {call["url"] for call in calls} == {first.url}
+
+
+@pytest.mark.parametrize(
+    ("changed", "difference"),
+    [
+        (("--limit", 2), "num_questions of demo was 4, now 2"),
+        (("--max", "32"), 'of other settings in series \'sweep\': ["budget", {"max_thinking_tokens": 64}]'),
+        (("--samples", 2), "samples was 1, now 2"),
+        (("--max-tokens", 999), "max_tokens of demo was 1024, now 999"),
+        (("--model", "n"), "model was 'm', now 'n'"),
+        (("--benchmark", "sums={sums}"), "benchmarks were demo, now demo, sums"),
+    ],
+)
+def test_results_of_other_settings_are_not_replaced_unasked(
+    tmp_path: Path, changed: tuple[str, object], difference: str
+) -> None:
+    sums, out = tmp_path / "sums.jsonl", tmp_path / "out"
+    sums.write_text('{"question": "2+2?", "answer": "4"}\n')
+    TRUTHS["2+2?"] = "4"
+    options = ("--model", "m", "--benchmark", "demo", "--limit", 4, "--max", "64", "--out", out)
+    other = (*options, changed[0], str(changed[1]).format(sums=sums))
+    with fake_models(demo_reply) as models:
+        assert run("--url", models.url, *options).exit_code == 0
+        assert CliRunner().invoke(app, ["report", str(out)]).exit_code == 0
+        before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        before.pop(out / "parts.jsonl")
+        result = run("--url", models.url, *other)
+        said = " ".join(result.output.split())
+        assert result.exit_code == 2 and f"holds another run ({difference})" in said, said
+        assert "pass another --out, or --overwrite" in said and models.num_requests == 4
+        assert all(path.read_bytes() == content for path, content in before.items())
+        # The same settings go on, and their report stays.
+        assert run("--url", models.url, *options).exit_code == 0 and (out / "report.html").exists()
+        assert run("--url", models.url, *other, "--overwrite").exit_code == 0
+    left = {path.name for path in out.iterdir()}
+    assert left == {"calls.jsonl", "parts.jsonl", "run.json", "samples.parquet"}
+    assert len((out / "calls.jsonl").read_text().splitlines()) == models.num_requests
 
 
 def test_a_refused_question_is_recorded_and_asked_again(tmp_path: Path) -> None:

@@ -158,6 +158,31 @@ def test_a_question_column_that_is_missing(tmp_path: Path, stage: str) -> None:
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ('{"question": "Two?", "answer": ' + "9" * 5000 + "}", "digits"),
+        ('{"question": "Two \\ud800?", "answer": "2"}', "it holds '\\ud800', half of a pair"),
+        ('{"question": "Two?", "answer": ' + "[" * 100_000, "it is nested more than 100 deep"),
+        ('{"question": "Two?", "answer": ' + "[" * 900 + "]" * 900 + "}", "it is nested more than 100 deep"),
+    ],
+    ids=["digits", "surrogate", "brackets", "closed brackets"],
+)
+def test_a_line_that_python_can_not_hold(tmp_path: Path, line: str, why: str) -> None:
+    path = tmp_path / "odd.jsonl"
+    path.write_text('{"question": "One \\ud83d\\ude00?", "answer": "1"}\n' + line + "\n")
+    commands: list[Command] = [
+        ["evaluate", "check", path],
+        ["curate", "collect", "--source", path, "--out", tmp_path / "1"],
+        ["traces", path, "--teacher", "m@http://127.0.0.1:9", "--out", tmp_path / "2"],
+    ]
+    for command in commands:
+        said = s1_fails(2, *command)
+        assert f"{path}, line 2 can't be read: " in said and why in said, said
+    said = s1_fails_sft(path, tmp_path / "3")
+    assert "odd.jsonl row 2 can't be read: " in said and why in said, said
+
+
 def test_an_empty_trace_is_dropped_by_quality_and_named_by_what_comes_after(tmp_path: Path) -> None:
     traced = [question(0), question(1, thinking="", thinking_tokens=None, trace_model="t")]
     path = write_jsonl(tmp_path / "traced.jsonl", traced)

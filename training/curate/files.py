@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from training.curate.errors import CurationError
 from training.curate.schema import Question, question_from_row
+from training.json_text import read_json
 
 if TYPE_CHECKING:
     import pyarrow
@@ -68,9 +69,11 @@ def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = read_json(line)
             except (UnicodeDecodeError, json.JSONDecodeError) as error:
                 raise CurationError(f"{path}, line {number} is not JSON: {error}") from error
+            except ValueError as error:
+                raise CurationError(f"{path}, line {number} can't be read: {error}") from error
             if not isinstance(row, dict):
                 raise CurationError(f"{path}, line {number} is not a JSON object")
             yield row
@@ -99,8 +102,8 @@ def questions_file(path: Path) -> Path:
 def read_manifest(path: Path) -> dict[str, Any]:
     """Raises CurationError: the file is not what a stage writes."""
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        manifest = read_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise CurationError(f"{path} is not a manifest: {error}") from error
     if not isinstance(manifest, dict) or not {"stage", "inputs", "outputs", "funnel"} <= set(manifest):
         raise CurationError(f"{path} is not a manifest: stage, inputs, outputs or funnel is missing")

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -15,13 +16,13 @@ from training.endpoints.errors import CacheError
 
 
 def request_key(api: str, path: str, body: Mapping[str, Any], attempt: int) -> str:
-    """The digest of what is asked. Not of where: a server that moves keeps its calls."""
+    """The digest of what is asked. Not of where, which is kept beside: a server that moves keeps them."""
     text = json.dumps([api, path, body, attempt], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 class CallCache:
-    """A file of JSON lines, `{"key", "model", "reply"}`; one process at a time.
+    """A file of JSON lines, `{"key", "model", "url", "reply"}`; one process at a time.
 
     A line that a killed process left half-written is cut off; anything else that is unreadable is an error.
     """
@@ -32,6 +33,7 @@ class CallCache:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Unbuffered: a line that did not fit on the disk must not be tried again on closing.
         self._file = path.open("ab", buffering=0)
+        self._urls: dict[str, set[str]] = defaultdict(set)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -58,10 +60,15 @@ class CallCache:
         """The reply's JSON, or None."""
         return self._replies.get(key)
 
-    def put(self, key: str, model: str, reply: Any) -> None:
+    def urls(self, model: str) -> frozenset[str]:
+        """Where the model's replies came from, as far as their lines say so."""
+        return frozenset(self._urls[model])
+
+    def put(self, key: str, model: str, reply: Any, *, url: str | None = None) -> None:
         """Raises OSError: the disk is full; the line is taken back, so that the file stays whole."""
-        text = json.dumps({"key": key, "model": model, "reply": reply}, ensure_ascii=False) + "\n"
-        line = text.encode()
+        place = {} if url is None else {"url": url}
+        text = json.dumps({"key": key, "model": model, **place, "reply": reply}, ensure_ascii=False)
+        line = f"{text}\n".encode()
         end = self._file.seek(0, os.SEEK_END)
         try:
             while line:
@@ -70,6 +77,8 @@ class CallCache:
             self._file.truncate(end)
             raise
         self._replies[key] = reply
+        if url is not None:
+            self._urls[model].add(url)
 
     def _load(self) -> dict[str, Any]:
         replies: dict[str, Any] = {}
@@ -82,6 +91,8 @@ class CallCache:
                 try:
                     entry = json.loads(line)
                     replies[entry["key"]] = entry["reply"]
+                    if "url" in entry:
+                        self._urls[entry["model"]].add(entry["url"])
                 except (ValueError, LookupError, TypeError) as error:
                     raise CacheError(
                         f"{self._path}, line {number} is not a call: {error!r}; remove it"

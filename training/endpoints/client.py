@@ -17,6 +17,7 @@ import httpx
 from training.endpoints.cache import CallCache, request_key
 from training.endpoints.errors import EndpointError, RequestRefused
 from training.endpoints.wire import WIRES, MalformedReply, Reply, Sampling
+from training.json_text import read_json_leniently
 
 T = TypeVar("T")
 
@@ -81,7 +82,7 @@ class Caller:
             raise EndpointError(
                 f"{endpoint.url} answers, but not as the {endpoint.api} API does: {error}"
             ) from error
-        self.cache.put(key, endpoint.model, payload)
+        self.cache.put(key, endpoint.model, payload, url=endpoint.url)
         self._answered.add(endpoint)
         return reply
 
@@ -114,7 +115,7 @@ class Caller:
 
     def _json(self, endpoint: Endpoint, response: httpx.Response) -> Any:
         try:
-            return response.json()
+            return read_json_leniently(response.content)
         except ValueError as error:
             raise EndpointError(f"{endpoint.url} answers, but not JSON: {_excerpt(response)}") from error
 

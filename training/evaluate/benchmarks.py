@@ -124,27 +124,71 @@ def _items(table: Sequence[Mapping[str, Any]], *, where: str) -> tuple[Item, ...
         if options is None:
             item = Item(question.id, question.question, question.answer)
         else:
-            item = _choice(question.question, question.answer, options, f"{where}, row {number}")
+            given = row.get(columns.columns.get("answer", ""))
+            # As a text, an index could be taken for an option.
+            answer = given if _is_integer(given) else question.answer
+            item = _choice(question.question, answer, options, f"{where}, row {number}")
         items.setdefault(item.id, item)
     return tuple(items.values())
 
 
-def _choice(question: str, answer: str, options: object, where: str) -> Item:
-    """A question with a list of options; the answer is a letter, or the right option's text.
+def _choice(question: str, answer: object, options: object, where: str) -> Item:
+    """A question with a list of options; `answer` is an index from 0, a letter, or the right option's text.
 
     Its id is of all that is asked: many questions are the same but for their options.
     """
     if not isinstance(options, list) or not 2 <= len(options) <= len(LETTERS):
         raise CurationError(f"{where}: options must be a list of 2 to {len(LETTERS)}. Given: {options!r}")
     texts = tuple(str(option).strip() for option in options)
-    letters = LETTERS[: len(texts)]
-    letter = letters[texts.index(answer)] if answer in texts else answer.strip().upper()
-    if letter not in letters:
+    for at, text in enumerate(texts):
+        if text in texts[:at]:
+            raise CurationError(
+                f"{where}: options must differ. Given twice: {text!r}, as {LETTERS[texts.index(text)]} "
+                f"and {LETTERS[at]}"
+            )
+    right = _index(answer, options, where) if _is_integer(answer) else _named(str(answer), texts, where)
+    prompt = with_options(question, texts)
+    return Item(question_id(prompt), prompt, LETTERS[right], "choice", texts)
+
+
+def _is_integer(answer: object) -> bool:
+    """Also 1.0, which a column of integers becomes where some are missing."""
+    if isinstance(answer, float):
+        return answer.is_integer()
+    return isinstance(answer, int) and not isinstance(answer, bool)
+
+
+def _index(answer: Any, options: list[Any], where: str) -> int:
+    """Options that are numbers themselves leave open whether one of them is meant."""
+    if not 0 <= answer < len(options):
+        raise CurationError(
+            f"{where}: an answer that is a number is an index, from 0 to {len(options) - 1}. Given: {answer}"
+        )
+    index = int(answer)
+    if any(_is_integer(option) and option == answer for option in options) and options[index] != answer:
+        raise CurationError(
+            f"{where}: the answer {answer} is the index of {options[index]!r} and an option itself; "
+            "give its letter"
+        )
+    return index
+
+
+def _named(answer: str, texts: tuple[str, ...], where: str) -> int:
+    answer, letters = answer.strip(), LETTERS[: len(texts)]
+    label = letters.find(answer.upper()) if len(answer) == 1 else -1
+    alike = [at for at, text in enumerate(texts) if text.casefold() == answer.casefold()]
+    if label >= 0 and alike and label not in alike:
+        raise CurationError(
+            f"{where}: the answer {answer!r} is the letter of {texts[label]!r} and the text of option "
+            f"{letters[alike[0]]}; give the index from 0, as a number"
+        )
+    if answer in texts:
+        return texts.index(answer)
+    if label < 0:
         raise CurationError(
             f"{where}: the answer must be one of {letters} or of the options. Given: {answer}"
         )
-    prompt = with_options(question, texts)
-    return Item(question_id(prompt), prompt, letter, "choice", texts)
+    return label
 
 
 def with_options(question: str, options: Sequence[str]) -> str:

@@ -73,7 +73,8 @@ def token_histograms(series: SeriesSummary) -> Any:
     figure, panels = _figure(height=0.5 + 0.75 * len(shown), rows=len(shown), sharex=True)
     for axes, run in zip(np.atleast_1d(panels), shown, strict=True):
         axes.hist(run.tokens_of_samples, bins=bins, color="C0", alpha=0.8)
-        axes.axvline(run.thinking_tokens, color="black", lw=1)
+        if len(run.tokens_of_samples):
+            axes.axvline(run.thinking_tokens, color="black", lw=1)
         if run.questions.at_most is not None and run.questions.at_most <= longest:
             axes.axvline(run.questions.at_most, color=_LOST, lw=1, ls="--")
         axes.set_ylabel(_short(run.label), rotation=0, ha="right", va="center", fontsize=7)

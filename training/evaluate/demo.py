@@ -12,7 +12,14 @@ import typer
 from rich.markup import escape
 
 from training.evaluate.results_cli import report
-from training.evaluate.sweep_cli import Concurrency, chosen_sweep, endpoint, load_benchmarks, tell_errors
+from training.evaluate.sweep_cli import (
+    Concurrency,
+    Overwrite,
+    chosen_sweep,
+    endpoint,
+    load_benchmarks,
+    tell_errors,
+)
 
 if TYPE_CHECKING:
     from training.curate.progress import Progress
@@ -35,6 +42,7 @@ def demo(
     sweep: SweepFile = "demo",
     limit: Limit = None,
     concurrency: Concurrency = 16,
+    overwrite: Overwrite = False,
 ) -> None:
     """Serve the demo checkpoint and its reward model, measure every method, draw the report.
 
@@ -51,7 +59,7 @@ def demo(
         chosen = chosen_sweep(sweep, None, {}, None, limit)
         try:
             with recorded_part(out) as part:
-                samples = _measure(chosen, out, concurrency, progress, part)
+                samples = _measure(chosen, out, concurrency, progress, part, overwrite=overwrite)
                 report(out)
         except TrainStopped as error:
             progress.errors.print(f"[bold red]s1:[/bold red] {escape(str(error))}", soft_wrap=True)
@@ -68,15 +76,22 @@ def _end_on_sigterm_as_on_ctrl_c() -> None:
     signal.signal(signal.SIGTERM, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
 
 
-def _measure(sweep: Sweep, out: Path, concurrency: int, progress: Progress, part: Part) -> list[Sample]:
+def _measure(
+    sweep: Sweep, out: Path, concurrency: int, progress: Progress, part: Part, *, overwrite: bool
+) -> list[Sample]:
     """Raises what `run_sweep` raises; TrainStopped: an engine ended, or was not ready in time."""
     from training.chain.served import rewarded, served
     from training.endpoints.client import Patience
+    from training.evaluate.folder import require_same_settings
     from training.evaluate.methods.registry import methods
-    from training.evaluate.run import Plan, run_sweep
+    from training.evaluate.run import Plan, require_fit, run_sweep, settings_of
     from training.evaluate.sweep import Model
 
     benchmarks = load_benchmarks(sweep, None, "", progress)
+    # Before the engines start, which takes longer than to refuse.
+    require_fit(sweep, benchmarks, methods(), max_tokens=None)
+    settings = settings_of(sweep, benchmarks, methods(), POLICY, max_tokens=None)
+    require_same_settings(settings, out, overwrite=overwrite)
     with rewarded(CHECKPOINTS / REWARD, out / "reward.log") as reward_url:
         options = ("--reward-url", reward_url, "--step-boundary", STEP_BOUNDARY)
         with served(
@@ -89,5 +104,8 @@ def _measure(sweep: Sweep, out: Path, concurrency: int, progress: Progress, part
                 methods=methods(),
                 patience=Patience(),
                 command=shlex.join(["s1", *sys.argv[1:]]),
+                overwrite=overwrite,
+                # Every start serves it at another port.
+                moved=True,
             )
             return run_sweep(plan, out, progress.errors, part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,12 +11,14 @@ import numpy as np
 
 from training.evaluate import bootstrap
 from training.evaluate.bootstrap import PerQuestion
-from training.evaluate.summary import Measured, RunSummary, SeriesSummary, measured_as_json
+from training.evaluate.summary import Measured, RunSummary, SeriesSummary, measured_as_json, rounded
+
+_Named = tuple[SeriesSummary, RunSummary]
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One run that may think `allowed` tokens in all.
+    """One run that may think `allowed` tokens in all, as they were granted.
 
     All numbers are of the questions that every run with this maximum was asked. `difference` is in percentage
     points of accuracy, question by question; None for the run that others are compared with.
@@ -30,37 +33,23 @@ class Compared:
     difference: Measured | None
 
 
-def yardstick(series: Sequence[SeriesSummary]) -> SeriesSummary | None:
-    """The sequential budget series that has most of the parallel ones' maxima; None where none has any."""
-    maxima = {run.questions.at_most for one in series if one.is_parallel for run in one.runs} - {None}
-    shared = {
-        at: len(maxima & {run.questions.at_most for run in one.runs})
-        for at, one in enumerate(series)
-        if one.method == "budget"
-    }
-    best = max(shared, key=lambda at: shared[at], default=None)
-    return None if best is None or not shared[best] else series[best]
+def yardsticks(series: Sequence[SeriesSummary]) -> list[SeriesSummary]:
+    """Budget series with a run that may think as much as some parallel one."""
+    shared = _shared_maxima(series)
+    return [one for one in series if _is_sequential(one) and any(_allowed(run) in shared for run in one.runs)]
 
 
 def at_equal_tokens(series: Sequence[SeriesSummary]) -> list[Compared]:
-    """By what is allowed: the yardstick's run, then every parallel run with the same maximum."""
-    chosen = yardstick(series)
-    if chosen is None:
-        return []
+    """By what is allowed: the best budget run, then all other budget runs and parallel ones against it."""
     rows: list[Compared] = []
-    for reference in sorted(chosen.runs, key=lambda run: run.questions.at_most or 0):
-        equal = [
-            (one, run)
-            for one in series
-            if one.is_parallel
-            for run in one.runs
-            if run.questions.at_most == reference.questions.at_most is not None
-        ]
-        if not equal:
-            continue
-        asked = set.intersection(*(set(run.questions.names) for _, run in [(chosen, reference), *equal]))
-        rows.append(_compared(chosen, reference, asked, None))
-        rows += [_compared(one, run, asked, reference) for one, run in equal]
+    for allowed in sorted(_shared_maxima(series)):
+        sequential = _runs([one for one in series if _is_sequential(one)], allowed)
+        parallel = _runs([one for one in series if one.is_parallel], allowed)
+        every = [*sequential, *parallel]
+        asked = set.intersection(*(set(run.questions.names) for _, run in every))
+        best = max(sequential, key=lambda named: _rank(_only(named[1].questions, asked)))
+        rows.append(_compared(best, allowed, asked, None))
+        rows += [_compared(named, allowed, asked, best[1]) for named in every if named is not best]
     return rows
 
 
@@ -71,25 +60,57 @@ def as_json(compared: Compared) -> dict[str, Any]:
         "series": compared.series,
         "label": compared.label,
         "num_questions": compared.num_questions,
-        "mean_thinking_tokens": round(compared.thinking_tokens, 2),
+        "mean_thinking_tokens": rounded(compared.thinking_tokens),
         "accuracy_percent": measured_as_json(compared.accuracy),
         "difference_points": None if compared.difference is None else measured_as_json(compared.difference),
     }
 
 
-def _compared(
-    series: SeriesSummary, run: RunSummary, asked: set[str], against: RunSummary | None
-) -> Compared:
+def _shared_maxima(series: Sequence[SeriesSummary]) -> set[float]:
+    sequential, parallel = (
+        {allowed for one in chosen for run in one.runs if (allowed := _allowed(run)) is not None}
+        for chosen in (
+            [one for one in series if _is_sequential(one)],
+            [one for one in series if one.is_parallel],
+        )
+    )
+    return sequential & parallel
+
+
+def _runs(series: Sequence[SeriesSummary], allowed: float) -> list[_Named]:
+    """A setting that several series share is the first one's."""
+    found: dict[str, _Named] = {}
+    for one in series:
+        for run in one.runs:
+            if _allowed(run) == allowed:
+                found.setdefault(json.dumps([one.method, dict(run.parameters)], sort_keys=True), (one, run))
+    return list(found.values())
+
+
+def _is_sequential(series: SeriesSummary) -> bool:
+    return series.method == "budget" and not series.is_parallel
+
+
+def _allowed(run: RunSummary) -> float | None:
+    return run.questions.at_most
+
+
+def _rank(questions: PerQuestion) -> tuple[float, float]:
+    """By accuracy; of equal ones, the run that needed fewer tokens."""
+    return questions.run.accuracy_points, -questions.run.thinking_tokens
+
+
+def _compared(named: _Named, allowed: float, asked: set[str], against: RunSummary | None) -> Compared:
+    series, run = named
     own = _only(run.questions, asked)
     runs = [own] if against is None else [own, _only(against.questions, asked)]
     drawn = bootstrap.resample(runs)
     difference = None
     if against is not None:
         points = runs[0].run.accuracy_points - runs[1].run.accuracy_points
-        spread = drawn.accuracy_points[:, 0] - drawn.accuracy_points[:, 1]
-        difference = Measured(points, bootstrap.interval(spread))
+        difference = Measured(points, bootstrap.difference_interval(drawn))
     return Compared(
-        float(own.at_most or 0),
+        float(allowed),
         series.name,
         run.label,
         len(asked),
@@ -106,4 +127,5 @@ def _only(questions: PerQuestion, asked: set[str]) -> PerQuestion:
         accuracy_points=questions.accuracy_points[kept],
         thinking_tokens=questions.thinking_tokens[kept],
         names=tuple(name for name in questions.names if name in asked),
+        judged=None,
     )

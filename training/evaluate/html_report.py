@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -12,12 +14,10 @@ from typing import Any
 from training.curate.files import replacing, write_json
 from training.evaluate import charts
 from training.evaluate.equal import as_json as equal_as_json
-from training.evaluate.equal import at_equal_tokens, yardstick
-from training.evaluate.summary import Measured, Results, SeriesSummary, as_json
+from training.evaluate.equal import at_equal_tokens, yardsticks
+from training.evaluate.folder import FIGURES, REPORT_FILE, SUMMARY_FILE
+from training.evaluate.summary import Measured, Results, RunSummary, SeriesSummary, as_json
 
-REPORT_FILE = "report.html"
-SUMMARY_FILE = "summary.json"
-FIGURES = "figures"
 _MAX_CURVES = 8
 
 _STYLE = """
@@ -37,7 +37,11 @@ several settings. Thinking tokens are counted by the server and are means per qu
 was generated for it. Bars and brackets are 95 % intervals: questions are drawn anew 2,000 times, the same
 draw for every run.</p>
 <ul>
-<li><b>Control</b>: of the runs with a minimum or maximum, the share whose mean thinking tokens keep it.</li>
+<li><b>Control</b>: of the runs with a minimum or maximum, the share whose mean thinking tokens keep it. Of
+rejection sampling the tokens of the thoughts it took are meant; a prompt for short or long thinking must make
+it less or more than without one.</li>
+<li><b>Cut</b> are samples that <code>max_completion_tokens</code> or the context ended, <b>rejected</b> those
+none of whose tries fitted.</li>
 <li><b>Scaling</b>: percentage points of accuracy per doubling of thinking tokens, the mean slope over all
 pairs of runs. Runs close together in tokens make single slopes steep, so look at the curve, too. The slope
 per 1,000 tokens is the same over raw tokens. Runs without thinking have no logarithm and are left out.</li>
@@ -46,7 +50,8 @@ per 1,000 tokens is the same over raw tokens. Runs without thinking have no loga
 """
 _EQUAL = (
     "<p>One line of thought that may think so many tokens, and parallel methods whose branches may think as "
-    "many together; question by question on the same ones. Tokens are what they used.</p>"
+    "many together; question by question on the same ones. Where several budgets have the same maximum, the "
+    "best is what all others are compared with; it is partly lucky. Tokens are what they used.</p>"
 )
 
 
@@ -92,8 +97,7 @@ def draw(series: Sequence[SeriesSummary]) -> Iterator[Drawn]:
         charts.methods_side_by_side(series),
         "The three metrics, series by series. Slopes are cut at 100 points.",
     )
-    measure = yardstick(series)
-    sequential = [one for one in series if not one.is_parallel] if measure is None else [measure]
+    sequential = yardsticks(series) or [one for one in series if not one.is_parallel]
     parallel = [one for one in series if one.is_parallel]
     compared = charts.parallel_against_sequential([*sequential, *parallel])
     if compared is not None:
@@ -162,6 +166,8 @@ def _warnings(results: Results) -> str:
             f"{facts['undecided']} answers could not be compared by a program and count as wrong; "
             "a grader model (--grader) can compare them."
         )
+    if results.clamps.warning is not None:
+        said.append(f"{results.clamps.warning}. The tables say which, and what was granted.")
     if not results.tokens_are_thinking:
         said.append("Some answers came without a count of thinking tokens: completion tokens stand for them.")
     return "".join(f'<p class="warning">{escape(text)}</p>' for text in said)
@@ -197,7 +203,7 @@ def _equal_table(series: Sequence[SeriesSummary]) -> str:
             one.label,
             _text(one.accuracy, 1),
             "compared with" if one.difference is None else _text(one.difference, 1),
-            f"{one.thinking_tokens:,.0f}",
+            _tokens(one.thinking_tokens),
             str(one.num_questions),
         )
         for one in compared
@@ -231,25 +237,38 @@ def _metrics_table(series: Sequence[SeriesSummary]) -> str:
 
 
 def _runs_table(series: SeriesSummary) -> str:
-    head = ["setting", "accuracy (%)", "thinking tokens", "completion tokens"]
-    head += ["gained", "lost", "errors", "undecided"]
-    rows = []
-    for at, run in enumerate(series.runs):
-        gained, lost = charts.flips_between(series.runs[at - 1], run) if at else ("", "")
-        completion = "" if run.completion_tokens is None else f"{run.completion_tokens:,.0f}"
-        rows.append(
-            (
-                run.label,
-                _text(run.accuracy, 1),
-                f"{run.thinking_tokens:,.0f}",
-                completion,
-                str(gained),
-                str(lost),
-                str(run.num_errors),
-                str(run.num_undecided),
-            )
-        )
-    return _table(head, rows)
+    """Columns about what mostly doesn't happen are there only where it did."""
+    flips = [("", ""), *(charts.flips_between(*pair) for pair in itertools.pairwise(series.runs))]
+    columns = {
+        "setting": [run.label for run in series.runs],
+        "accuracy (%)": [_text(run.accuracy, 1) for run in series.runs],
+        "thinking tokens": [_tokens(run.thinking_tokens) for run in series.runs],
+        "of accepted thoughts": [_tokens(run.accepted_tokens) for run in series.runs],
+        "completion tokens": [_tokens(run.completion_tokens) for run in series.runs],
+        "gained": [str(gained) for gained, _ in flips],
+        "lost": [str(lost) for _, lost in flips],
+        "errors": [str(run.num_errors) for run in series.runs],
+        "undecided": [str(run.num_undecided) for run in series.runs],
+        "rejected": [str(run.num_rejected) for run in series.runs],
+        "cut": [str(run.num_cut) for run in series.runs],
+        "budget lowered": [_lowered(run) for run in series.runs],
+    }
+    happened = {
+        "of accepted thoughts": any(run.accepted_tokens is not None for run in series.runs),
+        "rejected": any(run.num_rejected for run in series.runs),
+        "cut": any(run.num_cut for run in series.runs),
+        "budget lowered": any(run.clamps.num_clamped for run in series.runs),
+    }
+    head = [name for name in columns if happened.get(name, True)]
+    return _table(head, list(zip(*(columns[name] for name in head), strict=True)))
+
+
+def _lowered(run: RunSummary) -> str:
+    if not run.clamps.num_clamped:
+        return ""
+    at_most = run.questions.at_most
+    granted = "" if at_most is None else f", may think {at_most:,.0f}"
+    return f"{run.clamps}{granted}"
 
 
 def _conditions(results: Results) -> str:
@@ -292,6 +311,10 @@ def _text(measured: Measured, digits: int) -> str:
     value = f"{measured.value:.{digits}f}"
     interval = measured.interval
     return value if interval is None else f"{value} ({interval.low:.{digits}f} – {interval.high:.{digits}f})"
+
+
+def _tokens(mean: float | None) -> str:
+    return "" if mean is None or math.isnan(mean) else f"{mean:,.0f}"
 
 
 def _slug(text: str) -> str:

@@ -6,6 +6,7 @@ paper writes Scaling with raw tokens, but its numbers are per doubling (docs/eva
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,8 +33,9 @@ class Run:
 
 
 def control(runs: Sequence[Run]) -> float | None:
-    """Percent of the bounded runs whose mean is within its bounds; None where nothing was bounded."""
-    bounded = [run for run in runs if run.is_bounded]
+    """Percent of the bounded runs whose mean is within its bounds; None where nothing was bounded. A run
+    without any answer has no mean, NaN, and kept or broke nothing."""
+    bounded = [run for run in runs if run.is_bounded and not math.isnan(run.thinking_tokens)]
     if not bounded:
         return None
     held = sum(

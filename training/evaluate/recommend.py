@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,12 @@ from server.budget.spec import BUDGET_FIELDS
 from training.curate.errors import CurationError
 from training.curate.files import replacing
 from training.evaluate.bootstrap import resample
+from training.evaluate.granted import together
 from training.evaluate.summary import Results, RunSummary
 
 BUDGET_METHOD = "budget"
+MIN_QUESTIONS = 30
+"""As many as AIME has. Of fewer, resamples look surer than they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,11 @@ class Candidate:
     def fields(self) -> dict[str, Any]:
         return {name: self.run.parameters[name] for name in BUDGET_FIELDS if name in self.run.parameters}
 
+    @property
+    def is_settable(self) -> bool:
+        """Whether a policy can set it, and some sample was answered with just this budget."""
+        return bool(self.fields) and self.run.clamps.num_clamped < len(self.run.tokens_of_samples)
+
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
@@ -67,7 +76,8 @@ def recommend(results: Results, benchmark: str | None, wish: Wish) -> Recommenda
     """Among the runs of method `budget` at one temperature, by mean thinking tokens.
 
     Raises:
-        CurationError: no such benchmark, several and none named, or no run that a policy can ask for.
+        CurationError: no such benchmark, several and none named, too few questions, no right answer, or no
+            run that a policy can ask for.
     """
     name = _benchmark(results, benchmark)
     longest_first = sorted(results.series, key=lambda series: -series.num_questions)
@@ -85,17 +95,31 @@ def recommend(results: Results, benchmark: str | None, wish: Wish) -> Recommenda
     if not any(any(name in run.parameters for name in BUDGET_FIELDS) for _, run in runs):
         raise CurationError(f"{name}: no run has a budget that a policy could set")
     _require_one_temperature([run for _, run in runs])
+    if most < MIN_QUESTIONS:
+        raise CurationError(
+            f"{name}: to compare budgets takes answers to at least {MIN_QUESTIONS} questions. Given: {most}"
+        )
+    if not any(run.accuracy.value for _, run in runs):
+        raise CurationError(
+            f"{name}: no run has a right answer to any of {most} questions, so none is better than another"
+        )
     drawn = resample([run.questions for _, run in runs]).accuracy_points
     within = drawn >= drawn.max(axis=1, keepdims=True) - wish.margin_points - 1e-9
     candidates = [
         Candidate(series, run, float(share), _p95(run))
         for (series, run), share in zip(runs, within.mean(axis=0), strict=True)
     ]
-    candidates.sort(key=lambda candidate: candidate.run.thinking_tokens)
+    candidates.sort(key=_cheapest_first)
     best = max(candidates, key=lambda candidate: candidate.run.accuracy.value or 0.0)
-    sure = [c for c in candidates if c.confidence >= wish.confidence and c.fields]
+    settable = [candidate for candidate in candidates if candidate.is_settable]
+    if not settable:
+        raise CurationError(
+            f"{name}: no run was answered with the budget that it asks for; without an answer or lowered: "
+            f"{together(run.clamps for _, run in runs)}"
+        )
+    sure = [candidate for candidate in settable if candidate.confidence >= wish.confidence]
     if not sure:
-        surest = max(candidates, key=lambda candidate: candidate.confidence)
+        surest = max(settable, key=lambda candidate: candidate.confidence)
         raise CurationError(
             f"{name}: no budget is within {wish.margin_points:g} points of the best with confidence "
             f"{wish.confidence:.0%}; the surest, {surest.run.label}, is with {surest.confidence:.0%}. "
@@ -112,7 +136,7 @@ def write_policy(recommendation: Recommendation, model: str, path: Path, command
         Policy.model_validate(policy)
     except ValidationError as error:
         raise CurationError(f"the chosen budget is no policy: {error.errors()[0]['msg']}") from error
-    lines = [*reasons(recommendation), f"Made by: {command}"]
+    lines = [*reasons(recommendation), *warnings(recommendation), f"Made by: {command}"]
     with replacing(path) as partial:
         text = "".join(f"# {line}\n" for line in lines) + yaml.safe_dump(policy, sort_keys=False)
         partial.write_text(text, encoding="utf-8")
@@ -140,6 +164,24 @@ def reasons(recommendation: Recommendation) -> list[str]:
             f"{cost:.4g}; the best: {cost_of_best:.4g}."
         )
     return lines
+
+
+def warnings(recommendation: Recommendation) -> list[str]:
+    """What the numbers behind it lack, in sentences."""
+    runs = [candidate.run for candidate in recommendation.candidates]
+    clamps = together(run.clamps for run in runs)
+    num_errors = sum(run.num_errors for run in runs)
+    said = []
+    if num_errors:
+        said.append(f"{num_errors:,} of {clamps.num_samples:,} samples have no answer and count as wrong")
+    if clamps.warning is not None:
+        said.append(clamps.warning)
+    return said
+
+
+def _cheapest_first(candidate: Candidate) -> float:
+    tokens = candidate.run.thinking_tokens
+    return math.inf if math.isnan(tokens) else tokens
 
 
 def _accuracy(candidate: Candidate) -> str:

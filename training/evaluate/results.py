@@ -105,7 +105,7 @@ def summarize(setting: Setting, outcomes: Sequence[Outcome]) -> Row:
     )
 
 
-def wilson_interval(num_correct: int, num_questions: int) -> tuple[float, float]:
+def wilson_interval(num_correct: float, num_questions: int) -> tuple[float, float]:
     """95 % interval of a share (Wilson 1927, without continuity correction)."""
     share, z = num_correct / num_questions, _NORMAL_QUANTILE_95
     scale = 1 + z * z / num_questions

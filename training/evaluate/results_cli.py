@@ -11,6 +11,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from training.evaluate.sweep_cli import tell_warnings
+
 Folder = Annotated[Path, typer.Argument(help="The folder of a finished `s1 evaluate run`.")]
 OneBenchmark = Annotated[str | None, typer.Option("--benchmark", help="Which, if the run has several.")]
 Margin = Annotated[float, typer.Option(min=0, help="Percentage points below the best that are acceptable.")]
@@ -48,6 +50,7 @@ def report(folder: Folder) -> None:
             metrics = (series.control, series.points_per_doubling, series.performance)
             table.add_row(escape(series.benchmark), escape(series.name), *map(shown, metrics))
         progress.console.print(table)
+        tell_warnings([results.clamps.warning], progress)
         progress.console.print(escape(str(path)), soft_wrap=True, highlight=False)
 
 
@@ -63,7 +66,7 @@ def recommend(
     """Name the smallest budget that is good enough, its cost, and write it as a policy file."""
     from training.curate.progress import Progress
     from training.curate.running import one_line_errors
-    from training.evaluate.recommend import Wish, reasons, write_policy
+    from training.evaluate.recommend import Wish, reasons, warnings, write_policy
     from training.evaluate.recommend import recommend as find
     from training.evaluate.summary import read_results
 
@@ -72,17 +75,22 @@ def recommend(
         results = read_results(folder)
         found = find(results, benchmark, Wish(margin, confidence, price_per_million))
         table = Table(show_edge=False, pad_edge=False)
-        for column in ("setting", "thinking tokens", "accuracy (%)", "good enough with"):
+        columns = ["setting", "thinking tokens", "accuracy (%)", "good enough with"]
+        columns += ["errors"] if any(one.run.num_errors for one in found.candidates) else []
+        for column in columns:
             table.add_column(column, justify="left" if column == "setting" else "right")
         for candidate in found.candidates:
             mark = "→ " if candidate is found.chosen else "  "
-            table.add_row(
+            cells = (
                 mark + escape(", ".join(f"{k} {v}" for k, v in candidate.fields.items()) or "no budget"),
                 f"{candidate.run.thinking_tokens:,.0f}",
                 f"{candidate.run.accuracy.value:.1f}",
                 f"{candidate.confidence:.1%}",
+                str(candidate.run.num_errors),
             )
+            table.add_row(*cells[: len(columns)])
         progress.console.print(table)
+        tell_warnings(warnings(found), progress)
         for line in reasons(found):
             progress.console.print(escape(line), soft_wrap=True, highlight=False)
         if out is not None:

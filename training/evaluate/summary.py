@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,11 @@ import numpy as np
 from training.curate.errors import CurationError
 from training.evaluate import bootstrap, metrics
 from training.evaluate.bootstrap import Interval, PerQuestion
+from training.evaluate.folder import RUN_FILE
+from training.evaluate.granted import Clamps, accepted_tokens, clamps_of
+from training.evaluate.methods.rejection import REJECTED
 from training.evaluate.metrics import Array
-from training.evaluate.run import RUN_FILE
+from training.evaluate.questions import is_unprompted, per_question, tokens_by_question
 from training.evaluate.samples import SAMPLES_FILE, Sample, read_samples
 
 
@@ -29,22 +33,30 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """One point of a series on one benchmark. Tokens are means per question, of all its requests."""
+    """One point of a series on one benchmark. Tokens are means per question that has an answer, of all its
+    requests; NaN where none has."""
 
     label: str
     parameters: Mapping[str, Any]
     questions: PerQuestion
     accuracy: Measured
     tokens_of_samples: Array
-    """Thinking tokens of every sample."""
+    """Thinking tokens of every sample that has an answer."""
     completion_tokens: float | None
     num_samples: int
     num_errors: int
     num_undecided: int
+    clamps: Clamps
+    num_rejected: int
+    """Samples of rejection sampling none of whose tries fitted."""
+    num_cut: int
+    """Samples whose answer, or thinking, `max_completion_tokens` or the context cut."""
+    accepted_tokens: float | None
+    """Of the thoughts that rejection sampling took; None of other methods, and where it took none."""
 
     @property
     def thinking_tokens(self) -> float:
-        return float(self.questions.thinking_tokens.mean())
+        return self.questions.run.thinking_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +90,7 @@ class Results:
     series: tuple[SeriesSummary, ...]
     tokens_are_thinking: bool
     """Else some reply counted no reasoning tokens, and its completion tokens stand for them."""
+    clamps: Clamps
 
 
 def read_results(folder: Path) -> Results:
@@ -91,15 +104,19 @@ def read_results(folder: Path) -> Results:
     for sample in samples:
         by_point[sample.benchmark, sample.point].append(sample)
     series = tuple(
-        _series(benchmark["name"], described, by_point)
+        _series(benchmark["name"], described, by_point, facts["series"])
         for benchmark in facts["benchmarks"]
         for described in facts["series"]
     )
-    return Results(facts, series, all(s.tokens_are == "thinking" for s in samples if s.error is None))
+    counted = all(sample.tokens_are == "thinking" for sample in samples if sample.error is None)
+    return Results(facts, series, counted, clamps_of(samples))
 
 
 def _series(
-    benchmark: str, described: Mapping[str, Any], by_point: Mapping[tuple[str, str], Sequence[Sample]]
+    benchmark: str,
+    described: Mapping[str, Any],
+    by_point: Mapping[tuple[str, str], Sequence[Sample]],
+    every: Sequence[Mapping[str, Any]],
 ) -> SeriesSummary:
     found = [
         (point, _first(by_point.get((benchmark, point["key"]), ()), described.get("limit")))
@@ -108,7 +125,10 @@ def _series(
     missing = [point["label"] for point, samples in found if not samples]
     if missing:
         raise CurationError(f"{SAMPLES_FILE} lacks {described['name']}, {missing[0]} ({benchmark})")
-    questions = [_per_question(samples, point["bounds"]) for point, samples in found]
+    questions = [
+        per_question(samples, point["bounds"], _unprompted(benchmark, point["parameters"], by_point, every))
+        for point, samples in found
+    ]
     drawn = bootstrap.resample(questions)
     runs = tuple(
         _run(point, samples, per_question, interval)
@@ -116,14 +136,14 @@ def _series(
             found, questions, bootstrap.accuracy_intervals(drawn), strict=True
         )
     )
-    plain = [per_question.run for per_question in questions]
+    plain, kept = [one.run for one in questions], [one.kept.run for one in questions]
     return SeriesSummary(
         benchmark,
         described["name"],
         described["method"],
         bool(described["is_parallel"]),
         runs,
-        Measured(metrics.control(plain), bootstrap.control_interval(questions, drawn)),
+        Measured(metrics.control(kept), bootstrap.control_interval(questions, drawn)),
         Measured(metrics.points_per_doubling(plain), bootstrap.scaling_interval(drawn)),
         Measured(metrics.points_per_thousand_tokens(plain), bootstrap.raw_scaling_interval(drawn)),
         Measured(metrics.performance(plain), bootstrap.performance_interval(drawn)),
@@ -137,38 +157,39 @@ def _first(samples: Sequence[Sample], limit: int | None) -> Sequence[Sample]:
     return [sample for sample in samples if sample.question in kept]
 
 
-def _per_question(samples: Sequence[Sample], bounds: Sequence[float | None]) -> PerQuestion:
-    """Errors count as wrong, with the tokens that are known."""
-    right: dict[str, list[float]] = defaultdict(list)
-    tokens: dict[str, list[int]] = defaultdict(list)
-    for sample in samples:
-        right[sample.question].append(100.0 * sample.correct)
-        tokens[sample.question].append(sample.thinking_tokens)
-    # In one order for every run: resampling and flips compare the same question with itself.
-    names = sorted(right)
-    return PerQuestion(
-        np.array([np.mean(right[name]) for name in names]),
-        np.array([np.mean(tokens[name]) for name in names]),
-        bounds[0],
-        bounds[1],
-        tuple(names),
-    )
+def _unprompted(
+    benchmark: str,
+    like: Mapping[str, Any],
+    by_point: Mapping[tuple[str, str], Sequence[Sample]],
+    every: Sequence[Mapping[str, Any]],
+) -> dict[str, float]:
+    """Tokens by question of a run without budget or prompt about length; empty where there is none."""
+    for series in every:
+        for point in series["points"]:
+            if is_unprompted(series["method"], point["parameters"], like):
+                return tokens_by_question(by_point.get((benchmark, point["key"]), ()))
+    return {}
 
 
 def _run(
     point: Mapping[str, Any], samples: Sequence[Sample], questions: PerQuestion, interval: Interval | None
 ) -> RunSummary:
     completion = [s.completion_tokens for s in samples if s.completion_tokens is not None]
+    accepted = [tokens for sample in samples if (tokens := accepted_tokens(sample)) is not None]
     return RunSummary(
         point["label"],
         point["parameters"],
         questions,
         Measured(questions.run.accuracy_points, interval),
-        np.array([s.thinking_tokens for s in samples if s.error is None], dtype=np.float64),
+        np.array([s.thinking_tokens for s in samples if s.tokens_are], dtype=np.float64),
         float(np.mean(completion)) if completion else None,
         len(samples),
         sum(sample.error is not None for sample in samples),
         sum(not sample.decided for sample in samples if sample.error is None),
+        clamps_of(samples),
+        sum(sample.finish_reason == REJECTED for sample in samples),
+        sum(sample.finish_reason == "length" for sample in samples),
+        float(np.mean(accepted)) if accepted else None,
     )
 
 
@@ -198,12 +219,23 @@ def _run_as_json(run: RunSummary) -> dict[str, Any]:
         "label": run.label,
         "parameters": dict(run.parameters),
         "accuracy_percent": measured_as_json(run.accuracy),
-        "mean_thinking_tokens": round(run.thinking_tokens, 2),
-        "mean_completion_tokens": None if run.completion_tokens is None else round(run.completion_tokens, 2),
+        "mean_thinking_tokens": rounded(run.thinking_tokens),
+        "mean_accepted_thinking_tokens": rounded(run.accepted_tokens),
+        "mean_completion_tokens": rounded(run.completion_tokens),
+        "max_thinking_tokens_granted": rounded(run.questions.at_most),
         "num_samples": run.num_samples,
         "num_errors": run.num_errors,
         "num_undecided": run.num_undecided,
+        "num_rejected": run.num_rejected,
+        "num_cut": run.num_cut,
+        "num_clamped": run.clamps.num_clamped,
+        "clamped_by": dict(run.clamps.by),
     }
+
+
+def rounded(value: float | None) -> float | None:
+    """None where nothing is known."""
+    return None if value is None or math.isnan(value) else round(value, 2)
 
 
 def measured_as_json(measured: Measured) -> dict[str, Any]:

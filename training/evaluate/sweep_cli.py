@@ -51,6 +51,13 @@ MaxTokens = Annotated[
     int | None, typer.Option(min=1, help="Thinking and answer together. Default: 32768; demo 1024.")
 ]
 Suffix = Annotated[str, typer.Option(help="Put after every question, with a blank line between.")]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace the results of other settings in --out."),
+]
+Moved = Annotated[
+    bool, typer.Option("--moved", help="Replies in --out from another URL are of the same model.")
+]
 KeyVariable = Annotated[str, typer.Option(help="Environment variable with the API key.")]
 
 
@@ -77,6 +84,8 @@ def run(
     key: KeyVariable = "S1_API_KEY",
     retry_for: RetryFor = 300,
     reply_timeout: ReplyTimeout = 3600,
+    overwrite: Overwrite = False,
+    moved: Moved = False,
 ) -> None:
     """Ask benchmarks over a grid of budgets; run again, it asks only what is missing."""
     from training.curate.options import parse_endpoint
@@ -110,6 +119,8 @@ def run(
             patience=Patience(retry_for, reply_timeout),
             command=shlex.join(["s1", *sys.argv[1:]]),
             grader=Grader(judge, GRADER_SAMPLING) if judge else None,
+            overwrite=overwrite,
+            moved=moved,
         )
         with recorded_part(out) as part:
             got = run_sweep(plan, out, progress.errors, part)
@@ -119,13 +130,21 @@ def run(
 
 def tell_errors(samples: Sequence[Sample], out: Path, progress: Progress) -> bool:
     """Whether there are any; the first few are shown."""
+    from training.evaluate.granted import clamps_of
+
     errors = [sample.error for sample in samples if sample.error is not None]
     for error in list(dict.fromkeys(errors))[:5]:
         progress.errors.print(f"error: {escape(error)}", soft_wrap=True)
+    tell_warnings([clamps_of(samples).warning], progress)
     progress.console.print(
         f"{len(samples):,} samples, {len(errors):,} errors: {escape(str(out))}", soft_wrap=True
     )
     return bool(errors)
+
+
+def tell_warnings(warnings: Sequence[str | None], progress: Progress) -> None:
+    for warning in filter(None, warnings):
+        progress.errors.print(escape(f"warning: {warning}"), soft_wrap=True, highlight=False)
 
 
 def check(
@@ -207,10 +226,10 @@ def load_benchmarks(
 def _tell_repeated(benchmark: Benchmark, progress: Progress) -> None:
     if benchmark.num_repeated:
         line = (
-            f"warning: {benchmark.name}: {benchmark.num_repeated:,} rows repeat a question and are left out; "
+            f"{benchmark.name}: {benchmark.num_repeated:,} rows repeat a question and are left out; "
             "each question is asked once, with its first answer"
         )
-        progress.errors.print(escape(line), soft_wrap=True, highlight=False)
+        tell_warnings([line], progress)
 
 
 def _hub(hub_dir: Path | None) -> Any:

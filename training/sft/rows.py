@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training.json_text import read_json
+
 
 class DataError(ValueError):
     """The data cannot be trained on as it is; the message is one line and names file, row and field."""
@@ -68,11 +70,13 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
 
 def _object(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = read_json(line)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path.name} row {number} is not JSON: {error.msg} at column {error.colno}"
         ) from error
+    except ValueError as error:
+        raise DataError(f"{path.name} row {number} can't be read: {error}") from error
     if not isinstance(value, dict):
         raise DataError(f"{path.name} row {number} must be a JSON object, is {type(value).__name__}")
     return value

@@ -61,6 +61,9 @@ class Method(Protocol):
     def check(self, fields: Mapping[str, Any]) -> None:
         """Raises CurationError: a parameter's value can't be asked for."""
 
+    def budget(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The budget's fields that each request (each branch of it) has; empty: none."""
+
     def bounds(self, fields: Mapping[str, Any]) -> tuple[float | None, float | None]:
         """Least and most thinking tokens that the point asks for, for Control; None: no bound."""
 

@@ -28,15 +28,15 @@ class BudgetForcing:
 
     def check(self, fields: Mapping[str, Any]) -> None:
         try:
-            ThinkingBudget.from_fields(self._budget(fields))
+            ThinkingBudget.from_fields(self.budget(fields))
         except BudgetError as error:
             raise CurationError(f"method {self.name}: {error}") from error
+
+    def budget(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: fields[name] for name in _PARAMETERS if name in fields}
 
     def bounds(self, fields: Mapping[str, Any]) -> tuple[float | None, float | None]:
         return fields.get("min_thinking_tokens"), fields.get("max_thinking_tokens")
 
     async def answer(self, ask: Ask, item: Item, fields: Mapping[str, Any]) -> Answer:
-        return as_answer(await ask(item.prompt, self._budget(fields)))
-
-    def _budget(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: fields[name] for name in _PARAMETERS if name in fields}
+        return as_answer(await ask(item.prompt, self.budget(fields)))

@@ -39,12 +39,15 @@ class TokenConditional:
     def check(self, fields: Mapping[str, Any]) -> None:
         check_count(self.name, "tokens", fields)
 
+    def budget(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {MAXIMUM: fields["tokens"]} if self.forced else {}
+
     def bounds(self, fields: Mapping[str, Any]) -> tuple[float | None, float | None]:
         return None, fields["tokens"]
 
     async def answer(self, ask: Ask, item: Item, fields: Mapping[str, Any]) -> Answer:
         prompt = with_condition(item.prompt, f"Think for up to {fields['tokens']} tokens.")
-        return as_answer(await ask(prompt, {MAXIMUM: fields["tokens"]} if self.forced else {}))
+        return as_answer(await ask(prompt, self.budget(fields)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +73,15 @@ class StepConditional:
         if "tokens_per_step" in fields:
             check_count(self.name, "tokens_per_step", fields)
 
+    def budget(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {MAXIMUM: self._maximum(fields)} if self.forced else {}
+
     def bounds(self, fields: Mapping[str, Any]) -> tuple[float | None, float | None]:
         return None, self._maximum(fields)
 
     async def answer(self, ask: Ask, item: Item, fields: Mapping[str, Any]) -> Answer:
         prompt = with_condition(item.prompt, f"Think for up to {fields['steps']} steps.")
-        return as_answer(await ask(prompt, {MAXIMUM: self._maximum(fields)} if self.forced else {}))
+        return as_answer(await ask(prompt, self.budget(fields)))
 
     def _maximum(self, fields: Mapping[str, Any]) -> int:
         return int(fields["steps"] * fields.get("tokens_per_step", TOKENS_PER_STEP))
@@ -105,12 +111,15 @@ class ClassConditional:
         if self.forced:
             check_count(self.name, MAXIMUM, fields)
 
+    def budget(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {MAXIMUM: fields[MAXIMUM]} if self.forced else {}
+
     def bounds(self, fields: Mapping[str, Any]) -> tuple[float | None, float | None]:
         return None, fields.get(MAXIMUM)
 
     async def answer(self, ask: Ask, item: Item, fields: Mapping[str, Any]) -> Answer:
         prompt = with_condition(item.prompt, _CLASSES[fields["length"]])
-        return as_answer(await ask(prompt, {MAXIMUM: fields[MAXIMUM]} if self.forced else {}))
+        return as_answer(await ask(prompt, self.budget(fields)))
 
 
 def check_count(method: str, name: str, fields: Mapping[str, Any]) -> int:

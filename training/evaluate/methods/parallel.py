@@ -8,7 +8,7 @@ from typing import Any
 
 from training.evaluate.benchmarks import Item
 from training.evaluate.methods.base import Answer, Ask, as_answer
-from training.evaluate.methods.conditional import check_count, check_temperature
+from training.evaluate.methods.conditional import MAXIMUM, check_count, check_temperature
 
 _TOTAL = "total_thinking_tokens"
 
@@ -29,6 +29,9 @@ class Parallel:
         check_count(self.name, "width", fields)
         check_count(self.name, _TOTAL, fields)
         check_temperature(self.name, fields)
+
+    def budget(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {MAXIMUM: fields[_TOTAL] // fields["width"]}
 
     def bounds(self, fields: Mapping[str, Any]) -> tuple[float | None, float | None]:
         return None, fields[_TOTAL]

@@ -39,6 +39,9 @@ class RejectionSampling:
         check_count(self.name, "max_tries", {"max_tries": MAX_TRIES} | dict(fields))
         check_temperature(self.name, fields)
 
+    def budget(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {MAXIMUM: fields[MAXIMUM] + _PLACES_BEYOND}
+
     def bounds(self, fields: Mapping[str, Any]) -> tuple[float | None, float | None]:
         # Every accepted thought keeps the limit; the tokens that are counted are of all tries.
         return None, None
@@ -47,7 +50,7 @@ class RejectionSampling:
         limit, tries = fields[MAXIMUM], fields.get("max_tries", MAX_TRIES)
         replies: list[Reply] = []
         for attempt in range(tries):
-            reply = await ask(item.prompt, {MAXIMUM: limit + _PLACES_BEYOND}, attempt=attempt)
+            reply = await ask(item.prompt, self.budget(fields), attempt=attempt)
             replies.append(reply)
             if _fits(reply, limit):
                 return _answer(replies, reply)
