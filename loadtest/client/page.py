@@ -167,7 +167,7 @@ def _cumulative(shown: Mapping[str, Any]) -> Points:
 def _over_time(runs: Sequence[tuple[str, Run]]) -> list[str]:
     tokens, first, errors = {}, {}, {}
     for name, run in runs:
-        width = max(run.measured_s / _BINS, 1e-3)
+        width = max(run.window_s / _BINS, 1e-3)
         bins: dict[int, list[Any]] = {}
         for record in run.records:
             bins.setdefault(int((record.intended - run.began_s) / width), []).append(record)

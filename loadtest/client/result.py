@@ -12,6 +12,8 @@ from loadtest.client.slo import Slo
 from loadtest.client.summary import summarize
 
 _MOST_TOKENS_APART = 0.01
+_MOST_DRAIN = 0.1
+"""Part of the window from which a report says that answers were waited for after it."""
 
 
 def result(
@@ -54,7 +56,7 @@ def result(
 
 
 def _middle(runs: Sequence[Run], slos: Sequence[Slo]) -> Run:
-    ordered = sorted(runs, key=lambda run: sum(r.completion_tokens for r in run.records) / run.measured_s)
+    ordered = sorted(runs, key=lambda run: sum(r.tokens_in_window for r in run.records) / run.window_s)
     return ordered[len(ordered) // 2]
 
 
@@ -97,6 +99,11 @@ def _warnings(found: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
     warnings = sorted({f"The client was the limit: {limit}." for run in runs for limit in run.client_limits})
     for name, classes in found["figures"].items():
         whole = classes["all"]
+        if whole["drain_s"] > _MOST_DRAIN * whole["window_s"]:
+            warnings.append(
+                f"{name}: the last answer ended {whole['drain_s']:.1f} s after the {whole['window_s']:g} s "
+                "in which rates are counted; latencies include it."
+            )
         if whole["budget_violations"]:
             warnings.append(f"{name}: budgets were broken: {whole['budget_violations']}.")
         sources = set(whole["counted_from"]) - {"token ids"}

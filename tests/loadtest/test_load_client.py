@@ -19,7 +19,7 @@ from loadtest import cli
 from loadtest.client.arrivals import ArrivalsError, Planned, planned
 from loadtest.client.asking import Dialect
 from loadtest.client.compare import Ratio
-from loadtest.client.counting import Counts, Markers, count, receipt_differs, violation
+from loadtest.client.counting import Counts, Markers, Seen, count, receipt_differs, violation
 from loadtest.client.draws import Draw, DrawError
 from loadtest.client.find_max import search
 from loadtest.client.fleet import Fleet, Load, fleet
@@ -89,7 +89,16 @@ def test_built_in_workloads_can_be_read(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("classes: []", "classes"), ("classes: [{nme: x}]", "nme"), ("classes: [{prompt_words: -4}]", "-4")],
+    [
+        ("classes: []", "classes"),
+        ("classes: [{nme: x}]", "nme"),
+        ("classes: [{prompt_words: -4}]", "-4"),
+        ("classes: [{}, {weight: 2}]", "names of their own, none of them `all`"),
+        ("classes: [{name: a}, {name: a}]", "names of their own"),
+        ("classes: [{name: a, extra: {n: 2}}]", "`n` in extra must be 1.*Given: {'n': 2}"),
+        ("classes: [{name: a, extra: {parallel: {width: 2}}}]", "`parallel` in extra"),
+        ("classes: [{name: a, extra: {stream: true}}]", "`stream` in extra"),
+    ],
 )
 def test_a_workload_with_a_mistake_names_it(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "load.yaml"
@@ -130,12 +139,17 @@ def test_unknown_arrivals_are_refused(arrivals: str) -> None:
 
 def test_thinking_is_counted_from_token_ids() -> None:
     usage = {"completion_tokens": 99, "completion_tokens_details": {"reasoning_tokens": 98}}
-    found = count([5, 5, 1, 5, 1, 3, 9], usage, MARKERS, updates=(0, 0))
-    assert found == Counts(4, 7, "token ids")
-    assert count([1, 2, 5, 1, 3, 9], usage, MARKERS, updates=(0, 0)).thinking == 1
-    assert count([5, 5], usage, MARKERS, updates=(0, 0)).thinking == 2
-    assert count([], usage, MARKERS, updates=(0, 0)) == Counts(98, 99, "usage")
-    assert count([5], None, Markers(), updates=(3, 4)) == Counts(3, 4, "updates")
+    found = count([5, 5, 1, 5, 1, 3, 9], usage, MARKERS, seen=Seen())
+    assert found == Counts(4, 7, "token ids", markers=2)
+    assert count([1, 2, 5, 1, 3, 9], usage, MARKERS, seen=Seen()).thinking == 1
+    assert count([5, 5], usage, MARKERS, seen=Seen()).thinking == 2
+    assert count([], usage, MARKERS, seen=Seen()) == Counts(98, 99, "usage")
+    bare = count([5, 5], usage, MARKERS, seen=Seen(answer=2, updates=2))
+    assert (bare.thinking, bare.source) == (0, "token ids")
+    assert count([5, 5], usage, MARKERS, seen=Seen(thinking=2, updates=2)).thinking == 2
+    both = count([5, 5], usage, MARKERS, seen=Seen(thinking=1, answer=1, updates=2))
+    assert both == Counts(98, 99, "usage")
+    assert count([5], None, Markers(), seen=Seen(thinking=3, updates=4)) == Counts(3, 4, "updates")
 
 
 def test_budget_violations() -> None:
