@@ -133,14 +133,26 @@ def _ratios(result: Mapping[str, Any]) -> str:
         for name, ratio in result["ratios"].items()
     ]
     title = f"<h2>A ({escape(result['target']['url'])}) over B ({escape(result['target_b']['url'])})</h2>"
-    return title + _table(["figure", "median of the rounds' ratios", "95 % interval"], rows)
+    return title + _table(
+        ["figure", "median of the rounds' ratios", "95 % t interval of the log ratios"], rows
+    )
 
 
 def _trials(result: Mapping[str, Any]) -> str:
-    rows = [[t["rate"], t["good_part"], t["held"], "; ".join(t["client_limits"])] for t in result["trials"]]
+    rows = [
+        [
+            trial["rate"],
+            trial["good_part"],
+            "unknown" if trial["held"] is None else trial["held"],
+            trial["latency_growth"],
+            "; ".join(trial["client_limits"]),
+        ]
+        for trial in result["trials"]
+    ]
     found = result["highest_rate"]
-    title = f"<h2>Highest rate within the service levels: {_shown(found)} requests per second</h2>"
-    return title + _table(["rate", "good part", "held", "the client"], rows)
+    at_least = "at least " if result["highest_rate_is_at_least"] and found is not None else ""
+    title = f"<h2>Highest rate within the service levels: {at_least}{_shown(found)} requests per second</h2>"
+    return title + _table(["rate", "good part", "held", "latency growth, s/s", "the client"], rows)
 
 
 def _distributions(result: Mapping[str, Any]) -> list[str]:

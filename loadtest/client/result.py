@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from loadtest.client.compare import Ratio
-from loadtest.client.find_max import Trial, highest
+from loadtest.client.find_max import Trial, about_trials, highest
 from loadtest.client.fleet import Load, Run
 from loadtest.client.slo import Slo
 from loadtest.client.summary import summarize
@@ -25,7 +25,6 @@ def result(
     slos: Sequence[Slo],
     ratios: Mapping[str, Ratio] | None = None,
     trials: Sequence[Trial] = (),
-    good_part: float = 0.0,
     engines_counted: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """
@@ -46,12 +45,15 @@ def result(
     if ratios is not None:
         found["ratios"] = {name: ratio.as_json() for name, ratio in ratios.items()}
     if trials:
-        best = highest(list(trials), good_part)
-        found["highest_rate"] = None if best is None else best.rate
-        found["trials"] = [_trial(trial, good_part) for trial in trials]
+        best = highest(trials)
+        found["highest_rate"] = None if best.trial is None else best.trial.rate
+        found["highest_rate_is_at_least"] = best.at_least
+        found["trials"] = [_trial(trial) for trial in trials]
     if engines_counted is not None:
         found["engines_counted"] = _agreement(found["figures"], engines_counted)
-    found["warnings"] = _warnings(found, [run for several in runs.values() for run in several])
+    every = [run for several in runs.values() for run in several]
+    found["warnings"] = about_trials(trials, slos) if trials else _client_limits(every)
+    found["warnings"] += _warnings(found)
     return found
 
 
@@ -72,11 +74,12 @@ def _load(load: Load) -> dict[str, Any]:
     }
 
 
-def _trial(trial: Trial, good_part: float) -> dict[str, Any]:
+def _trial(trial: Trial) -> dict[str, Any]:
     return {
         "rate": trial.rate,
         "good_part": round(trial.good_part, 4),
-        "held": trial.good_part >= good_part and not trial.client_was_the_limit,
+        "held": None if trial.verdict == "unknown" else trial.verdict == "held",
+        "latency_growth": None if trial.growth is None else round(trial.growth, 4),
         "client_limits": trial.run.client_limits,
     }
 
@@ -95,8 +98,12 @@ def _agreement(figures: Mapping[str, Any], engines: Mapping[str, float]) -> dict
     }
 
 
-def _warnings(found: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
-    warnings = sorted({f"The client was the limit: {limit}." for run in runs for limit in run.client_limits})
+def _client_limits(runs: Sequence[Run]) -> list[str]:
+    return sorted({f"The client was the limit: {limit}." for run in runs for limit in run.client_limits})
+
+
+def _warnings(found: Mapping[str, Any]) -> list[str]:
+    warnings = []
     for name, classes in found["figures"].items():
         whole = classes["all"]
         if whole["drain_s"] > _MOST_DRAIN * whole["window_s"]:

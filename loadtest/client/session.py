@@ -165,9 +165,9 @@ def _measure(
             extras["ratios"] = ratios(pairs, slos)
         elif plan.find_max:
             trials = _search(plan, console, workers, a, load, slos, tell)
-            shown = highest(trials, plan.good_part) or trials[0]
+            shown = highest(trials).trial or trials[0]
             runs = {f"{shown.rate:g} requests per second": [shown.run]}
-            extras |= {"trials": trials, "good_part": plan.good_part}
+            extras["trials"] = trials
         else:
             before = read_counts(plan.engine_metrics) if plan.engine_metrics else None
             runs = {"run": [workers.run(plan.url, a.dialect, load, on_progress=tell)]}
@@ -183,8 +183,12 @@ def _search(
     plan: Plan, console: Console, workers: Fleet, a: Found, load: Load, slos: list[Slo], tell: _Tell
 ) -> list[Trial]:
     def say(trial: Trial) -> None:
-        limit = " (the client was the limit)" if trial.client_was_the_limit else ""
-        console.print(f"{trial.rate:g} requests per second: {trial.good_part:.2%} good{limit}")
+        why = ""
+        if trial.run.client_limits:
+            why = ", but the client was the limit: this says nothing about the server"
+        elif trial.growth is not None:
+            why = f", but latencies grew by {trial.growth:.2f} s a second"
+        console.print(f"{trial.rate:g} requests per second: {trial.good_part:.2%} good{why}")
 
     return find_max(
         workers,
@@ -230,7 +234,8 @@ def _tell(console: Console, found: dict[str, Any]) -> None:
         low, high = ratio["interval"]
         console.print(f"A/B {name}: {ratio['median']:.3f} ({low:.3f} to {high:.3f})")
     if "trials" in found:
-        console.print(f"highest rate within the service levels: {found['highest_rate']}")
+        at_least = "at least " if found["highest_rate_is_at_least"] and found["highest_rate"] else ""
+        console.print(f"highest rate within the service levels: {at_least}{found['highest_rate']}")
     for text in found["warnings"]:
         console.print(f"[yellow]{escape(text)}[/yellow]", soft_wrap=True)
 
