@@ -7,6 +7,7 @@ import multiprocessing
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -15,6 +16,7 @@ from typing import Any
 from loadtest.client.arrivals import planned
 from loadtest.client.asking import Dialect
 from loadtest.client.record import Record
+from loadtest.client.wire import OWN_LIMIT
 from loadtest.client.worker import DONE, ERRORS, OPEN, TOKENS, Job, Outcome, histogram, work
 from loadtest.client.workload import Workload
 
@@ -222,7 +224,8 @@ def _merged(url: str, load: Load, begins: float, outcomes: list[Outcome], *, sto
         "late_start_p99_ms": round(late.get_value_at_percentile(99) / 1000, 3) if records else 0.0,
         "cpu_of_the_busiest": round(max(outcome.cpu for outcome in outcomes), 3),
     }
-    run.client_limits = _limits(run.client)
+    own = Counter(r.error.removeprefix(OWN_LIMIT) for r in asked if r.error and r.error.startswith(OWN_LIMIT))
+    run.client_limits = _limits(run.client) + [f"{kind}: {count} requests" for kind, count in own.items()]
     return run
 
 

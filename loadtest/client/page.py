@@ -47,7 +47,7 @@ def page(result: Mapping[str, Any], runs: Sequence[tuple[str, Run]]) -> str:
     if "trials" in result:
         parts.append(_trials(result))
     for name, classes in result["figures"].items():
-        parts += [f"<h2>{escape(name)}</h2>", _counts(classes), _latencies(classes)]
+        parts += [f"<h2>{escape(name)}</h2>", _counts(classes), *_messages(classes), _latencies(classes)]
     parts += ["<h2>Distributions</h2>", '<div class="plots">', *_distributions(result), "</div>"]
     parts += ["<h2>Over time</h2>", '<div class="plots">', *_over_time(runs), "</div>"]
     shown = {name: result[name] for name in ("provenance", "target", "load", "client") if name in result}
@@ -114,6 +114,11 @@ def _counts(classes: Mapping[str, Any]) -> str:
         for name, found in classes.items()
     ]
     return _table(head, rows)
+
+
+def _messages(classes: Mapping[str, Any]) -> list[str]:
+    messages = classes["all"]["error_messages"]
+    return [_table(["error", "what was said of the first"], list(messages.items()))] if messages else []
 
 
 def _latencies(classes: Mapping[str, Any]) -> str:

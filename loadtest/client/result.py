@@ -26,10 +26,12 @@ def result(
     ratios: Mapping[str, Ratio] | None = None,
     trials: Sequence[Trial] = (),
     engines_counted: Mapping[str, float] | None = None,
+    stopped: bool = False,
 ) -> dict[str, Any]:
     """
     Args:
         runs: by what the figures are to be called; of several runs, the median one by tokens per second.
+        stopped: somebody stopped the measurement before its end.
     """
     found: dict[str, Any] = {
         "provenance": dict(provenance),
@@ -54,6 +56,12 @@ def result(
     every = [run for several in runs.values() for run in several]
     found["warnings"] = about_trials(trials, slos) if trials else _client_limits(every)
     found["warnings"] += _warnings(found)
+    if stopped:
+        found["interrupted"] = True
+        left = sum(run.left_open or 0 for run in every)
+        found["warnings"].insert(
+            0, f"Interrupted: this is what came until then. {left} open requests left out."
+        )
     return found
 
 

@@ -6,6 +6,7 @@ Written for measuring: a part is handed over in the moment in which the loop has
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,13 @@ from urllib.parse import urlsplit
 
 import httptools
 
+OWN_LIMIT = "client: "
+"""Begins the kinds of errors that are this machine's, not the server's."""
+_OWN_LIMITS = {
+    errno.EMFILE: f"{OWN_LIMIT}no file descriptor left for a connection (ulimit -n)",
+    errno.ENFILE: f"{OWN_LIMIT}no file descriptor left for a connection (fs.file-max)",
+    errno.EADDRNOTAVAIL: f"{OWN_LIMIT}no local port left for a connection",
+}
 OnPart = Callable[[int, bytes], None]
 """Status and one part of the body."""
 
@@ -181,5 +189,5 @@ class Client:
         except TimeoutError:
             raise WireError("connect timeout") from None
         except OSError as error:
-            raise WireError(f"connect {type(error).__name__}") from None
+            raise WireError(_OWN_LIMITS.get(error.errno or 0, f"connect {type(error).__name__}")) from None
         return connection
