@@ -78,7 +78,9 @@ def _running(client: httpx.Client) -> list[dict[str, Any]]:
         body = response.json()
         observing, running = body["observing"], list(body["data"])
     except (ValueError, KeyError, TypeError):
-        raise TopError(f"{str(client.base_url).rstrip('/')}/s1/requests is not this project's: it tells no requests") from None
+        raise TopError(
+            f"{str(client.base_url).rstrip('/')}/s1/requests is not this project's: it tells no requests"
+        ) from None
     if not observing:
         raise TopError("this server observes no requests (S1_GATEWAY_OBSERVE=off)")
     return running
