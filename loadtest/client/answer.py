@@ -37,19 +37,16 @@ class _Side:
         self.last, self.ids_at_last = now, ids
         self.events += 1
 
-    def rate(self, tokens: int, *, ids_until: int | None) -> float | None:
-        """Tokens per second from its first event to its last.
+    def rate(self, tokens: int, *, has_ids: bool) -> float | None:
+        """Tokens per second from its first event to its last; with ids, of all that these events brought.
 
         Args:
             tokens: of this side; without ids they are taken to be spread evenly over its events.
-            ids_until: where its token ids end; None: there are none.
         """
         if self.first is None or self.last <= self.first:
             return None
-        if ids_until is None:
-            came = tokens * (self.events - 1) / self.events
-        else:
-            came = min(self.ids_at_last, ids_until) - min(self.ids_at_first, ids_until)
+        by_events = tokens * (self.events - 1) / self.events
+        came = self.ids_at_last - self.ids_at_first if has_ids else by_events
         return came / (self.last - self.first) if came > 0 else None
 
 
@@ -202,12 +199,8 @@ class Answer:
         has_ids = counts.source == "token ids"
         thought = counts.thinking_begin + counts.thinking
         ids = len(self._token_ids)
-        record.thinking_tokens_per_s = self._thinking.rate(
-            counts.thinking, ids_until=thought if has_ids else None
-        )
-        record.answer_tokens_per_s = self._answer.rate(
-            record.answer_tokens, ids_until=ids if has_ids else None
-        )
+        record.thinking_tokens_per_s = self._thinking.rate(counts.thinking, has_ids=has_ids)
+        record.answer_tokens_per_s = self._answer.rate(record.answer_tokens, has_ids=has_ids)
         at = 0 if ids else 1
         share = counts.completion / ((ids or record.updates) or 1)
         begin, end = self._before[at] * share, self._until[at] * share

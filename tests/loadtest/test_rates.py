@@ -107,6 +107,23 @@ def test_speeds_of_a_stream_leave_markers_and_pauses_out(with_ids: bool) -> None
     assert record.answer_tokens_per_s == pytest.approx(50)
 
 
+def test_speeds_of_a_stream_of_large_events_are_its_tokens() -> None:
+    """Ten tokens every 200 ms after the first; one brings the end of the thinking and answer, too."""
+    clock, record = Clock(), Record(0, 100.0)
+    answer = Answer(record, lambda gap_s: None, True, (0.0, 1000.0), clock)
+    answer.read(200, delta(reasoning="t", token_ids=[50]))
+    for number, said in enumerate(({"reasoning": "t"}, {"reasoning": "t", "content": "a"}, {"content": "a"})):
+        clock.now = 100 + 0.2 * (number + 1)
+        ids = [50] * 10 if number != 1 else [50] * 5 + [1, 3] + [50] * 3
+        answer.read(200, delta(**said, token_ids=ids))  # type: ignore[arg-type]
+    answer.read(200, delta(finish="stop") + DONE)
+    answer.end(200)
+    answer.judge(SHORT.request(0, seed=0, overrides={}), fields="none", markers=MARKERS)
+    assert (record.thinking_tokens, record.answer_tokens) == (16, 13)
+    assert record.thinking_tokens_per_s == pytest.approx(50)
+    assert record.answer_tokens_per_s == pytest.approx(50)
+
+
 def test_a_window_holds_the_tokens_that_come_within_it() -> None:
     assert stream_at_50_per_s(with_ids=True).tokens_in_window == 26
     record = stream_at_50_per_s(with_ids=True, window=(100.07, 100.25))
