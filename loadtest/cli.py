@@ -10,6 +10,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+_INTERRUPTED = 130
+"""What shells make of SIGINT."""
+
 
 def loadtest(
     url: Annotated[str, typer.Argument(help="The server's base URL, with or without /v1.")],
@@ -27,7 +30,10 @@ def loadtest(
     concurrency: Annotated[
         int, typer.Option(min=0, help="Closed loop: so many requests at a time. 0: open loop.")
     ] = 0,
-    duration_s: Annotated[float, typer.Option(min=0.1, help="Of each run.")] = 30,
+    duration_s: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Of each run. Default: 30, and with a trace as long as that is."),
+    ] = None,
     warmup_s: Annotated[float, typer.Option(min=0, help="At the beginning; not counted.")] = 0,
     compare: Annotated[
         str | None, typer.Option(metavar="URL_B", help="Measure both in turns; ratios are of URL to URL_B.")
@@ -53,7 +59,9 @@ def loadtest(
         str | None,
         typer.Option(help="Of the model, so that thinking is counted from token ids where nobody says it."),
     ] = None,
-    api_key: Annotated[str | None, typer.Option(envvar="S1_LOADTEST_API_KEY")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="S1_LOADTEST_API_KEY", help="Of servers that take keys.")
+    ] = None,
     engine_metrics: Annotated[
         list[str] | None,
         typer.Option(help="Base URL of an engine whose own token counts to compare with; repeatable."),
@@ -97,9 +105,11 @@ def loadtest(
     )
     console = Console(stderr=True)
     try:
-        run_session(plan, console)
+        found = run_session(plan, console)
     except SessionError as error:
         _fail(console, str(error))
+    if found.get("interrupted"):
+        raise typer.Exit(_INTERRUPTED)
 
 
 def _command() -> str:

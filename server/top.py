@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import httpx
 import typer
@@ -15,6 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 _METER_CELLS = 24
+_NARROW_METER_CELLS = 8
+_WIDE = 110
+"""Columns of a terminal from which there is room for long meters."""
 _TIMEOUT_S = 10
 _COLORS = {"thinking": "yellow", "answering": "green", "queued": "magenta", "prefill": "cyan"}
 
@@ -31,13 +34,13 @@ def top(
     interval_s: Annotated[float, typer.Option(min=0.1, help="Between two looks.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Print what runs now, and end.")] = False,
 ) -> None:
-    """Show running requests with their thinking meters, until Ctrl-C."""
+    """Show running requests with their thinking meters, until Ctrl-C; once, where output is no terminal."""
     console = Console()
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     with httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=_TIMEOUT_S) as client:
         try:
-            if once:
-                console.print(_screen(_running(client), url, rates={}))
+            if once or not console.is_terminal:
+                console.print(_screen(_running(client), url, rates={}, width=console.width))
             else:
                 _watch(client, url, console, interval_s)
         except TopError as error:
@@ -51,9 +54,8 @@ def _watch(client: httpx.Client, url: str, console: Console, interval_s: float) 
         try:
             while True:
                 running = _running(client)
-                live.update(
-                    _screen(running, url, rates=meters.rates(running, time.monotonic())), refresh=True
-                )
+                rates = meters.rates(running, time.monotonic())
+                live.update(_screen(running, url, rates=rates, width=console.width), refresh=True)
                 time.sleep(interval_s)
         except KeyboardInterrupt:
             return
@@ -72,10 +74,15 @@ def _running(client: httpx.Client) -> list[dict[str, Any]]:
         raise TopError("running requests take an admin key: --api-key, or S1_API_KEY")
     if response.status_code != 200:
         raise TopError(f"{client.base_url} has no /s1/requests (status {response.status_code})")
-    body = response.json()
-    if not body["observing"]:
+    try:
+        body = response.json()
+        observing, running = body["observing"], list(body["data"])
+    except (ValueError, KeyError, TypeError):
+        raise TopError(
+            f"{str(client.base_url).rstrip('/')}/s1/requests is not this project's: it tells no requests"
+        ) from None
+    if not observing:
         raise TopError("this server observes no requests (S1_GATEWAY_OBSERVE=off)")
-    running: list[dict[str, Any]] = body["data"]
     return running
 
 
@@ -104,60 +111,83 @@ class Meters:
 
 
 def _screen(
-    running: Sequence[Mapping[str, Any]], url: str, *, rates: Mapping[tuple[str, int], float]
+    running: Sequence[Mapping[str, Any]],
+    url: str,
+    *,
+    rates: Mapping[tuple[str, int], float],
+    width: int,
 ) -> RenderableType:
     phases: dict[str, int] = {}
     for request in running:
         phases[request["phase"]] = phases.get(request["phase"], 0) + 1
     counted = "  ".join(f"{count} {phase}" for phase, count in phases.items()) or "nothing runs"
     title = Text.assemble(("s1 top  ", "bold"), url, ("   " + counted, "bold"))
-    return Group(title, Text(), _table(running, rates))
+    return Group(title, Text(), _table(running, rates, width))
 
 
-def _table(running: Sequence[Mapping[str, Any]], rates: Mapping[tuple[str, int], float]) -> Table:
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for name, options in _COLUMNS.items():
-        table.add_column(name, **options)
-    for request in running:
-        color = _COLORS.get(request["phase"], "white")
-        for number, choice in enumerate(request["choices"] or [None]):
-            first = number == 0
-            rate = rates.get((request["id"], number))
-            table.add_row(
-                request["id"] if first else "",
-                (request["model"] or "-") if first else "",
-                (request["key"] or "-") if first else "",
-                Text(request["phase"], style=color) if first else "",
-                f"{request['age_s']:.0f} s" if first else "",
-                meter(choice) if choice else "",
-                _tokens(choice, "thinking_tokens", request["stream"]),
-                _tokens(choice, "answer_tokens", request["stream"]),
-                "-" if rate is None else f"{rate:.0f}/s",
-            )
+def _table(running: Sequence[Mapping[str, Any]], rates: Mapping[tuple[str, int], float], width: int) -> Table:
+    """The figures whole, and as much of the names as `width` leaves for them."""
+    cells = _METER_CELLS if width >= _WIDE else _NARROW_METER_CELLS
+    rows = [
+        _row(request, number, choice, rates.get((request["id"], number)), cells)
+        for request in running
+        for number, choice in enumerate(request["choices"] or [None])
+    ]
+    widths = [max(cell.cell_len for cell in column) for column in zip(*([_HEAD, *rows]), strict=True)]
+    left = width - sum(widths[_NAMES:]) - len(widths) + 1
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
+    for place, name in enumerate(_HEAD):
+        most = widths[place]
+        if place < _NAMES:
+            # Each of the names that are still to come has its part.
+            most = max(1, min(most, left * _SHARES[place] // sum(_SHARES[place:])))
+            left -= most
+        justify: Literal["left", "right"] = "right" if name.plain in _RIGHT else "left"
+        table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", width=most)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
-_COLUMNS: Mapping[str, dict[str, Any]] = {
-    "id": {"overflow": "ellipsis", "no_wrap": True, "ratio": 3},
-    "model": {"overflow": "ellipsis", "no_wrap": True, "ratio": 2},
-    "key": {"overflow": "ellipsis", "no_wrap": True, "ratio": 1},
-    "phase": {"no_wrap": True},
-    "age": {"justify": "right", "no_wrap": True},
-    "thinking / budget": {"no_wrap": True},
-    "thinking": {"justify": "right", "no_wrap": True},
-    "answer": {"justify": "right", "no_wrap": True},
-    "rate": {"justify": "right", "no_wrap": True},
-}
+def _row(
+    request: Mapping[str, Any], number: int, choice: Mapping[str, Any] | None, rate: float | None, cells: int
+) -> list[Text]:
+    """What others have named is text, never markup."""
+    first = number == 0
+    own = [
+        Text(str(request["id"])),
+        Text(str(request["model"] or "-")),
+        Text(str(request["key"] or "-")),
+        Text(str(request["phase"]), style=_COLORS.get(request["phase"], "white")),
+        Text(f"{request['age_s']:.0f} s"),
+    ]
+    return [
+        *(own if first else [Text()] * len(own)),
+        meter(choice, cells) if choice else Text(),
+        Text(_tokens(choice, "thinking_tokens", request["stream"])),
+        Text(_tokens(choice, "answer_tokens", request["stream"])),
+        Text("-" if rate is None else f"{rate:.0f}/s"),
+    ]
 
 
-def meter(choice: Mapping[str, Any]) -> Text:
+_HEAD = [
+    Text(name)
+    for name in ("id", "model", "key", "phase", "age", "thinking / budget", "thinking", "answer", "rate")
+]
+_RIGHT = frozenset(("age", "thinking", "answer", "rate"))
+_NAMES = 3
+"""The first columns, which are cut where a terminal is narrow."""
+_SHARES = (3, 2, 1)
+
+
+def meter(choice: Mapping[str, Any], cells: int = _METER_CELLS) -> Text:
     """A bar of the thinking against its maximum, and the maximum; without one there is nothing to fill."""
     most, used = choice["max_thinking_tokens"], choice["thinking_tokens"]
     if most is None:
         return Text("no maximum", style="dim")
-    filled = _METER_CELLS if not most else min(_METER_CELLS, round(_METER_CELLS * used / most))
+    filled = cells if not most else min(cells, round(cells * used / most))
     color = "red" if used >= most else "yellow"
-    return Text.assemble(("█" * filled, color), ("░" * (_METER_CELLS - filled), "dim"), f" {used}/{most}")
+    return Text.assemble(("█" * filled, color), ("░" * (cells - filled), "dim"), f" {used}/{most}")
 
 
 def _tokens(choice: Mapping[str, Any] | None, name: str, stream: bool | None) -> str:

@@ -15,7 +15,7 @@ ALLOWED = {
     "server/engine": {"server.budget", "server.engine"},
     "server/gateway": {"server", "server.budget", "server.gateway"},
     "server/chat": {"server.budget", "server.chat"},
-    "loadtest": {"loadtest", "server", "server.budget", "server.engine"},
+    "loadtest": {"loadtest", "server", "server.budget", "server.engine", "server.chat.events"},
     "training": {"training", "server.budget"},
 }
 

@@ -108,9 +108,9 @@ def middle(samples: Sequence[Sample], name: str) -> float | None:
 
 
 def ratio(a: Sequence[Sample], b: Sequence[Sample], name: str) -> Ratio | None:
-    """Of the same rounds; None where one has no such figure."""
+    """Of the same rounds; None where one has no such figure, or 0."""
     pairs = [(getattr(x, name), getattr(y, name)) for x, y in zip(a, b, strict=True)]
-    if any(x is None or not y for x, y in pairs):
+    if any(not x or not y for x, y in pairs):
         return None
     return Ratio.of([x / y for x, y in pairs])
 

@@ -41,14 +41,15 @@ def main(
         raise BenchError(f"nothing was measured: {done.stderr[-1500:]}")
     page.say(
         "Output tokens per second of engines side by side, interleaved; a ratio is the median of the "
-        "rounds', with a bootstrap interval (95 %). The arms:",
+        "rounds', with Student's t interval of their log ratios (95 %). The arms:",
         "\n".join(f"- **{name}**: {text}" for name, text in ARMS.items()),
     )
     values = {(s["shape"], s["arm"], s["batch"]): s["tokens_per_s"] for s in found["speeds"]}
     rows: list[list[object]] = []
     for (shape, arm, batch), speeds in values.items():
         base = values.get((shape, CONTROLS.get(arm, ""), batch))
-        own = None if base is None else Ratio.of([a / b for a, b in zip(speeds, base, strict=False)])
+        pairs = list(zip(speeds, base or [], strict=False))
+        own = Ratio.of([a / b for a, b in pairs]) if len(pairs) > 1 else None
         rows.append([shape, batch, arm, sorted(speeds)[len(speeds) // 2], *_judged(arm, own)])
     page.table(["shape", "batch", "arm", "tok/s", "over its control", "bar"], rows)
     page.say(*found["notes"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,15 @@ class Planned:
     """What a trace says of this request."""
 
 
+_WHOLE = frozenset(
+    (
+        "prompt_words",
+        "max_thinking_tokens",
+        "min_thinking_tokens",
+        "num_waits",
+        "max_completion_tokens",
+    )
+)
 FORMS = "poisson, constant, gamma:SHAPE (below 1 is burstier than Poisson) or trace:FILE"
 
 
@@ -36,9 +46,10 @@ def planned(arrivals: str, *, rate: float | None, duration_s: float, seed: int) 
     """
     kind, _, parameter = arrivals.partition(":")
     if kind == "trace":
-        return _from_trace(Path(parameter), duration_s)
-    if rate is None or rate <= 0:
-        raise ArrivalsError(f"--rate must be above 0. Given: {rate}")
+        entries = [entry for entry in read_trace(Path(parameter)) if entry[0] < duration_s]
+        return [Planned(index, at_s, overrides) for index, (at_s, overrides) in enumerate(entries)]
+    if rate is None or not 0 < rate < math.inf:
+        raise ArrivalsError(f"--rate must be a number above 0. Given: {rate}")
     shape = _shape(kind, parameter)
     rng = random.Random(f"{seed}:arrivals")  # noqa: S311 - reproducible, not secret
     found: list[Planned] = []
@@ -58,38 +69,41 @@ def _shape(kind: str, parameter: str) -> float | None:
         shape = float(parameter)
     except ValueError:
         shape = 0
-    if kind != "gamma" or not shape > 0:
+    if kind != "gamma" or not 0 < shape < math.inf:
         raise ArrivalsError(f"--arrivals is {FORMS}. Given: {':'.join(filter(None, (kind, parameter)))}")
     return shape
 
 
-def _from_trace(path: Path, duration_s: float) -> list[Planned]:
-    """One JSON object a line: `at_s`, and any of `class`, `prompt_words`, the budget's fields,
-    `max_completion_tokens`."""
-    known = {
-        "at_s",
-        "class",
-        "prompt_words",
-        "max_thinking_tokens",
-        "min_thinking_tokens",
-        "num_waits",
-        "max_completion_tokens",
-    }
-    found = []
+def read_trace(path: Path) -> list[tuple[float, dict[str, Any]]]:
+    """Its requests in order: when, in seconds after the start, and what the trace says of them.
+
+    One JSON object a line: `at_s`, and any of `class`, `prompt_words`, the budget's fields,
+    `max_completion_tokens`.
+
+    Raises:
+        ArrivalsError
+    """
     try:
         lines = path.read_text().splitlines()
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ArrivalsError(f"the trace can't be read: {error}") from None
-    for number, line in enumerate(lines, start=1):
-        try:
-            entry = json.loads(line)
-            at_s = float(entry.pop("at_s"))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ArrivalsError(f"{path}:{number}: not an object with `at_s`. Given: {line[:80]}") from None
-        unknown = entry.keys() - known
-        if unknown:
-            raise ArrivalsError(f"{path}:{number}: unknown field {sorted(unknown)[0]!r}")
-        if at_s < duration_s:
-            found.append((at_s, entry))
-    found.sort(key=lambda pair: pair[0])
-    return [Planned(index, at_s, entry) for index, (at_s, entry) in enumerate(found)]
+    found = [_entry(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+    return sorted(found, key=lambda entry: entry[0])
+
+
+def _entry(line: str, where: str) -> tuple[float, dict[str, Any]]:
+    try:
+        entry = json.loads(line)
+        at_s = float(entry.pop("at_s"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ArrivalsError(f"{where}: not an object with `at_s`. Given: {line[:80]}") from None
+    if not 0 <= at_s < math.inf:
+        raise ArrivalsError(f"{where}: `at_s` must be seconds from 0. Given: {at_s}")
+    for name, value in entry.items():
+        if name not in _WHOLE and name != "class":
+            raise ArrivalsError(f"{where}: unknown field {name!r}")
+        if name in _WHOLE and (type(value) is not int or value < 0):
+            raise ArrivalsError(
+                f"{where}: `{name}` must be a whole number from 0. Given: {json.dumps(value)}"
+            )
+    return at_s, entry

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import random
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
+from statistics import NormalDist, fmean, median, stdev
 from typing import Any
 
 from loadtest.client.asking import Dialect
@@ -13,8 +13,7 @@ from loadtest.client.fleet import Fleet, Load, Progress, Run
 from loadtest.client.slo import Slo
 from loadtest.client.summary import summarize
 
-_RESAMPLES = 2000
-_INTERVAL = 0.95
+_STUDENT_T = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
 COMPARED = {
     "requests per second": ("requests_per_s",),
     "completion tokens per second": ("tokens", "completion_per_s"),
@@ -37,7 +36,11 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Of A to B: the median of the rounds' ratios, with a bootstrap interval of that median."""
+    """Of A to B: the median of the rounds' ratios, and an interval of what they are ratios of.
+
+    The interval is Student's t at 95 % of the rounds' mean log ratio (so of their geometric mean): it takes
+    rounds to be independent, and their log ratios to be about normal.
+    """
 
     rounds: tuple[float, ...]
     median: float
@@ -45,11 +48,15 @@ class Ratio:
     high: float
 
     @classmethod
-    def of(cls, ratios: Sequence[float], *, seed: int = 0) -> Ratio:
-        rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
-        medians = sorted(median(rng.choices(ratios, k=len(ratios))) for _ in range(_RESAMPLES))
-        cut = round((1 - _INTERVAL) / 2 * _RESAMPLES)
-        return cls(tuple(ratios), median(ratios), medians[cut], medians[-cut - 1])
+    def of(cls, ratios: Sequence[float]) -> Ratio:
+        """
+        Args:
+            ratios: of two rounds or more, all above 0.
+        """
+        logs = [math.log(ratio) for ratio in ratios]
+        half = student_t(len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
+        low, high = math.exp(fmean(logs) - half), math.exp(fmean(logs) + half)
+        return cls(tuple(ratios), median(ratios), low, high)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -57,6 +64,17 @@ class Ratio:
             "interval": [round(self.low, 4), round(self.high, 4)],
             "rounds": [round(ratio, 4) for ratio in self.rounds],
         }
+
+
+def student_t(freedom: int) -> float:
+    """The 97.5 % quantile: from a table, then by Fisher's expansion, which is good to 4 digits from there."""
+    if freedom <= len(_STUDENT_T):
+        return _STUDENT_T[freedom - 1]
+    z = NormalDist().inv_cdf(0.975)
+    first = (z**3 + z) / (4 * freedom)
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
+    return z + first + second + third
 
 
 def compare(
@@ -70,27 +88,33 @@ def compare(
 ) -> list[tuple[Run, Run]]:
     """One run of each side a round, A first and B first in turn. Every round has a seed of its own.
 
+    When a run is stopped, the rounds before it are left.
+
     Raises: as `Fleet.run`.
     """
-    pairs = []
+    pairs: list[tuple[Run, Run]] = []
     for number in range(rounds):
         own = replace(load, seed=load.seed + number)
         found: dict[str, Run] = {}
         for side in (a, b) if number % 2 == 0 else (b, a):
             key = "a" if side is a else "b"
             found[key] = fleet.run(side.url, side.dialect, own, on_progress=on_progress)
+            if found[key].left_open is not None:
+                return pairs
         pairs.append((found["a"], found["b"]))
     return pairs
 
 
 def ratios(pairs: Sequence[tuple[Run, Run]], slos: Sequence[Slo]) -> dict[str, Ratio]:
-    """Of every figure that both sides have in every round."""
+    """Of every figure that both sides have, and that isn't 0, in every round; none of fewer than two."""
+    if len(pairs) < 2:
+        return {}
     figures = [(summarize(a, slos)["all"], summarize(b, slos)["all"]) for a, b in pairs]
     found = {}
     for name, path in COMPARED.items():
         values = [(_at(a, path), _at(b, path)) for a, b in figures]
-        if all(a is not None and b for a, b in values):
-            found[name] = Ratio.of([float(a) / float(b) for a, b in values if a is not None and b])
+        if all(a and b for a, b in values):
+            found[name] = Ratio.of([a / b for a, b in values if a and b])
     return found
 
 

@@ -22,6 +22,20 @@ class Counts:
     thinking: int
     completion: int
     source: CountedFrom
+    markers: int = 0
+    """Around the thinking; 0 where they can't be told from it."""
+    thinking_begin: int = 0
+    """Tokens before the thinking."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Events, by what the server said was in them."""
+
+    thinking: int = 0
+    answer: int = 0
+    updates: int = 0
+    """All that brought something."""
 
 
 def find(token_ids: Sequence[int], wanted: tuple[int, ...]) -> int | None:
@@ -39,22 +53,29 @@ def find(token_ids: Sequence[int], wanted: tuple[int, ...]) -> int | None:
 
 
 def count(
-    token_ids: Sequence[int], usage: Mapping[str, Any] | None, markers: Markers, *, updates: tuple[int, int]
+    token_ids: Sequence[int], usage: Mapping[str, Any] | None, markers: Markers, *, seen: Seen
 ) -> Counts:
-    """
+    """Without an end marker all is thinking, or all is answer: the deltas say which. If they say both, the
+    ids can't tell where one ends, and the usage is believed.
+
     Args:
-        updates: of thinking, and all; what is left if a server returns neither ids nor usage.
+        seen: what is left if a server returns neither ids nor usage.
     """
     if token_ids and markers.end:
         end = find(token_ids, markers.end)
         opened = bool(markers.start) and tuple(token_ids[: len(markers.start)]) == markers.start
         begin = len(markers.start) if opened else 0
-        thinking = (len(token_ids) if end is None else end) - begin
-        return Counts(max(0, thinking), len(token_ids), "token ids")
+        if end is not None:
+            return Counts(
+                max(0, end - begin), len(token_ids), "token ids", min(begin, end) + len(markers.end), begin
+            )
+        if not (seen.thinking and seen.answer):
+            thinking = 0 if seen.answer else len(token_ids) - begin
+            return Counts(thinking, len(token_ids), "token ids", begin, begin)
     if usage is not None and isinstance(usage.get("completion_tokens"), int):
         details = usage.get("completion_tokens_details") or {}
         return Counts(int(details.get("reasoning_tokens") or 0), usage["completion_tokens"], "usage")
-    return Counts(*updates, "updates")
+    return Counts(seen.thinking, seen.updates, "updates")
 
 
 def violation(

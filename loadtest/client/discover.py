@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import orjson
 
 from loadtest.client.asking import Dialect
 from loadtest.client.counting import Markers
+from loadtest.client.forms import refusal
 from loadtest.client.wire import Client, Target, WireError
 from loadtest.client.workload import BudgetFields
 from server.budget.families import FAMILIES
+
+_KEY_HINT = " (--api-key, or S1_LOADTEST_API_KEY in the environment, gives a key)"
 
 
 class DiscoveryError(RuntimeError):
@@ -90,7 +94,8 @@ class _Server:
         if status != 200:
             if optional:
                 return None
-            raise DiscoveryError(f"{method} {path} gives {status}: {answer[:300].decode(errors='replace')}")
+            hint = _KEY_HINT if status == HTTPStatus.UNAUTHORIZED else ""
+            raise DiscoveryError(f"{method} {path} gives {status}: {refusal(answer)}{hint}")
         try:
             found = orjson.loads(answer)
         except orjson.JSONDecodeError:
@@ -103,18 +108,14 @@ class _Server:
 
     async def takes_ids(self, model: str, timeout_s: float) -> bool:
         """Whether `return_token_ids` gives ids; it is left away for a server that refuses or ignores it."""
-        body = {
-            "model": model,
-            "messages": [{"role": "user", "content": "Say yes."}],
-            "max_tokens": 16,
-        }
+        body = {"model": model, "messages": [{"role": "user", "content": "Say yes."}]}
+        length, ids = {"max_completion_tokens": 16}, {"return_token_ids": True}
+        path = "/v1/chat/completions"
         try:
             async with asyncio.timeout(timeout_s):
-                answer = await self.json(
-                    "POST", "/v1/chat/completions", body | {"return_token_ids": True}, optional=True
-                )
+                answer = await self.json("POST", path, body | length | ids, optional=True)
                 if answer is None:
-                    await self.json("POST", "/v1/chat/completions", body)
+                    await self.json("POST", path, body | length)
                     return False
         except TimeoutError:
             raise DiscoveryError(f"a request of 16 tokens has no answer after {timeout_s:g} s") from None

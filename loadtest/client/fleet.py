@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import signal
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -13,6 +16,7 @@ from typing import Any
 from loadtest.client.arrivals import planned
 from loadtest.client.asking import Dialect
 from loadtest.client.record import Record
+from loadtest.client.wire import OWN_LIMIT
 from loadtest.client.worker import DONE, ERRORS, OPEN, TOKENS, Job, Outcome, histogram, work
 from loadtest.client.workload import Workload
 
@@ -34,7 +38,7 @@ class Load:
     workload: Workload
     duration_s: float
     warmup_s: float = 0.0
-    """Requests meant to start before this are asked, but not counted."""
+    """Requests meant to start before this are asked, but not counted; rates begin here, too."""
     arrivals: str = "poisson"
     rate: float | None = None
     concurrency: int = 0
@@ -53,30 +57,48 @@ class Progress:
 
 @dataclass(slots=True)
 class Run:
-    """What all workers found in one run, without its warm-up."""
+    """What all workers found in one run.
+
+    Rates count what comes within a window from the warm-up's end to the load's end. Requests that are open
+    then are waited for (the drain), so that their latencies count, too.
+    """
 
     url: str
     load: Load
     began_s: float
-    """On the monotonic clock, after the warm-up."""
+    """The window's begin on the monotonic clock: the warm-up's end."""
+    window_s: float
     records: list[Record]
+    """Of requests meant to start in the window."""
+    early: list[Record]
+    """Of requests meant to start in the warm-up: what of them falls into the window counts in rates alone."""
     gaps: dict[int, Any]
     """By class: HdrHistogram of microseconds."""
+    left_open: int | None = None
+    """Requests that were not waited for when somebody stopped the run; None: nobody did."""
     client_limits: list[str] = field(default_factory=list)
     """Why the client itself may have been the limit; empty: it was not."""
     client: dict[str, float] = field(default_factory=dict)
 
+    def ended_in_window(self, record: Record) -> bool:
+        return self.began_s <= record.ended < self.began_s + self.window_s
+
     @property
-    def measured_s(self) -> float:
-        """Until the last answer of those that were counted, at least the run's duration."""
-        ends = [record.ended for record in self.records]
-        return max(self.load.duration_s - self.load.warmup_s, max(ends, default=0.0) - self.began_s)
+    def drain_s(self) -> float:
+        """From the window's end to the last answer."""
+        last = max((record.ended for record in self.records), default=0.0)
+        return max(0.0, last - self.began_s - self.window_s)
 
 
 class Fleet:
     def __init__(self, ends: list[Connection], counters: Any) -> None:
         self._ends = ends
         self._counters = counters
+        self._stopped_at: float | None = None
+
+    def stop(self) -> None:
+        """The run of now, or the next, ends with what it has. May be called from a signal's handler."""
+        self._stopped_at = time.monotonic()
 
     def run(
         self, url: str, dialect: Dialect, load: Load, *, on_progress: Callable[[Progress], None] | None = None
@@ -91,16 +113,22 @@ class Fleet:
         jobs = self._jobs(url, dialect, load, begins)
         for end, job in zip(self._ends, jobs, strict=False):
             end.send(job)
+        busy = self._ends[: len(jobs)]
+        told = False
         outcomes = []
-        for end, _ in zip(self._ends, jobs, strict=False):
+        for end in busy:
             while not end.poll(_POLL_S):
+                if self._stopped_at is not None and not told:
+                    told = True
+                    for one in busy:
+                        one.send(None)
                 if on_progress is not None:
                     on_progress(self._progress(begins))
             try:
                 outcomes.append(end.recv())
             except EOFError:
                 raise RunFailed("a process of the client died") from None
-        return _merged(url, load, begins, outcomes)
+        return _merged(url, load, begins, outcomes, stopped_at=self._stopped_at)
 
     def _jobs(self, url: str, dialect: Dialect, load: Load, begins: float) -> list[Job]:
         count = len(self._ends)
@@ -138,7 +166,8 @@ def fleet(processes: int) -> Iterator[Fleet]:
         for _ in range(processes):
             here, there = context.Pipe()
             process = context.Process(target=work, args=(there, counters), daemon=True)
-            process.start()
+            with _ignoring_interrupts():
+                process.start()
             there.close()
             started.append(process)
             ends.append(here)
@@ -154,18 +183,38 @@ def fleet(processes: int) -> Iterator[Fleet]:
             process.join(5)
 
 
-def _merged(url: str, load: Load, begins: float, outcomes: list[Outcome]) -> Run:
+@contextlib.contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    """What is started meanwhile doesn't hear Ctrl-C, which a terminal sends to all of its processes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _merged(url: str, load: Load, begins: float, outcomes: list[Outcome], *, stopped_at: float | None) -> Run:
     failed = [outcome.failed for outcome in outcomes if outcome.failed is not None]
     if failed:
         raise RunFailed(failed[0])
-    counts_from = begins + load.warmup_s
-    records = [r for outcome in outcomes for r in outcome.records if r.intended >= counts_from]
-    records.sort(key=lambda record: record.intended)
+    counts_from, ends = begins + load.warmup_s, begins + load.duration_s
+    if stopped_at is not None:
+        ends = min(ends, stopped_at)
+        if ends <= counts_from:
+            raise RunFailed("stopped before anything was counted")
+    asked = sorted((r for outcome in outcomes for r in outcome.records), key=lambda record: record.intended)
+    records = [record for record in asked if record.intended >= counts_from]
+    early = [record for record in asked if record.intended < counts_from]
     gaps: dict[int, Any] = {}
     for outcome in outcomes:
         for kind, encoded in outcome.gaps.items():
             gaps.setdefault(kind, histogram()).decode_and_add(encoded)
-    run = Run(url, load, counts_from, records, gaps)
+    run = Run(url, load, counts_from, ends - counts_from, records, early, gaps)
+    if stopped_at is not None:
+        run.left_open = sum(outcome.left_open for outcome in outcomes)
     late = histogram()
     for record in records:
         late.record_value(max(1, int((record.started - record.intended) * 1e6)))
@@ -175,7 +224,8 @@ def _merged(url: str, load: Load, begins: float, outcomes: list[Outcome]) -> Run
         "late_start_p99_ms": round(late.get_value_at_percentile(99) / 1000, 3) if records else 0.0,
         "cpu_of_the_busiest": round(max(outcome.cpu for outcome in outcomes), 3),
     }
-    run.client_limits = _limits(run.client)
+    own = Counter(r.error.removeprefix(OWN_LIMIT) for r in asked if r.error and r.error.startswith(OWN_LIMIT))
+    run.client_limits = _limits(run.client) + [f"{kind}: {count} requests" for kind, count in own.items()]
     return run
 
 

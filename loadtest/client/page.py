@@ -47,7 +47,7 @@ def page(result: Mapping[str, Any], runs: Sequence[tuple[str, Run]]) -> str:
     if "trials" in result:
         parts.append(_trials(result))
     for name, classes in result["figures"].items():
-        parts += [f"<h2>{escape(name)}</h2>", _counts(classes), _latencies(classes)]
+        parts += [f"<h2>{escape(name)}</h2>", _counts(classes), *_messages(classes), _latencies(classes)]
     parts += ["<h2>Distributions</h2>", '<div class="plots">', *_distributions(result), "</div>"]
     parts += ["<h2>Over time</h2>", '<div class="plots">', *_over_time(runs), "</div>"]
     shown = {name: result[name] for name in ("provenance", "target", "load", "client") if name in result}
@@ -116,6 +116,11 @@ def _counts(classes: Mapping[str, Any]) -> str:
     return _table(head, rows)
 
 
+def _messages(classes: Mapping[str, Any]) -> list[str]:
+    messages = classes["all"]["error_messages"]
+    return [_table(["error", "what was said of the first"], list(messages.items()))] if messages else []
+
+
 def _latencies(classes: Mapping[str, Any]) -> str:
     columns = ["count", "mean", "p50", "p90", "p95", "p99", "p99.9", "max"]
     rows = [
@@ -133,14 +138,26 @@ def _ratios(result: Mapping[str, Any]) -> str:
         for name, ratio in result["ratios"].items()
     ]
     title = f"<h2>A ({escape(result['target']['url'])}) over B ({escape(result['target_b']['url'])})</h2>"
-    return title + _table(["figure", "median of the rounds' ratios", "95 % interval"], rows)
+    return title + _table(
+        ["figure", "median of the rounds' ratios", "95 % t interval of the log ratios"], rows
+    )
 
 
 def _trials(result: Mapping[str, Any]) -> str:
-    rows = [[t["rate"], t["good_part"], t["held"], "; ".join(t["client_limits"])] for t in result["trials"]]
+    rows = [
+        [
+            trial["rate"],
+            trial["good_part"],
+            "unknown" if trial["held"] is None else trial["held"],
+            trial["latency_growth"],
+            "; ".join(trial["client_limits"]),
+        ]
+        for trial in result["trials"]
+    ]
     found = result["highest_rate"]
-    title = f"<h2>Highest rate within the service levels: {_shown(found)} requests per second</h2>"
-    return title + _table(["rate", "good part", "held", "the client"], rows)
+    at_least = "at least " if result["highest_rate_is_at_least"] and found is not None else ""
+    title = f"<h2>Highest rate within the service levels: {at_least}{_shown(found)} requests per second</h2>"
+    return title + _table(["rate", "good part", "held", "latency growth, s/s", "the client"], rows)
 
 
 def _distributions(result: Mapping[str, Any]) -> list[str]:
@@ -167,7 +184,7 @@ def _cumulative(shown: Mapping[str, Any]) -> Points:
 def _over_time(runs: Sequence[tuple[str, Run]]) -> list[str]:
     tokens, first, errors = {}, {}, {}
     for name, run in runs:
-        width = max(run.measured_s / _BINS, 1e-3)
+        width = max(run.window_s / _BINS, 1e-3)
         bins: dict[int, list[Any]] = {}
         for record in run.records:
             bins.setdefault(int((record.intended - run.began_s) / width), []).append(record)

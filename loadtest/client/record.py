@@ -18,12 +18,23 @@ class Record:
     """Events that brought something."""
     prompt_tokens: int = 0
     thinking_tokens: int = 0
+    marker_tokens: int = 0
+    """Between thinking and answer, and before the thinking if the model said that."""
     completion_tokens: int = 0
     counted_from: str = ""
     mean_gap_s: float | None = None
     """Between updates."""
+    thinking_tokens_per_s: float | None = None
+    """From the first event with thinking to the last; None: it came all at once."""
+    answer_tokens_per_s: float | None = None
+    updates_in_window: int = 0
+    tokens_in_window: float = 0.0
+    """What came while rates were counted: by ids, or by its share of the updates."""
+    thinking_in_window: float = 0.0
     error: str | None = None
     """Kind, for example `HTTP 503`, `cut`, `timeout`."""
+    message: str | None = None
+    """What the server said of the error, in one line."""
     violation: str | None = None
     """Budget field that was broken."""
     empty: bool = False
@@ -33,8 +44,7 @@ class Record:
 
     @property
     def answer_tokens(self) -> int:
-        """Everything after the thinking, markers included."""
-        return self.completion_tokens - self.thinking_tokens
+        return self.completion_tokens - self.thinking_tokens - self.marker_tokens
 
     @property
     def first(self) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ class Slo:
             most = float(value)
         except ValueError:
             most = -1.0
-        if name not in MEASURES or most <= 0:
+        if name not in MEASURES or not 0 < most < math.inf:
             raise SloError(f"--slo is MEASURE=MILLISECONDS with {', '.join(MEASURES)}. Given: {given}")
         return cls(name, most)
 

@@ -18,50 +18,75 @@ _UNITS_PER_MS = 1000
 def summarize(run: Run, slos: Sequence[Slo]) -> dict[str, Any]:
     """All classes together under `all`, then each by its name."""
     kinds = run.load.workload.classes
-    found = {"all": _figures(run, run.records, _added(run.gaps.values()), slos)}
+    found = {"all": _figures(run, None, _added(run.gaps.values()), slos)}
     if len(kinds) > 1:
         for number, kind in enumerate(kinds):
-            own = [record for record in run.records if record.kind == number]
-            found[kind.name] = _figures(run, own, run.gaps.get(number, histogram()), slos)
+            found[kind.name] = _figures(run, number, run.gaps.get(number, histogram()), slos)
     return found
 
 
-def _figures(run: Run, records: Sequence[Record], gaps: Any, slos: Sequence[Slo]) -> dict[str, Any]:
+def _figures(run: Run, kind: int | None, gaps: Any, slos: Sequence[Slo]) -> dict[str, Any]:
+    """Rates are of the window; all else is of the requests meant to start in it, whenever they ended."""
+    records = [record for record in run.records if kind in (None, record.kind)]
     whole = [record for record in records if record.error is None]
-    seconds = run.measured_s
+    early = [record for record in run.early if kind in (None, record.kind)]
+    ended = [record for record in (*early, *records) if run.ended_in_window(record)]
+    good = sum(is_good(record, slos) for record in records)
     return {
+        "window_s": round(run.window_s, 3),
+        "drain_s": round(run.drain_s, 3),
         "requests": len(records),
         "succeeded": len(whole),
-        "requests_per_s": round(len(whole) / seconds, 3),
-        "goodput_per_s": round(sum(is_good(record, slos) for record in records) / seconds, 3),
-        "good_part": _part(sum(is_good(record, slos) for record in records), len(records)),
+        "ended_in_window": len(ended),
+        "requests_per_s": round(sum(record.error is None for record in ended) / run.window_s, 3),
+        "goodput_per_s": round(sum(is_good(record, slos) for record in ended) / run.window_s, 3),
+        "good_part": _part(good, len(records)),
         "errors": dict(Counter(record.error for record in records if record.error)),
+        "error_messages": _messages(records),
         "budget_violations": dict(Counter(r.violation for r in whole if r.violation)),
         "empty_answers": sum(record.empty for record in whole),
         "receipts": dict(Counter(r.receipt for r in whole if r.receipt)),
         "counted_from": dict(Counter(r.counted_from for r in whole)),
-        "tokens": _tokens(whole, seconds),
-        "updates_per_s": round(sum(record.updates for record in records) / seconds, 1),
+        "tokens": _tokens(whole) | _token_rates([*early, *records], run.window_s),
+        "updates_per_s": round(sum(r.updates_in_window for r in (*early, *records)) / run.window_s, 1),
         "time_to_first_token_ms": _percentiles(_of(whole, MEASURES["ttft_ms"])),
         "time_to_first_thinking_ms": _percentiles(_of(whole, _first_thinking_ms)),
         "time_to_first_answer_ms": _percentiles(_of(whole, MEASURES["first_answer_ms"])),
         "end_to_end_ms": _percentiles(_of(whole, MEASURES["e2e_ms"])),
         "between_updates_ms": _shown(gaps),
-        "thinking_tokens_per_s_of_a_stream": _percentiles(_of(whole, _thinking_rate), unit=1000),
-        "answer_tokens_per_s_of_a_stream": _percentiles(_of(whole, _answer_rate), unit=1000),
+        "thinking_tokens_per_s_of_a_stream": _percentiles(
+            _of(whole, lambda record: record.thinking_tokens_per_s), unit=1000
+        ),
+        "answer_tokens_per_s_of_a_stream": _percentiles(
+            _of(whole, lambda record: record.answer_tokens_per_s), unit=1000
+        ),
     }
 
 
-def _tokens(whole: Sequence[Record], seconds: float) -> dict[str, Any]:
-    thinking = sum(record.thinking_tokens for record in whole)
-    completion = sum(record.completion_tokens for record in whole)
+def _messages(records: Sequence[Record]) -> dict[str, str]:
+    """The first that came with each kind of error."""
+    found: dict[str, str] = {}
+    for record in records:
+        if record.error is not None and record.message is not None:
+            found.setdefault(record.error, record.message)
+    return found
+
+
+def _tokens(whole: Sequence[Record]) -> dict[str, Any]:
     return {
         "prompt": sum(record.prompt_tokens for record in whole),
-        "thinking": thinking,
-        "answer": completion - thinking,
-        "completion": completion,
-        "completion_per_s": round(completion / seconds, 1),
-        "thinking_per_s": round(thinking / seconds, 1),
+        "thinking": sum(record.thinking_tokens for record in whole),
+        "markers": sum(record.marker_tokens for record in whole),
+        "answer": sum(record.answer_tokens for record in whole),
+        "completion": sum(record.completion_tokens for record in whole),
+    }
+
+
+def _token_rates(records: Sequence[Record], window_s: float) -> dict[str, float]:
+    whole = [record for record in records if record.error is None]
+    return {
+        "completion_per_s": round(sum(record.tokens_in_window for record in whole) / window_s, 1),
+        "thinking_per_s": round(sum(record.thinking_in_window for record in whole) / window_s, 1),
     }
 
 
@@ -71,22 +96,6 @@ def _of(records: Iterable[Record], measure: Callable[[Record], float | None]) ->
 
 def _first_thinking_ms(record: Record) -> float | None:
     return None if record.first_thinking is None else (record.first_thinking - record.intended) * 1000
-
-
-def _thinking_rate(record: Record) -> float | None:
-    if record.first_thinking is None or record.first_answer is None:
-        return None
-    return _rate(record.thinking_tokens - 1, record.first_answer - record.first_thinking)
-
-
-def _answer_rate(record: Record) -> float | None:
-    if record.first_answer is None:
-        return None
-    return _rate(record.answer_tokens - 1, record.ended - record.first_answer)
-
-
-def _rate(tokens: int, seconds: float) -> float | None:
-    return tokens / seconds if tokens > 0 and seconds > 0 else None
 
 
 def _percentiles(values: Sequence[float], *, unit: int = _UNITS_PER_MS) -> dict[str, Any]:

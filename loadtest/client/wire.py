@@ -6,6 +6,7 @@ Written for measuring: a part is handed over in the moment in which the loop has
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,13 @@ from urllib.parse import urlsplit
 
 import httptools
 
+OWN_LIMIT = "client: "
+"""Begins the kinds of errors that are this machine's, not the server's."""
+_OWN_LIMITS = {
+    errno.EMFILE: f"{OWN_LIMIT}no file descriptor left for a connection (ulimit -n)",
+    errno.ENFILE: f"{OWN_LIMIT}no file descriptor left for a connection (fs.file-max)",
+    errno.EADDRNOTAVAIL: f"{OWN_LIMIT}no local port left for a connection",
+}
 OnPart = Callable[[int, bytes], None]
 """Status and one part of the body."""
 
@@ -60,28 +68,48 @@ class _Connection(asyncio.Protocol):
         self._ended: asyncio.Future[int] | None = None
         self._on_part: OnPart | None = None
         self._keeps = True
+        self._until_cut = False
+        """The answer's head is here, and its body ends with the connection."""
+        self._framed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.usable = False
-        self._fail("cut" if error is None else type(error).__name__)
+        if error is None and self._until_cut:
+            self.on_message_complete()
+        self._fail(WireError("cut" if error is None else type(error).__name__))
 
     def data_received(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
-            self._fail("not HTTP")
+            self._fail(WireError("not HTTP"))
             self.transport.abort()
 
+    def on_message_begin(self) -> None:
+        self._framed = self._until_cut = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._framed = self._framed or name.lower() in (b"content-length", b"transfer-encoding")
+
+    def on_headers_complete(self) -> None:
+        self._until_cut = not self._framed
+
     def on_body(self, part: bytes) -> None:
-        if self._on_part is not None:
+        if self._on_part is None:
+            return
+        try:
             self._on_part(self._parser.get_status_code(), part)
+        except Exception as error:  # noqa: BLE001 - it is raised where the answer is awaited
+            self._on_part = None
+            self._fail(error)
 
     def on_message_complete(self) -> None:
         status = self._parser.get_status_code()
-        self._keeps = self._parser.should_keep_alive()
+        self._keeps = self._parser.should_keep_alive() and not self._until_cut
+        self._until_cut = False
         self._parser = httptools.HttpResponseParser(self)
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(status)
@@ -107,9 +135,9 @@ class _Connection(asyncio.Protocol):
                 self.usable = False
                 self.transport.abort()
 
-    def _fail(self, kind: str) -> None:
+    def _fail(self, error: Exception) -> None:
         if self._ended is not None and not self._ended.done():
-            self._ended.set_exception(WireError(kind))
+            self._ended.set_exception(error)
 
 
 class Client:
@@ -161,17 +189,5 @@ class Client:
         except TimeoutError:
             raise WireError("connect timeout") from None
         except OSError as error:
-            raise WireError(f"connect {type(error).__name__}") from None
+            raise WireError(_OWN_LIMITS.get(error.errno or 0, f"connect {type(error).__name__}")) from None
         return connection
-
-
-class Events:
-    """Cuts server-sent events out of a body, wherever its parts end."""
-
-    def __init__(self) -> None:
-        self._tail = b""
-
-    def feed(self, part: bytes) -> list[bytes]:
-        """The data of every `data:` line that `part` completes."""
-        *lines, self._tail = (self._tail + part).split(b"\n")
-        return [line[5:].strip() for line in lines if line.startswith(b"data:")]

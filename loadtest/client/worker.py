@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -62,33 +63,42 @@ class Outcome:
     """How late this process's own timers were."""
     cpu: float = 0.0
     """Part of one core."""
+    left_open: int = 0
+    """Requests that a stopped run did not wait for."""
     failed: str | None = None
 
 
 def work(told: Connection, counters: Any) -> None:
-    """Say that it is ready, then do jobs until the other end has gone. For `multiprocessing.Process`."""
+    """Say that it is ready, then do jobs until the other end has gone. For `multiprocessing.Process`.
+
+    None instead of a job stops the one before, if that still runs.
+    """
     gc.freeze()
     gc.disable()
     told.send(None)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, contextlib.suppress(EOFError):
         while True:
-            job: Job = told.recv()
+            job: Job | None = told.recv()
+            if job is None:
+                continue
             try:
-                outcome = runner.run(_run(job, counters))
+                outcome = runner.run(_run(job, counters, told))
             except ValueError as error:
                 outcome = Outcome(failed=str(error))
             told.send(outcome)
             gc.collect()
 
 
-async def _run(job: Job, counters: Any) -> Outcome:
+async def _run(job: Job, counters: Any, told: Connection) -> Outcome:
     run = _Run(job, counters)
     # A timer may fire early, and what starts before the run is not counted.
     while (wait_s := job.begins - time.monotonic()) > 0:  # noqa: ASYNC110 - no event, but a time
         await asyncio.sleep(wait_s)
     cpu, began = time.process_time(), time.monotonic()
     watching = asyncio.create_task(run.watch())
-    await (run.closed() if job.concurrency else run.open())
+    asking = asyncio.create_task(run.closed() if job.concurrency else run.open())
+    with _stopped_by(told, asking), contextlib.suppress(asyncio.CancelledError):
+        await asking
     watching.cancel()
     run.client.close()
     outcome = run.outcome
@@ -96,6 +106,24 @@ async def _run(job: Job, counters: Any) -> Outcome:
     outcome.lag_p99_ms = run.lag.get_value_at_percentile(99) / 1000
     outcome.gaps = {kind: found.encode() for kind, found in run.gaps.items()}
     return outcome
+
+
+@contextlib.contextmanager
+def _stopped_by(told: Connection, asking: asyncio.Task[None]) -> Iterator[None]:
+    """Cancel `asking` when the other end says something, or has gone."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        loop.remove_reader(told.fileno())
+        asking.cancel()
+
+    loop.add_reader(told.fileno(), stop)
+    try:
+        yield
+    finally:
+        loop.remove_reader(told.fileno())
+        # libuv made it non-blocking.
+        os.set_blocking(told.fileno(), True)
 
 
 def _forget(_: float) -> None:
@@ -115,17 +143,22 @@ class _Run:
     async def open(self) -> None:
         """Every request at its time, however many are open by then."""
         asking: set[asyncio.Task[None]] = set()
-        for planned in self.job.planned:
-            intended = self.job.begins + planned.at_s
-            # A timer counts whole milliseconds from the loop's last look at the clock: it may fire early.
-            while (wait_s := intended - time.monotonic()) > _TIMER_STEP_S:  # noqa: ASYNC110 - as above
-                await asyncio.sleep(wait_s)
-            intended = max(self.job.begins, min(intended, time.monotonic()))
-            task = asyncio.create_task(self._ask(planned.index, intended, planned.overrides))
-            asking.add(task)
-            task.add_done_callback(asking.discard)
-        if asking:
+        try:
+            for planned in self.job.planned:
+                intended = self.job.begins + planned.at_s
+                # A timer counts whole milliseconds from the loop's last look at the clock: it may fire early.
+                while (wait_s := intended - time.monotonic()) > _TIMER_STEP_S:  # noqa: ASYNC110 - as above
+                    await asyncio.sleep(wait_s)
+                intended = max(self.job.begins, min(intended, time.monotonic()))
+                task = asyncio.create_task(self._ask(planned.index, intended, planned.overrides))
+                asking.add(task)
+                task.add_done_callback(asking.discard)
             await asyncio.gather(*asking)
+        finally:
+            left = list(asking)
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
     async def closed(self) -> None:
         """So many at a time, each followed by the next."""
@@ -147,15 +180,21 @@ class _Run:
         job, counters = self.job, self._counters
         asked = job.workload.request(index, seed=job.seed, overrides=overrides)
         counters[OPEN] += 1
-        record = await ask(
-            self.client,
-            self._target,
-            job.dialect,
-            asked,
-            intended=intended,
-            on_gap=self._recorder(asked.kind_number, intended),
-        )
-        counters[OPEN] -= 1
+        try:
+            record = await ask(
+                self.client,
+                self._target,
+                job.dialect,
+                asked,
+                intended=intended,
+                on_gap=self._recorder(asked.kind_number, intended),
+                window=(job.begins + job.warmup_s, job.begins + job.duration_s),
+            )
+        except asyncio.CancelledError:
+            self.outcome.left_open += 1
+            raise
+        finally:
+            counters[OPEN] -= 1
         counters[DONE] += 1
         counters[ERRORS] += record.error is not None
         counters[TOKENS] += record.completion_tokens

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    field_validator,
+)
 
 from loadtest.client.draws import Draw, DrawError
 
@@ -51,11 +59,35 @@ class RequestClass(BaseModel):
     extra: dict[str, Any] = {}
     """Sent as it is, for example a temperature."""
 
+    @field_validator("extra")
+    @classmethod
+    def _one_answer_as_the_class_says(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        """Counts are of one answer: the ids of several can't be told from thinking too long."""
+        if extra.get("n", 1) != 1:
+            raise ValueError("`n` in extra must be 1: a request has one answer")
+        for name in ("parallel", "stream"):
+            if name in extra:
+                why = (
+                    "a request has one answer" if name == "parallel" else "`stream` is the class's own field"
+                )
+                raise ValueError(f"`{name}` in extra is not taken: {why}")
+        return extra
+
 
 class Workload(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     classes: Annotated[tuple[RequestClass, ...], Field(min_length=1)]
+
+    @field_validator("classes")
+    @classmethod
+    def _told_apart(cls, classes: tuple[RequestClass, ...]) -> tuple[RequestClass, ...]:
+        names = [kind.name for kind in classes]
+        if len(names) > 1 and ("all" in names or len(set(names)) < len(names)):
+            raise ValueError(
+                f"several classes need names of their own, none of them `all`: {', '.join(names)}"
+            )
+        return classes
 
     def request(self, index: int, *, seed: int, overrides: Mapping[str, Any]) -> Asked:
         """The request number `index`; the same whoever asks, and in whichever order.

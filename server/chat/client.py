@@ -11,6 +11,8 @@ from typing import Any, Literal, Self
 import httpx
 import orjson
 
+from server.chat.events import Events
+
 _CONNECT_TIMEOUT_S = 10.0
 _SHORT_TIMEOUT_S = 30.0
 """For everything but generation, which may wait and think for as long as it takes: Ctrl-C ends it."""
@@ -93,12 +95,12 @@ class ChatClient:
                 response.read()
                 _check(response)
             ended = False
-            for line in response.iter_lines():
-                if line == "data: [DONE]":
+            for event in _events(response):
+                if event.strip() == b"[DONE]":
                     ended = True
-                elif line.startswith("data: "):
-                    yield from _read(orjson.loads(line.removeprefix("data: ")), reply)
-            if not ended:
+                else:
+                    yield from _read(orjson.loads(event), reply)
+            if not ended and reply.finish_reason is None:
                 raise ChatError("the answer broke off: the connection ended before it did")
 
     @contextlib.contextmanager
@@ -115,8 +117,15 @@ class ChatClient:
             raise ChatError(f"{self.url} sent what is not an answer of OpenAI's API") from None
 
 
+def _events(response: httpx.Response) -> Iterator[bytes]:
+    events = Events()
+    for part in response.iter_bytes():
+        yield from events.feed(part)
+    yield from events.end()
+
+
 def _read(chunk: Mapping[str, Any], reply: Reply) -> Iterator[Piece]:
-    if "error" in chunk:
+    if chunk.get("error"):
         raise ChatError(f"the answer broke off: {_message(chunk)}")
     reply.id = chunk.get("id") or reply.id
     for choice in chunk.get("choices") or ():

@@ -326,3 +326,26 @@ async def test_think_more_replaces_the_last_answer(url: str) -> None:
     assert b'"num_waits":2' in asked[0].content.replace(b" ", b"")
     assert session.messages[-1] == {"role": "assistant", "content": "43"}
     assert session.last_id == "chatcmpl-2"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        (b"data: ", b"data:"),
+        (b'"delta"', b'\ndata: "delta"'),
+        (b'{"choices"', b'{"error": null, "choices"'),
+        (b"data: [DONE]\n\n", b"data: [DONE]"),
+        (b"data: [DONE]\n\n", b""),
+        (b"\n", b"\r\n"),
+    ],
+)
+def test_every_form_of_event_stream_is_read(change: tuple[bytes, bytes]) -> None:
+    from server.chat.client import ChatClient, Reply
+
+    body = b'data: {"choices": [{"delta": {"content": "43"}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+    stream = httpx.MockTransport(lambda request: httpx.Response(200, content=body.replace(*change)))
+    with ChatClient("http://x") as client:
+        client._http = httpx.Client(base_url="http://x", transport=stream)
+        reply = Reply()
+        assert [piece.text for piece in client.ask("/", {}, reply)] == ["43"]
+    assert (reply.text, reply.finish_reason) == ("43", "stop")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from server.cli import app
-from server.top import Meters, meter
+from server.top import Meters, TopError, _running, _screen, meter
 from tests.gateway.serving import eventually, gateway
 from tests.gateway.stand_in import Faults, StandIn
 from tests.gateway.test_gateway_chat import ASK
@@ -34,10 +37,10 @@ async def thinking(client: httpx.AsyncClient, **fields: Any) -> AsyncIterator[No
         yield
 
 
-async def top(client: httpx.AsyncClient, *options: str) -> Any:
+async def top(client: httpx.AsyncClient, *options: str, once: bool = True, columns: int = 160) -> Any:
     url = str(client.base_url)
-    arguments = ["top", url, "--once", *options]
-    return await asyncio.to_thread(CliRunner().invoke, app, arguments, env={"COLUMNS": "160"})
+    arguments = ["top", url, *(["--once"] if once else []), *options]
+    return await asyncio.to_thread(CliRunner().invoke, app, arguments, env={"COLUMNS": str(columns)})
 
 
 async def test_running_requests_are_told_without_what_they_say(engine: StandIn) -> None:
@@ -127,3 +130,49 @@ def test_meters_are_bounded_and_rates_are_between_two_looks() -> None:
         bar = meter({"max_thinking_tokens": most, "thinking_tokens": used}).plain
         assert bar.endswith(shown)
         assert bar.count("█") + bar.count("░") == (0 if most is None else 24)
+
+
+def shown(running: list[dict[str, Any]], width: int) -> list[str]:
+    written = io.StringIO()
+    Console(file=written, width=width).print(_screen(running, "http://x", rates={}, width=width))
+    return written.getvalue().splitlines()
+
+
+def request(**fields: Any) -> dict[str, Any]:
+    choice = {"thinking_tokens": 1234, "answer_tokens": 5678, "max_thinking_tokens": 8192}
+    own = {"id": "chatcmpl-0123456789abcdef0123456789abcdef", "model": "s1.1-7B-tiny-reasoner", "key": "ann"}
+    return own | {"phase": "answering", "age_s": 1234, "stream": True, "choices": [choice]} | fields
+
+
+def test_a_narrow_terminal_cuts_names_and_never_figures() -> None:
+    for width in (80, 100, 200):
+        line = shown([request()], width)[-1]
+        assert len(line) <= width
+        for figure in ("answering", "1234 s", " 1234/8192 ", " 1234 ", " 5678 "):
+            assert figure in line
+        assert line.startswith("chatcm")
+    assert shown([request()], 200)[-1].startswith(
+        "chatcmpl-0123456789abcdef0123456789abcdef s1.1-7B-tiny-reasoner ann"
+    )
+
+
+def test_names_are_no_markup() -> None:
+    line = shown([request(model="[bold]m[/bold]", key="[/nothing]")], 200)[-1]
+    assert "[bold]m[/bold]" in line and "[/nothing]" in line
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"observing": true}', b"null"])
+def test_a_page_that_is_not_ours_is_told(body: bytes) -> None:
+    transport = httpx.MockTransport(lambda asked: httpx.Response(200, content=body))
+    with (
+        httpx.Client(base_url="http://x", transport=transport) as client,
+        pytest.raises(TopError, match="http://x/s1/requests is not this project's"),
+    ):
+        _running(client)
+
+
+async def test_where_output_is_no_terminal_it_is_printed_once(engine: StandIn) -> None:
+    engine.faults = Faults(stall_after=3)
+    async with gateway(engine.url) as client, thinking(client):
+        done = await top(client, once=False, columns=80)
+    assert done.exit_code == 0 and "3/6" in done.output and "thinking" in done.output

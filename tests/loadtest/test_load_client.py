@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import sys
 import time
@@ -18,10 +19,9 @@ from rich.console import Console
 from loadtest import cli
 from loadtest.client.arrivals import ArrivalsError, Planned, planned
 from loadtest.client.asking import Dialect
-from loadtest.client.compare import Ratio
-from loadtest.client.counting import Counts, Markers, count, receipt_differs, violation
+from loadtest.client.compare import Ratio, student_t
+from loadtest.client.counting import Counts, Markers, Seen, count, receipt_differs, violation
 from loadtest.client.draws import Draw, DrawError
-from loadtest.client.find_max import search
 from loadtest.client.fleet import Fleet, Load, fleet
 from loadtest.client.record import Record
 from loadtest.client.session import Plan, SessionError, run_session
@@ -89,7 +89,16 @@ def test_built_in_workloads_can_be_read(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("classes: []", "classes"), ("classes: [{nme: x}]", "nme"), ("classes: [{prompt_words: -4}]", "-4")],
+    [
+        ("classes: []", "classes"),
+        ("classes: [{nme: x}]", "nme"),
+        ("classes: [{prompt_words: -4}]", "-4"),
+        ("classes: [{}, {weight: 2}]", "names of their own, none of them `all`"),
+        ("classes: [{name: a}, {name: a}]", "names of their own"),
+        ("classes: [{name: a, extra: {n: 2}}]", "`n` in extra must be 1.*Given: {'n': 2}"),
+        ("classes: [{name: a, extra: {parallel: {width: 2}}}]", "`parallel` in extra"),
+        ("classes: [{name: a, extra: {stream: true}}]", "`stream` in extra"),
+    ],
 )
 def test_a_workload_with_a_mistake_names_it(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "load.yaml"
@@ -130,12 +139,17 @@ def test_unknown_arrivals_are_refused(arrivals: str) -> None:
 
 def test_thinking_is_counted_from_token_ids() -> None:
     usage = {"completion_tokens": 99, "completion_tokens_details": {"reasoning_tokens": 98}}
-    found = count([5, 5, 1, 5, 1, 3, 9], usage, MARKERS, updates=(0, 0))
-    assert found == Counts(4, 7, "token ids")
-    assert count([1, 2, 5, 1, 3, 9], usage, MARKERS, updates=(0, 0)).thinking == 1
-    assert count([5, 5], usage, MARKERS, updates=(0, 0)).thinking == 2
-    assert count([], usage, MARKERS, updates=(0, 0)) == Counts(98, 99, "usage")
-    assert count([5], None, Markers(), updates=(3, 4)) == Counts(3, 4, "updates")
+    found = count([5, 5, 1, 5, 1, 3, 9], usage, MARKERS, seen=Seen())
+    assert found == Counts(4, 7, "token ids", markers=2)
+    assert count([1, 2, 5, 1, 3, 9], usage, MARKERS, seen=Seen()).thinking == 1
+    assert count([5, 5], usage, MARKERS, seen=Seen()).thinking == 2
+    assert count([], usage, MARKERS, seen=Seen()) == Counts(98, 99, "usage")
+    bare = count([5, 5], usage, MARKERS, seen=Seen(answer=2, updates=2))
+    assert (bare.thinking, bare.source) == (0, "token ids")
+    assert count([5, 5], usage, MARKERS, seen=Seen(thinking=2, updates=2)).thinking == 2
+    both = count([5, 5], usage, MARKERS, seen=Seen(thinking=1, answer=1, updates=2))
+    assert both == Counts(98, 99, "usage")
+    assert count([5], None, Markers(), seen=Seen(thinking=3, updates=4)) == Counts(3, 4, "updates")
 
 
 def test_budget_violations() -> None:
@@ -174,21 +188,24 @@ def test_goodput_counts_from_the_intended_start() -> None:
         Slo.read("latency=3")
 
 
-def test_the_search_finds_where_a_rate_stops_holding() -> None:
-    rates = search(10, 0.1)
-    tried = [next(rates)]
-    with pytest.raises(StopIteration):
-        while True:
-            tried.append(rates.send(tried[-1] <= 57))
-    held = max(rate for rate in tried if rate <= 57)
-    assert 50 <= held <= 57
-    assert len(tried) < 12
-
-
 def test_a_ratio_has_an_interval_around_its_median() -> None:
     ratio = Ratio.of([1.9, 2.0, 2.1, 2.0, 2.2])
     assert ratio.low <= ratio.median == 2.0 <= ratio.high
     assert Ratio.of([2.0] * 5).low == 2.0
+
+
+@pytest.mark.parametrize("rounds", [2, 3, 5, 9, 15, 40])
+def test_an_interval_holds_the_ratio_as_often_as_it_says(rounds: int) -> None:
+    rng, comparisons = random.Random(rounds), 4000
+    found = [Ratio.of([rng.lognormvariate(0.1, 0.2) for _ in range(rounds)]) for _ in range(comparisons)]
+    held = sum(ratio.low <= math.exp(0.1) <= ratio.high for ratio in found) / comparisons
+    # Three standard deviations of such a count.
+    assert abs(held - 0.95) < 3 * (0.95 * 0.05 / comparisons) ** 0.5
+
+
+@pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.7062), (10, 2.2281), (11, 2.2010), (39, 2.0227)])
+def test_quantiles_are_students(freedom: int, quantile: float) -> None:
+    assert student_t(freedom) == pytest.approx(quantile, abs=2e-4)
 
 
 def test_a_run_agrees_with_the_engine_and_writes_its_report(url: str, tmp_path: Path) -> None:
