@@ -23,7 +23,7 @@ from tests.gateway.test_gateway_chat import ASK
 from tests.gateway.with_keys import KeysForTests
 
 CHAT = "/v1/chat/completions"
-HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 
 
 @contextlib.asynccontextmanager
@@ -55,7 +55,7 @@ async def test_headers_that_trickle(engine: StandIn, after: bytes, earlier: int)
     async with as_served(engine.url, header_timeout_s=0.5) as address:
         reader, writer = await asyncio.open_connection(*address)
         for _ in range(earlier):
-            writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+            writer.write(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
             await reader.readuntil(b"}")
         writer.write(after)
         status, headers, body = await answer(reader)

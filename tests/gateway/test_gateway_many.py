@@ -117,7 +117,7 @@ async def test_an_engine_whose_reader_is_slow_is_left_alone() -> None:
     talkative = StandIn(answers=dict.fromkeys((1, 2, 3), "x" * 8_000_000), tokens_made=12)
     async with running(talkative) as engine, gateway(engine.url, stall_timeout_s=0.2) as client:
         body = json.dumps(ASK | {"stream": True, "seed": 1, "n": 3}).encode()
-        head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         _, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port, limit=1024)
         writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         (one,) = client.pool.engines
