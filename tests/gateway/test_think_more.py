@@ -304,20 +304,16 @@ def test_what_is_kept_is_counted() -> None:
     asyncio.run(overfill())
 
 
-def test_fields_that_are_kept_weigh_as_much_as_they_hold() -> None:
-    store = KeptThinking(Settings(think_more_keep_tokens=10_000))
-
-    async def fill() -> None:
-        for i in range(5):
-            kept = Kept("toy", {"stop": "x" * 10_000}, False, None)
-            store.put(("a", str(i)), kept, 0, KeptChoice([1] * 10, []))
-            assert 2_574 <= kept.size <= 2_580
-        assert store.find("a", "0") is None
-        assert store.find("a", "1") is None
-        assert store.find("a", "4") is not None
-        assert store.tokens <= 10_000
-
-    asyncio.run(fill())
+async def test_fields_that_are_kept_weigh_as_much_as_they_hold(client: httpx.AsyncClient, toy: Toy) -> None:
+    kept: KeptThinking = client.kept  # type: ignore[attr-defined]
+    first = (await ask(client, toy))["id"]
+    usual = kept.tokens
+    await ask(client, toy, stop="x" * 400_000)
+    assert kept.tokens - usual >= 100_000
+    for _ in range(5):
+        await ask(client, toy, stop="x" * 900_000)
+    assert kept.tokens <= 1_000_000
+    assert (await client.post(f"{CHAT}/{first}/think_more", json={})).status_code == 404
 
 
 async def test_time_is_up() -> None:

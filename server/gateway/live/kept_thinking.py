@@ -64,11 +64,8 @@ class Kept:
     """When it was noted, of the system's clock."""
     until: float = 0.0
     """When its time is up, of the event loop's clock."""
-    _own_tokens: int = field(init=False)
-    """What it weighs without its choices, in tokens."""
-
-    def __post_init__(self) -> None:
-        self._own_tokens = _ENTRY_TOKENS + len(orjson.dumps(self.fields)) // _TOKEN_BYTES
+    fields_tokens: int = 0
+    """What the fields weigh."""
 
     @classmethod
     def of(cls, call: ChatCall, *, model: str, gives_ids: bool) -> Kept:
@@ -90,12 +87,13 @@ class Kept:
             refusal,
             earlier_thinking_tokens=earlier.get("thinking_tokens", 0),
             earlier_waits=earlier.get("waits", 0),
+            fields_tokens=len(orjson.dumps(fields)) // _TOKEN_BYTES,
         )
 
     @property
     def size(self) -> int:
         """Tokens, and as many more as the entry itself and its fields weigh."""
-        return self._own_tokens + sum(choice.size for choice in self.choices.values())
+        return _ENTRY_TOKENS + self.fields_tokens + sum(choice.size for choice in self.choices.values())
 
 
 def _refusal(call: ChatCall, *, gives_ids: bool) -> str | None:
