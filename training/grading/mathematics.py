@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -23,6 +24,7 @@ _PLACES = (Fraction(731, 10_000), Fraction(7310, 10_000), Fraction(19_173, 10_00
 _APART = Fraction(37, 100)
 _OR = re.compile(r"\\text\s*\{\s*or\s*\}|\\(?:lor|vee)(?![a-zA-Z])|\bor\b")
 _RELATION = re.compile(r"<|>|\\(?:leq?|geq?|lt|gt|leqslant|geqslant|neq?|in)(?![a-zA-Z])")
+_QUOTED_UNIT = re.compile(r"(?<=[\d})])\s*\\(?:text|mathrm|mbox)\s*\{[^{}]*\}(?:\^\{?\d\}?)?$")
 _EQUATION = re.compile(r"(?<![\\<!>])=")
 
 
@@ -48,10 +50,12 @@ def is_read(readings: tuple[Any, ...]) -> bool:
 
 
 def _normal(formula: str) -> str:
+    """math-verify would take letters at the end for units: `2 t` for 2, `2 a b` for 2."""
     from latex2sympy2_extended import normalize_latex
     from math_verify import LatexExtractionConfig
 
-    return str(normalize_latex(f"\\boxed{{{formula}}}", LatexExtractionConfig().normalization_config))
+    config = replace(LatexExtractionConfig().normalization_config, units=False)
+    return str(normalize_latex(f"\\boxed{{{_QUOTED_UNIT.sub('', formula)}}}", config))
 
 
 def _reading(normal: str) -> Any | None:

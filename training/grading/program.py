@@ -148,6 +148,8 @@ def _grade_mathematics(reference: str, said: Stated) -> Verdict:
     if same_value and forms.is_intricate(reference) and forms.numbers(reference) != forms.numbers(said.text):
         return verdict(False, "math-verify", decided=False)
     decided = bool(same_value) or (same_value is not None and is_read(readings))
+    if not same_value and _may_be_unit(reference, said.text):
+        return verdict(False, "units", decided=False)
     return verdict(bool(same_value), "math-verify", decided=decided)
 
 
@@ -165,6 +167,12 @@ def _grade_bases(reference: str, said: str) -> Literal["right", "wrong", "undeci
     if number.upper() == based[0]:
         return "right"
     return "undecided" if forms.is_value_of(number, *based) else "wrong"
+
+
+def _may_be_unit(reference: str, said: str) -> bool:
+    """Whether one is `5 m` and the other `5`: metres, or five times m."""
+    one, other = (forms.measured(text, letters=True) for text in (reference, said))
+    return one.number == other.number and bool(one.unit) != bool(other.unit)
 
 
 def _is_number_or_list(reference: str, said: str) -> bool:

@@ -51,14 +51,23 @@ def check_references(references: Iterable[tuple[str, Kind]]) -> ReferenceCheck:
 
 
 def perturbations(reference: str, kind: Kind) -> list[str]:
-    """`perturbed`, and of mathematics the same with a letter's case swapped and with another subscript."""
+    """`perturbed`, and of mathematics the same with a letter's case swapped and with another subscript.
+
+    After the last equals sign: of `P(X_n = 4) = 5/8` the value alone is an answer.
+    """
     changed = [perturbed(reference)]
     if kind != "math" or not _is_formula(reference):
         return changed
+    value = reference.rfind("=") + 1
     letter = _last_letter(reference)
-    if letter is not None and len(reference) > 1 and reference[letter] not in _NO_VARIABLES:
+    if (
+        letter is not None
+        and letter >= value
+        and len(reference) > 1
+        and reference[letter] not in _NO_VARIABLES
+    ):
         changed.append(_replaced(reference, letter, reference[letter].swapcase()))
-    if subscripts := list(_SUBSCRIPT.finditer(reference)):
+    if subscripts := list(_SUBSCRIPT.finditer(reference, value)):
         at = subscripts[-1].start("digit")
         changed.append(_replaced(reference, at, _next_digit(reference[at])))
     return list(dict.fromkeys(changed))
@@ -78,9 +87,10 @@ def perturbed(reference: str) -> str:
 
 
 def _is_formula(reference: str) -> bool:
-    """Whether its letters are variables: no words, and no unit, whose case means nothing."""
-    has_unit = bool(forms.measured(reference).unit) or forms.has_quoted_units(reference)
-    return looks_checkable(reference) and not forms.has_words(reference) and not has_unit
+    """Whether its letters count: no words, no unit, no name of a rounded value: `k \\approx 0.13`."""
+    is_measured = bool(forms.measured(reference).unit) or forms.has_quoted_units(reference)
+    is_named = forms.ABOUT.search(reference) is not None
+    return looks_checkable(reference) and not (forms.has_words(reference) or is_measured or is_named)
 
 
 def _last_letter(reference: str) -> int | None:
