@@ -177,12 +177,13 @@ def has_several_values(text: str) -> bool:
 
 def is_intricate(text: str) -> bool:
     """Several equations, vectors or norms: of those math-verify may compare a part only."""
-    return text.count("=") > 1 or _VECTOR.search(text) is not None
+    return text.count("=") + text.count("\\equiv") > 1 or _VECTOR.search(text) is not None
 
 
-def numbers(text: str) -> list[str]:
-    """The digit sequences of a formula, sorted."""
-    return sorted(re.findall(r"\d+", plain(without_thousands(text))))
+def parts(text: str) -> tuple[list[str], set[str]]:
+    """The digit sequences of a formula, sorted, and which letters it has."""
+    bare = plain(without_thousands(text))
+    return sorted(re.findall(r"\d+", bare)), set(re.findall(r"[^\W\d_]", _COMMAND.sub(" ", bare)))
 
 
 def has_quoted_units(text: str) -> bool:

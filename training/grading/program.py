@@ -145,7 +145,7 @@ def _grade_mathematics(reference: str, said: Stated) -> Verdict:
             return verdict(False, "math-verify", decided=False)
     readings = parsed(formula)
     same_value = equal(readable_reference(bare_reference), readings)
-    if same_value and forms.is_intricate(reference) and forms.numbers(reference) != forms.numbers(said.text):
+    if same_value and forms.is_intricate(reference) and forms.parts(reference) != forms.parts(said.text):
         return verdict(False, "math-verify", decided=False)
     decided = bool(same_value) or (same_value is not None and is_read(readings))
     if not same_value and _may_be_unit(reference, said.text):
