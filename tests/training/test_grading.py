@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from training.grading.choices import chosen_letter
-from training.grading.program import check, grade, is_checkable
-from training.grading.references import check_references, perturbed
+from training.grading.program import Kind, check, grade, is_checkable
+from training.grading.references import check_references, perturbations, perturbed
 from training.grading.stated import stated
 
 
@@ -41,7 +41,7 @@ def test_where_the_answer_was_found(attempt: str | None, text: str | None, how: 
         ("42", "\\boxed{42}", "identical", True),
         ("042", "42", "integers", True),
         ("1/2", "0.5", "math-verify", True),
-        ("1/2", "\\boxed{it is a half}", "math-verify", True),
+        ("1/2", "\\boxed{it is a half}", "words", False),
         ("5 miles", "8 km", "units", False),
         ("no solution", "there is none", "words", False),
         ("\\frac{1}{2}", "\\boxed{\\unreadable{{}", "nothing stated", True),
@@ -150,3 +150,64 @@ def test_a_reference_that_no_rule_can_tell_from_another_is_named() -> None:
     # sin(0·x) is nothing whatever x is called.
     bad = check_references([("0 \\cdot x", "math"), ("\\boxed{", "math")])
     assert bad.accepted == (("0 \\cdot x", "1 \\cdot x"),) or bad.refused == ("\\boxed{",)
+
+
+@pytest.mark.parametrize("kind", ["math", "choice", "exact"])
+def test_a_loop_of_digits_is_wrong_and_ends_nothing(kind: Kind) -> None:
+    """Python refuses to read a number of more than 4,300 digits."""
+    looping = "7" * 5000
+    for attempt in (f"Answer: {looping}", f"\\boxed{{{looping}}}", looping, f"\\boxed{{x^{{{looping}}}+1}}"):
+        assert not grade("7", attempt, kind, ("one", "two") if kind == "choice" else ()).correct
+    assert grade(looping, f"\\boxed{{0{looping}}}").correct
+    assert not grade(looping, f"\\boxed{{{looping}7}}").correct
+
+
+def test_an_attempt_that_no_rule_can_cope_with_is_undecided_and_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_: object) -> None:
+        raise RecursionError("maximum recursion depth exceeded")
+
+    monkeypatch.setattr("training.grading.program.equal", fails)
+    verdict = grade("1/2", "\\boxed{x+1}")
+    assert (verdict.correct, verdict.decided, verdict.extracted) == (False, False, "x+1")
+    assert verdict.graded_by == "failed: RecursionError: maximum recursion depth exceeded"
+    assert grade("1/2", "\\boxed{1/2}").graded_by == "identical"
+
+
+@pytest.mark.parametrize(
+    ("attempt", "kind", "stated_when_cut"),
+    [
+        ("We compute 2+2 = 4", "math", False),
+        ("4", "math", False),
+        ("B, as the", "choice", False),
+        ("\\boxed{4} and the", "math", True),
+        ("Answer: 4\n\nThis is", "math", True),
+        ("4", "exact", True),
+    ],
+)
+def test_a_message_that_was_cut_off_states_only_a_box_or_an_answer(
+    attempt: str, kind: Kind, stated_when_cut: bool
+) -> None:
+    verdict = grade("4", attempt, kind, ("two", "four") if kind == "choice" else (), cut=True)
+    assert (verdict.how != "nothing") is stated_when_cut
+    assert verdict.correct is stated_when_cut and verdict.decided
+
+
+@pytest.mark.parametrize(
+    ("reference", "changed"),
+    [
+        ("25", ["26"]),
+        ("R-r", ["R-s", "R-R"]),
+        ("101_2", ["101_3"]),
+        ("x_1+y", ["x_2+y", "x_1+Y"]),
+        ("x_{1}+2", ["x_{1}+3", "X_{1}+2", "x_{2}+2"]),
+        ("5 m", ["6 m", "5 M"]),
+        ("5 miles", ["6 miles"]),
+        ("2i", ["3i"]),
+        ("C", ["D"]),
+        ("no solution", ["not no solution"]),
+    ],
+)
+def test_perturbations(reference: str, changed: list[str]) -> None:
+    assert perturbations(reference, "math") == changed

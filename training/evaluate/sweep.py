@@ -116,8 +116,9 @@ def grade_all(todo: Sequence[Job], asked: Asked, console: Console) -> dict[Job, 
     with progress_bar(console, "grading", len(todo)) as advance:
         for job in todo:
             if job in asked.answers:
-                item, content = job.item, asked.answers[job].content
-                verdicts[job] = grade(item.reference, content, item.kind, item.options)
+                item, answer = job.item, asked.answers[job]
+                cut = answer.finish_reason == "length"
+                verdicts[job] = grade(item.reference, answer.content, item.kind, item.options, cut=cut)
             advance()
     return verdicts
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from training.grading import forms
+
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?:\{|(?P<bare>[^\s{}$\\.,;]+))")
 _BETWEEN_BOXES = re.compile(r"(?:\s|[,;$&]|\\(?:quad|qquad|text\s*\{\s*(?:and|or)\s*\}|[,;!()])|and\b|or\b)*")
 _GSM8K_MARK = "####"
@@ -26,7 +28,10 @@ def last_boxed(text: str) -> str | None:
 
 
 def last_boxes(text: str) -> str | None:
-    """As `last_boxed`, but boxes that only `,`, `and` or `or` keep apart are one list: `2, 3`."""
+    """As `last_boxed`, but boxes that only `,`, `and` or `or` keep apart are one list: `2, 3`.
+
+    What is boxed twice is said once.
+    """
     boxes = list(_boxes(text))
     if not boxes:
         return None
@@ -35,7 +40,10 @@ def last_boxes(text: str) -> str | None:
         if _BETWEEN_BOXES.fullmatch(text, end, group[0][0]) is None:
             break
         group.insert(0, (begin, end, content))
-    return ", ".join(content for _, _, content in group)
+    said: dict[str, str] = {}
+    for _, _, content in group:
+        said.setdefault(forms.plain(content), content)
+    return ", ".join(said.values())
 
 
 def has_open_box(text: str) -> bool:

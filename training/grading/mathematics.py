@@ -1,99 +1,207 @@
 """Comparing mathematics with math-verify, and what it must not be asked as it is.
 
-Everything here must run in the main thread: math-verify limits its time with an alarm signal.
+Everything here must run in the main thread: time is limited with an alarm signal.
 """
 
 from __future__ import annotations
 
-import cmath
 import logging
+import re
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from training.grading import forms
+from training.grading import notation
 from training.grading.limit import within
+from training.grading.values import DIGITS, evaluated, exactly_equal, is_too_large, nearly_equal, value_of
 
-_SMALL = 1e-3
-_RELATIVE = 1e-3
-_DIGITS = 60
 _SAME_RATIO = 1e-30
 _SAME_RATIO_OF_DECIMALS = 1e-9
-_ROUNDING_OF_EVALF = 1e-60
-_EVALUATE_S = 3
+_PARSE_S = 5
 _COMPARE_S = 5
 _PLACES = (Fraction(731, 10_000), Fraction(7310, 10_000), Fraction(19_173, 10_000), Fraction(31_127, 10_000))
 _APART = Fraction(37, 100)
+_OR = re.compile(r"\\text\s*\{\s*or\s*\}|\\(?:lor|vee)(?![a-zA-Z])|\bor\b")
+_RELATION = re.compile(r"<|>|\\(?:leq?|geq?|lt|gt|leqslant|geqslant|neq?|in)(?![a-zA-Z])")
+_QUOTED_UNIT = re.compile(r"(?<=[\d})])\s*\\(?:text|mathrm|mbox)\s*\{[^{}]*\}(?:\^\{?\d\}?)?$")
+_EQUATION = re.compile(r"(?<![\\<!>])=")
 
 
-def parsed(text: str, *, boxed: bool = True) -> tuple[Any, ...]:
-    """math-verify's readings of a formula, none where it can't read it.
+def parsed(text: str) -> tuple[Any, ...]:
+    """math-verify's reading of a formula, if it has one, and the formula in a normal form.
 
-    Args:
-        boxed: `text` is the answer and nothing else, so that no number in it is taken for it.
+    `text` is the answer and nothing else, so that no number in it is taken for it.
     """
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
+    formula = notation.readable(text).replace("$", "").strip().rstrip(".")
+    parts = _OR.split(formula)
+    if len(parts) > 1 and all(_RELATION.search(part) for part in parts):
+        formula = _OR.sub(r"\\text{ or }", formula)
+        union = _union([_reading(_normal(part)) for part in parts])
+        return (formula,) if union is None else (union, formula)
+    normal = _normal(formula)
+    reading = _reading(normal)
+    return (normal,) if reading is None else (reading, normal)
 
-    # It reports each expression that it can't read; that is an answer that is not right, not an event.
-    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    text = forms.readable(text)
-    if not boxed:
-        return tuple(parse(text, (LatexExtractionConfig(), ExprExtractionConfig())))
-    formula = text.replace("$", "").strip().rstrip(".")
-    # Not as a plain expression: of a formula that it can't read that finds a stray number.
-    return tuple(parse(f"$\\boxed{{{formula}}}$", (LatexExtractionConfig(boxed_match_priority=0),)))
+
+def is_read(readings: tuple[Any, ...]) -> bool:
+    """Whether a formula was understood: its text alone can only be compared with itself."""
+    return any(not isinstance(reading, str) for reading in readings)
+
+
+def _normal(formula: str) -> str:
+    """math-verify would take letters at the end for units: `2 t` for 2, `2 a b` for 2."""
+    from latex2sympy2_extended import normalize_latex
+    from math_verify import LatexExtractionConfig
+
+    config = replace(LatexExtractionConfig().normalization_config, units=False)
+    return str(normalize_latex(f"\\boxed{{{_QUOTED_UNIT.sub('', formula)}}}", config))
+
+
+def _reading(normal: str) -> Any | None:
+    """As math-verify reads it, but letters keep their case: `R - r` is not nothing.
+
+    Of `a = b = c` that it can't read, it reads the end.
+    """
+    read = within(_PARSE_S, lambda: _expression(normal), otherwise=None)
+    parts = _EQUATION.split(normal)
+    if read is not None or len(parts) < 3 or "," in normal or ";" in normal:
+        return read
+    return within(_PARSE_S, lambda: _expression(parts[-1]), otherwise=None)
+
+
+def _expression(normal: str) -> Any | None:
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
+    from math_verify.grader import should_treat_as_complex
+
+    try:
+        return latex2sympy(
+            normal,
+            is_real=not should_treat_as_complex(normal),
+            convert_degrees=False,
+            normalization_config=None,
+            conversion_config=ConversionConfig(lowercase_symbols=False),
+        )
+    except Exception:  # noqa: BLE001 -- the parser raises bare Exception for what it can't read
+        return None
+
+
+def _union(readings: list[Any]) -> Any | None:
+    """The set that `x < -1 or x > 3` describes; None where it is not of one variable."""
+    import sympy
+
+    symbols = {symbol for reading in readings if reading is not None for symbol in reading.free_symbols}
+    if len(symbols) != 1:
+        return None
+    sets = [_as_set(reading) for reading in readings]
+    return None if None in sets else sympy.Union(*sets)
+
+
+def _as_set(reading: Any) -> Any | None:
+    import sympy
+
+    if isinstance(reading, sympy.Eq) and isinstance(reading.rhs, sympy.Set):
+        return reading.rhs
+    try:
+        return within(_COMPARE_S, lambda: reading.as_set(), otherwise=None)
+    except (AttributeError, NotImplementedError, TypeError, ValueError):
+        return None
 
 
 @lru_cache(maxsize=4096)
 def readable_reference(reference: str) -> tuple[Any, ...]:
     """The readings of a reference; none where it isn't understood: what isn't equal to itself was not."""
-    readings = parsed(reference) or parsed(reference if "$" in reference else f"${reference}$", boxed=False)
-    if not readings or any(_is_truth(reading) for reading in readings):
+    readings = parsed(reference)
+    if any(_is_truth(reading) for reading in readings):
         # `ln(e^5) = 5` is true, and so would any other truth be.
         return ()
     return readings if equal(readings, parsed(reference)) else ()
 
 
-def equal(reference: tuple[Any, ...], answer: tuple[Any, ...]) -> bool:
-    """Not symmetric: `x=5` answers the reference `5`, and a set of numbers an interval never."""
-    same = _verified(reference, answer) and _same_equation(reference, answer)
-    wanted, given = _number(reference), _number(answer)
+def equal(reference: tuple[Any, ...], answer: tuple[Any, ...]) -> bool | None:
+    """None where it can't be told. Not symmetric: `x=5` answers the reference `5`."""
+    if any(is_too_large(reading) for reading in (*reference, *answer)):
+        return True if set(reference) & set(answer) else None
+    wanted, given = value_of(reference), value_of(answer)
     if wanted is None or given is None:
-        return same
-    (a, a_is_exact), (b, b_is_exact) = wanted, given
-    if not (cmath.isfinite(a) and cmath.isfinite(b)):
+        return _same(reference, answer)
+    if not (wanted.is_finite and given.is_finite):
         # To math-verify infinity is its own negative.
-        return a == b
-    if a_is_exact and b_is_exact:
+        return bool(wanted.rounded == given.rounded)
+    if wanted.is_exact and given.is_exact and not (_equations(reference) and _equations(answer)):
         # math-verify leaves 1-1 unevaluated.
-        return _exactly_equal(reference, answer)
+        return exactly_equal(wanted.number, given.number)
     # It rounds decimals to six places, where 4.5e-33 and 1.2e-34 are both nothing.
-    largest = max(abs(a), abs(b))
-    return same and (largest >= _SMALL or abs(a - b) <= max(_RELATIVE * largest, _ROUNDING_OF_EVALF))
+    return _same(reference, answer) and nearly_equal(wanted.rounded, given.rounded)
+
+
+def is_rounded(readings: tuple[Any, ...], decimal: str) -> bool:
+    """Whether a decimal is their value, but for one in its last place."""
+    value = value_of(readings)
+    last_place = Fraction(1, 10 ** len(decimal.partition(".")[2]))
+    return value is not None and bool(abs(value.rounded - Fraction(decimal)) <= last_place)
+
+
+def _same(reference: tuple[Any, ...], answer: tuple[Any, ...]) -> bool:
+    return (
+        (_verified(reference, answer) or _same_range(reference, answer))
+        and _same_equation(reference, answer)
+        and not _differ_in_case(_letters(reference), _letters(answer))
+    )
 
 
 def _verified(reference: tuple[Any, ...], answer: tuple[Any, ...]) -> bool:
     """What math-verify says, each pair in its time. Its own alarm comes once, and may be swallowed."""
     from math_verify import verify
 
+    # It warns that it has no time limit of its own.
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+
     def same(wanted: Any, given: Any) -> bool:
         return within(
-            _COMPARE_S, lambda: bool(verify([wanted], [given], timeout_seconds=None)), otherwise=False
+            _COMPARE_S,
+            lambda: bool(verify([wanted], [given], timeout_seconds=None, allow_set_relation_comp=True)),
+            otherwise=False,
         )
 
     return any(same(wanted, given) for wanted in reference for given in answer)
 
 
-def _exactly_equal(reference: tuple[Any, ...], answer: tuple[Any, ...]) -> bool:
-    """At `_DIGITS`: to math-verify, at 15, `1-5051/2^{100}` is 1."""
+def _same_range(reference: tuple[Any, ...], answer: tuple[Any, ...]) -> bool:
+    """Whether inequalities say the same of one variable, as `-2 <= x <= 7` and `7 >= x >= -2` do."""
     import sympy
 
-    first, second = (
-        next(reading for reading in readings if isinstance(reading, sympy.Expr) and reading.is_number)
+    wanted, given = (
+        [part for part in readings if isinstance(part, sympy.And | sympy.core.relational._Inequality)]
         for readings in (reference, answer)
     )
-    difference, size = _value(first - second, digits=_DIGITS), _value(first)
-    return difference is not None and abs(difference) <= max(1e-40 * abs(size or 0), _ROUNDING_OF_EVALF)
+    if not wanted or not given or wanted[0].free_symbols != given[0].free_symbols:
+        return False
+    if len(wanted[0].free_symbols) != 1:
+        return False
+    ours, theirs = _as_set(wanted[0]), _as_set(given[0])
+    return ours is not None and bool(ours == theirs)
+
+
+def _letters(readings: tuple[Any, ...]) -> set[str]:
+    """The names that stand in them; math-verify takes `E` for Euler's number."""
+    import sympy
+
+    parts = [reading for reading in readings if isinstance(reading, sympy.Basic)]
+    names = {symbol.name for part in parts for symbol in part.atoms(sympy.Symbol)}
+    return names | ({"e"} if any(part.has(sympy.E) for part in parts) else set())
+
+
+def _differ_in_case(wanted: set[str], given: set[str]) -> bool:
+    """Whether only their case tells the names of one from those of the other: math-verify folds long ones."""
+    ours, theirs = (sorted("".join(names)) for names in (wanted - given, given - wanted))
+    return ours != theirs and sorted(map(str.lower, ours)) == sorted(map(str.lower, theirs))
+
+
+def _equations(readings: tuple[Any, ...]) -> bool:
+    import sympy
+
+    return any(isinstance(reading, sympy.Eq) for reading in readings)
 
 
 def _is_truth(reading: Any) -> bool:
@@ -138,8 +246,8 @@ def _proportional(left: Any, right: Any, given_left: Any, given_right: Any) -> b
         if ratio is None:
             return False
         first = ratio if first is None else first
-        difference = _value(ratio / first - 1, digits=_DIGITS)
-        if difference is None or not (1e-9 < abs(complex(first)) < 1e9 and abs(difference) < tolerance):
+        difference = evaluated(ratio / first - 1, DIGITS)
+        if difference is None or not (1e-9 < abs(first) < 1e9 and abs(difference) < tolerance):
             return False
     return True
 
@@ -151,37 +259,8 @@ def _has_decimals(*expressions: Any) -> bool:
 
 
 def _ratio(number: Any, other: Any) -> Any | None:
-    """At `_DIGITS`; None where one is no number or the other is zero."""
-    value, other_value = _evaluated(number, _DIGITS), _evaluated(other, _DIGITS)
+    """At `DIGITS`; None where one is no number or the other is zero."""
+    value, other_value = evaluated(number, DIGITS), evaluated(other, DIGITS)
     if value is None or not value.is_finite or not other_value:
         return None
-    return _evaluated(value / other_value, _DIGITS)
-
-
-def _number(readings: tuple[Any, ...]) -> tuple[complex, bool] | None:
-    """The value of the first reading that is a number, and whether it is exact, not a decimal."""
-    import sympy
-
-    for reading in readings:
-        if isinstance(reading, sympy.Expr) and reading.is_number:
-            value = _value(reading)
-            return None if value is None else (value, not reading.has(sympy.Float))
-    return None
-
-
-def _value(number: Any, *, digits: int = 15) -> complex | None:
-    """None where it is no number, or takes too long."""
-    value = _evaluated(number, digits)
-    try:
-        return None if value is None else complex(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def _evaluated(number: Any, digits: int) -> Any | None:
-    """As sympy's number of so many digits; None where it is no number, or takes too long."""
-    try:
-        found = within(_EVALUATE_S, lambda: number.evalf(digits), otherwise=None)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return found if getattr(found, "is_number", False) else None
+    return evaluated(value / other_value, DIGITS)

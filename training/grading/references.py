@@ -13,6 +13,9 @@ from training.grading.program import Kind, grade
 _DIGIT = re.compile(r"\d")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _LETTER = re.compile(r"[a-z](?=[^a-z]|\Z)", re.IGNORECASE)
+_SUBSCRIPT = re.compile(r"_\{?(?P<digit>\d)")
+_NO_VARIABLES = "eEiI"
+"""Of these one case is a number, or both are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,29 +41,72 @@ def check_references(references: Iterable[tuple[str, Kind]]) -> ReferenceCheck:
         said = (_boxed(reference), f"Final Answer: {reference}")
         if not all(grade(reference, attempt, kind).correct for attempt in said[kind == "exact" :]):
             refused.append(reference)
-        changed = perturbed(reference)
-        verdict = grade(reference, changed if kind == "exact" else _boxed(changed), kind)
-        num_by_words += verdict.graded_by == "words"
-        if verdict.correct:
-            accepted.append((reference, changed))
+        for number, changed in enumerate(perturbations(reference, kind)):
+            verdict = grade(reference, changed if kind == "exact" else _boxed(changed), kind)
+            num_by_words += number == 0 and verdict.graded_by == "words"
+            if verdict.correct:
+                accepted.append((reference, changed))
+                break
     return ReferenceCheck(num_references, num_by_words, tuple(refused), tuple(accepted))
+
+
+def perturbations(reference: str, kind: Kind) -> list[str]:
+    """`perturbed`, and of mathematics the same with a letter's case swapped and with another subscript.
+
+    After the last equals sign: of `P(X_n = 4) = 5/8` the value alone is an answer.
+    """
+    changed = [perturbed(reference)]
+    if kind != "math" or not _is_formula(reference):
+        return changed
+    value = reference.rfind("=") + 1
+    letter = _last_letter(reference)
+    if (
+        letter is not None
+        and letter >= value
+        and len(reference) > 1
+        and reference[letter] not in _NO_VARIABLES
+    ):
+        changed.append(_replaced(reference, letter, reference[letter].swapcase()))
+    if subscripts := list(_SUBSCRIPT.finditer(reference, value)):
+        at = subscripts[-1].start("digit")
+        changed.append(_replaced(reference, at, _next_digit(reference[at])))
+    return list(dict.fromkeys(changed))
 
 
 def perturbed(reference: str) -> str:
     """Another answer of the same form: the last digit one up, else another letter, else one word more."""
-    digits = list(_DIGIT.finditer(reference))
-    if digits:
+    if digits := list(_DIGIT.finditer(reference)):
         at = digits[-1].start()
-        return reference[:at] + str((int(reference[at]) + 1) % 10) + reference[at + 1 :]
+        return _replaced(reference, at, _next_digit(reference[at]))
     if looks_checkable(reference) and not forms.has_words(reference):
-        commands = [match.span() for match in _COMMAND.finditer(reference)]
-        for match in reversed(list(_LETTER.finditer(reference))):
-            if not any(begin <= match.start() < end for begin, end in commands):
-                at = match.start()
-                return reference[:at] + _next_letter(reference[at]) + reference[at + 1 :]
+        if (letter := _last_letter(reference)) is not None:
+            return _replaced(reference, letter, _next_letter(reference[letter]))
         # Infinity and one is infinity.
         return f"-{reference}" if "\\infty" in reference else f"{reference}+1"
     return f"not {reference}"
+
+
+def _is_formula(reference: str) -> bool:
+    """Whether its letters count: no words, no unit, no name of a rounded value: `k \\approx 0.13`."""
+    is_measured = bool(forms.measured(reference).unit) or forms.has_quoted_units(reference)
+    is_named = forms.ABOUT.search(reference) is not None
+    return looks_checkable(reference) and not (forms.has_words(reference) or is_measured or is_named)
+
+
+def _last_letter(reference: str) -> int | None:
+    """Where the last letter stands that belongs to no command."""
+    commands = [match.span() for match in _COMMAND.finditer(reference)]
+    places = [match.start() for match in _LETTER.finditer(reference)]
+    outside = [at for at in places if not any(begin <= at < end for begin, end in commands)]
+    return outside[-1] if outside else None
+
+
+def _replaced(text: str, at: int, char: str) -> str:
+    return text[:at] + char + text[at + 1 :]
+
+
+def _next_digit(digit: str) -> str:
+    return str((int(digit) + 1) % 10)
 
 
 def _next_letter(letter: str) -> str:

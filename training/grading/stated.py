@@ -31,6 +31,11 @@ _REASON = re.compile(
     r"\s*(?:,\s*)?\b(?:because|since|as|which|that is|i\.e\.|so|where|when|but|not|hence|given|giving)\b",
     re.I,
 )
+_LEAD = re.compile(
+    r"\A\s*(?P<quoted>\\(?:text|textbf|mathrm|mbox)\s*\{)?\s*(?:the\s+)?(?:final\s+)?answer\s*(?:is|:|=)+\s*(?P<end>\})?",
+    re.I,
+)
+"""An "Answer:" inside a box, in a text command of its own or before what else stands there."""
 _EDGES = " \t\r\n*_`\"'"
 
 
@@ -44,19 +49,25 @@ class Stated:
     rest: str = ""
 
 
-def stated(attempt: str | None) -> Stated:
-    """The answer that a message's content states; thinking that was left in it is skipped."""
+def stated(attempt: str | None, *, cut: bool = False) -> Stated:
+    """The answer that a message's content states; thinking that was left in it is skipped.
+
+    Args:
+        cut: whether the message was cut off at a limit of tokens: then only a box or an "Answer:" states one.
+    """
     text = answer_part(attempt or "").strip()
     if not text or has_open_box(text):
         return Stated("", "nothing")
     boxed = last_boxes(text)
     if boxed is not None:
-        return Stated(boxed, "boxed")
+        return Stated(_LEAD.sub(_opening, boxed).strip() or boxed, "boxed")
     found = list(_ANSWER.finditer(text))
     for match in reversed(found):
         rest = text[match.end() :]
         if statement := _first_statement(rest):
             return Stated(statement, "answer line", rest)
+    if cut:
+        return Stated("", "nothing")
     bare = text.strip(_EDGES)
     if is_bare_formula(bare) or ("\n" not in bare and len(bare) <= _SHORT_TEXT_CHARS):
         return Stated(_without_full_stop(bare), "whole")
@@ -91,6 +102,11 @@ def _first_statement(rest: str) -> str:
     if (reason := _REASON.search(line)) and reason.start() > 0:
         line = line[: reason.start()]
     return _without_full_stop(line.strip(_EDGES))
+
+
+def _opening(lead: re.Match[str]) -> str:
+    """Of a lead, the text command that goes on behind it."""
+    return (lead["quoted"] or "") if lead["end"] is None else ""
 
 
 def _without_full_stop(text: str) -> str:
