@@ -110,6 +110,8 @@ LISTS: _Rows = [
 
 PROSE: _Rows = [
     ("5", "It's not 5", UNDECIDED),
+    ("5", "It is 5.", RIGHT),
+    ("5", "So that's 6", WRONG),
     ("5", "Neither 4 nor 5", UNDECIDED),
     ("5", "at least 5", UNDECIDED),
     ("5", "not 5", UNDECIDED),

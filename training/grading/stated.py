@@ -36,6 +36,11 @@ _LEAD = re.compile(
     re.I,
 )
 """An "Answer:" inside a box, in a text command of its own or before what else stands there."""
+_IT_IS = re.compile(
+    r"\A(?:(?:so|thus|hence|therefore),?\s+)?(?:it|this|that)(?:\s+(?:is|equals)|['’]s)\s+(?=\S)",
+    re.IGNORECASE,
+)
+"""Says no more than what follows it."""
 _EDGES = " \t\r\n*_`\"'"
 
 
@@ -70,7 +75,7 @@ def stated(attempt: str | None, *, cut: bool = False) -> Stated:
         return Stated("", "nothing")
     bare = text.strip(_EDGES)
     if is_bare_formula(bare) or ("\n" not in bare and len(bare) <= _SHORT_TEXT_CHARS):
-        return Stated(_without_full_stop(bare), "whole")
+        return Stated(_IT_IS.sub("", _without_full_stop(bare)), "whole")
     return Stated(text, "prose")
 
 
