@@ -28,7 +28,10 @@ def chat(
     url: Annotated[str, typer.Option(help="The server.")] = "http://127.0.0.1:8000",
     model: Annotated[str | None, typer.Option(help="Default: the only one that is served.")] = None,
     key: Annotated[
-        str | None, typer.Option(envvar="S1_API_KEY", show_envvar=True, help="API key.", show_default=False)
+        str | None,
+        typer.Option(
+            "--api-key", "--key", envvar="S1_API_KEY", show_envvar=True, help="API key.", show_default=False
+        ),
     ] = None,
     max_thinking_tokens: Annotated[int | None, typer.Option(help="Think at most so many tokens.")] = None,
     min_thinking_tokens: Annotated[int | None, typer.Option(help="Think at least so many.")] = None,

@@ -222,3 +222,16 @@ def s1_fails_sft(data: Path, out: Path, *options: str) -> str:
     (line,) = result.stderr.splitlines()
     assert line.startswith("s1 sft: ") and not out.exists()
     return line
+
+
+@pytest.mark.parametrize("stage", ["traces", "evaluate"])
+def test_a_key_in_the_place_of_its_variable_is_not_repeated(pool: Path, tmp_path: Path, stage: str) -> None:
+    url, secret = f"http://127.0.0.1:{free_port()}/v1", "s1-0123456789ab-secret"
+    commands: dict[str, Command] = {
+        "traces": [*teaching(pool, url), "--teacher-key", secret, "--out", tmp_path / "out"],
+        "evaluate": ["evaluate", "run", "--url", url, "--model", "m", "--benchmark", pool, "--key", secret,
+                     "--max", "100", "--out", tmp_path / "out"],
+    }  # fmt: skip
+    said = s1_fails(2, *commands[stage])
+    assert "the name of the environment variable with the key" in said
+    assert secret not in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +14,8 @@ import typer
 from training.curate.errors import CurationError
 from training.endpoints.client import Endpoint
 from training.endpoints.wire import WIRES
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 Input = Annotated[Path, typer.Argument(help="A stage's folder, or a .parquet or .jsonl file of its schema.")]
 Out = Annotated[
@@ -51,7 +54,18 @@ def parse_endpoint(option: str, text: str, key_variable: str, *, api: str = "ope
         raise CurationError(f"{option} takes MODEL@URL, such as qwen@http://127.0.0.1:8000/v1. Given: {text}")
     if api not in WIRES:
         raise CurationError(f"--api must be one of {', '.join(WIRES)}. Given: {api}")
-    return Endpoint(model, url, api, os.environ.get(key_variable) or None)
+    return Endpoint(model, url, api, key_in(key_variable))
+
+
+def key_in(variable: str) -> str | None:
+    """The API key that an environment variable holds, if any.
+
+    Raises:
+        CurationError: this is no variable's name, perhaps the key itself.
+    """
+    if not _VARIABLE.fullmatch(variable):
+        raise CurationError("an option takes the name of the environment variable with the key, not the key")
+    return os.environ.get(variable) or None
 
 
 def parse_extra(text: str | None) -> Mapping[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -88,7 +87,7 @@ def run(
     moved: Moved = False,
 ) -> None:
     """Ask benchmarks over a grid of budgets; run again, it asks only what is missing."""
-    from training.curate.options import parse_endpoint
+    from training.curate.options import key_in, parse_endpoint
     from training.curate.progress import Progress
     from training.curate.running import one_line_errors
     from training.endpoints.client import Patience
@@ -114,7 +113,7 @@ def run(
         plan = Plan(
             sweep=chosen,
             benchmarks=benchmarks,
-            model=Model(endpoint(url, model, os.environ.get(key) or None), concurrency, max_tokens),
+            model=Model(endpoint(url, model, key_in(key)), concurrency, max_tokens),
             methods=methods(),
             patience=Patience(retry_for, reply_timeout),
             command=shlex.join(["s1", *sys.argv[1:]]),
