@@ -110,7 +110,7 @@ class StandIn:
     """At their own route."""
     receipt_along: Callable[[EngineReceipt], EngineReceipt | None] = lambda receipt: receipt
     """What comes along with an answer that is asked for its receipt; None: as of an older engine."""
-    receipt_form: Callable[[EngineReceipt], dict[str, Any]] = EngineReceipt.to_json
+    receipt_form: Callable[[EngineReceipt], dict[str, Any]] = lambda receipt: receipt.to_json()
     metrics_read: int = 0
     tokens_made: float | None = None
     """What /metrics says; None: there is no such route."""
