@@ -272,8 +272,9 @@ def _check_members(given: Mapping[str, Any], forms: tuple[Form, ...], also: Coll
                 if path == "extra_body":
                     raise BudgetError(
                         f"extra_body.{cut(name)}",
-                        f"`extra_body` is how the openai SDK is given fields; it sends them at the request's "
-                        f"root: put `{cut(name)}` there. Given: {show(value)}",
+                        f"`extra_body` takes {', '.join(sorted(known))}. The openai SDK is given other fields "
+                        f"so, and sends them at the request's root: put `{cut(name)}` there. "
+                        f"Given: {show(value)}",
                         value,
                     )
                 whole = f"{path}.{cut(name)}"

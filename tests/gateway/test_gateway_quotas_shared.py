@@ -219,5 +219,5 @@ def test_a_wrong_redis_url_stops_the_start() -> None:
 
 def test_a_missing_client_for_redis_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "redis", None)
-    with pytest.raises(SettingsError, match=r"s1-server\[redis\]"):
+    with pytest.raises(SettingsError, match=r"install the extra `redis`"):
         create_app(Settings(engine_urls=("http://127.0.0.1:9",), redis_url="redis://127.0.0.1:9"))

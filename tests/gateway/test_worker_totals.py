@@ -187,3 +187,22 @@ def test_a_worker_has_its_share() -> None:
 def test_one_process_is_not_several() -> None:
     with pytest.raises(SettingsError, match="workers: .* Given: 2"):
         create_app(Settings(workers=2, engine_urls=("http://a",)))
+
+
+def test_a_sum_does_not_depend_on_its_order() -> None:
+    """Floats' own sum of these is 0.6000000000000001 or 0.6, and a counter that falls seems to begin anew."""
+    told_s = [worker(took_s=took_s) for took_s in (0.1, 0.2, 0.3)]
+
+    def took(parts: Snapshot) -> float:
+        (family,) = [family for family in parts if family["name"] == "s1_took_seconds"]
+        (value,) = [value for name, _, value, _ in family["samples"] if name.endswith("_sum")]
+        assert isinstance(value, float)
+        return value
+
+    before = took(total(told_s, []))
+    for gone in range(3):
+        living = [one for number, one in enumerate(told_s) if number != gone]
+        assert took(total(living, add_up([lasting(told_s[gone])]))) == before
+        assert (
+            took(total([living[0]], add_up([add_up([lasting(living[1])]), lasting(told_s[gone])]))) == before
+        )

@@ -7,7 +7,9 @@ them; of a series that a worker has begun anew, as it was before.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 from prometheus_client.core import Metric
@@ -21,7 +23,7 @@ Snapshot = list[dict[str, Any]]
 _Labels = tuple[tuple[str, str], ...]
 _Series = tuple[str, _Labels]
 
-_RULES: Mapping[str, Callable[[float, float], float]] = {
+_RULES: Mapping[str, Callable[[Any, Any], float | Fraction]] = {
     "s1_engine_kv_cache_tokens": max,
     "s1_engine_reconnects": max,
     "s1_build": max,
@@ -109,6 +111,7 @@ def _has_restarted(
 
 
 def add_up(parts: Sequence[Snapshot]) -> Snapshot:
+    """Values may be fractions, which `total` makes floats."""
     families: dict[str, dict[str, Any]] = {}
     sums: dict[str, dict[_Series, list[Any]]] = {}
     for part in parts:
@@ -128,7 +131,12 @@ def total(living: Sequence[Snapshot], ended: Snapshot) -> Snapshot:
         living: of the workers that are there.
         ended: what stays of others, added up. Series of engines that nobody living knows are dropped.
     """
-    return add_up([*living, current(living, ended)])
+    summed = add_up([*living, current(living, ended)])
+    return [
+        family
+        | {"samples": [(name, labels, float(value), told) for name, labels, value, told in family["samples"]]}
+        for family in summed
+    ]
 
 
 def current(living: Sequence[Snapshot], ended: Snapshot) -> Snapshot:
@@ -167,7 +175,10 @@ def _add(sums: dict[_Series, list[Any]], family: str, sample: Sequence[Any]) -> 
     before[1] = _later(before[1], exemplar)
 
 
-def _plus(a: float, b: float) -> float:
+def _plus(a: float | Fraction, b: float | Fraction) -> float | Fraction:
+    """Exactly: a sum that depended on its order would seem to shrink, and to have begun anew."""
+    if all(map(math.isfinite, (a, b))) and not (float(a).is_integer() and float(b).is_integer()):
+        return Fraction(a) + Fraction(b)
     return a + b
 
 
