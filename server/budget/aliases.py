@@ -272,7 +272,7 @@ def _check_members(given: Mapping[str, Any], forms: tuple[Form, ...], also: Coll
                 if path == "extra_body":
                     raise BudgetError(
                         f"extra_body.{cut(name)}",
-                        f"`extra_body` takes {', '.join(sorted(known))}. The openai SDK is given other fields "
+                        f"`extra_body` takes {', '.join(sorted(known))}. The openai SDK is given others "
                         f"so, and sends them at the request's root: put `{cut(name)}` there. "
                         f"Given: {show(value)}",
                         value,

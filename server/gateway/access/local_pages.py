@@ -8,6 +8,7 @@ asked for tells them apart, so every request has to ask for this machine.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -15,6 +16,9 @@ from starlette.datastructures import Headers
 from server.gateway.access.callers import is_loopback
 from server.gateway.errors import Forbidden
 from server.gateway.settings import Settings
+
+_LONGEST = 300
+"""A name has at most 253 characters."""
 
 
 class LocalPages:
@@ -43,6 +47,12 @@ class LocalPages:
 
 
 def _is_local(origin: str) -> bool:
+    return len(origin) <= _LONGEST and _is_loopback_origin(origin)
+
+
+@lru_cache(maxsize=128)
+def _is_loopback_origin(origin: str) -> bool:
+    """Remembered: clients ask for the same few names again and again."""
     try:
         name = urlsplit(origin).hostname
     except ValueError:
