@@ -110,7 +110,7 @@ def main(
         f"All before one stand-in engine that answers at once, {_CLIENTS} clients in a closed loop without "
         f"think time, {rounds} interleaved rounds of {seconds:g} s, one process each, default settings. "
         f"A stream has {_THINKING + 2 + _ANSWER} tokens; vLLM sends one event for each that has text. "
-        "Figures are medians; a ratio's interval is Student's t of the rounds' log ratios (95 %).",
+        "Figures are medians; a ratio's interval (95 %) is Student's t of the rounds' log ratios.",
         _versions(subjects, venvs),
         *missing,
         "## Streams",

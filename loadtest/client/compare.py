@@ -34,12 +34,16 @@ class Side:
     dialect: Dialect
 
 
+_MANY_ROUNDS = 20
+
+
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Of A to B: the median of the rounds' ratios, and an interval of what they are ratios of.
+    """Of A to B: the median of the rounds' ratios, and an interval of what they are ratios of, at 95 %.
 
-    The interval is Student's t at 95 % of the rounds' mean log ratio (so of their geometric mean): it takes
-    rounds to be independent, and their log ratios to be about normal.
+    It takes rounds to be independent. With 20 or more it is that of the median, between two of the rounds
+    (the sign test's). With fewer it is Student's t of the mean log ratio, which takes the log ratios to be
+    about normal, widened to the median where outliers leave that outside.
     """
 
     rounds: tuple[float, ...]
@@ -53,10 +57,15 @@ class Ratio:
         Args:
             ratios: of two rounds or more, all above 0.
         """
+        middle = median(ratios)
+        if len(ratios) >= _MANY_ROUNDS:
+            inner = _rank(len(ratios))
+            ordered = sorted(ratios)
+            return cls(tuple(ratios), middle, ordered[inner], ordered[-1 - inner])
         logs = [math.log(ratio) for ratio in ratios]
         half = student_t(len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
         low, high = math.exp(fmean(logs) - half), math.exp(fmean(logs) + half)
-        return cls(tuple(ratios), median(ratios), low, high)
+        return cls(tuple(ratios), middle, min(low, middle), max(high, middle))
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -64,6 +73,15 @@ class Ratio:
             "interval": [round(self.low, 4), round(self.high, 4)],
             "rounds": [round(ratio, 4) for ratio in self.rounds],
         }
+
+
+def _rank(rounds: int) -> int:
+    """How many rounds lie below the interval of their median, and as many above it."""
+    below, rank = 0.0, -1
+    while below + math.comb(rounds, rank + 1) / 2**rounds <= 0.025:
+        rank += 1
+        below += math.comb(rounds, rank) / 2**rounds
+    return rank
 
 
 def student_t(freedom: int) -> float:

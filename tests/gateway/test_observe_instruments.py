@@ -126,9 +126,10 @@ def test_streams_that_were_left_without_an_answer_are_timed(
         "chat", 0.0, 0, sinks, clock=lambda: 45.0, model="tiny", engines=["one"], call=Asks()  # type: ignore[arg-type]
     )  # fmt: skip
     watch = seen.begin(EngineCall(0, b"", "0", None, ThinkingBudget()))
-    watch.part({}, {"reasoning": "x"}, 1.0)
+    see = watch.seeing(lambda: 1.0)
+    see({"choices": [{"delta": {"reasoning": "x"}}]})
     if answered:
-        watch.part({}, {"content": "x"}, 2.0)
+        see({"choices": [{"delta": {"content": "x"}}]})
     seen.error, seen.status, seen.complete = error, 200, complete
     seen.finish()
     name, of = "s1_unanswered_stream_duration_seconds", {"model": "tiny"}

@@ -342,14 +342,12 @@ def rates_of(watch: EngineWatch) -> dict[str, float]:
     """Tokens per second by phase, of those that came in more than one part: what came after the first part,
     over the time it took.
     """
-    rates = {}
-    for phase, times, tokens in (
-        ("thinking", watch.thinking, watch.thinking_tokens),
-        ("answer", watch.answer, watch.answer_tokens),
-    ):
-        if len(times) > 1 and times[-1] > times[0]:
-            rates[phase] = (tokens - watch.first_tokens[phase]) / (times[-1] - times[0])
-    return rates
+    later = watch.later_tokens
+    return {
+        phase: later[phase] / (times[-1] - times[0])
+        for phase, times in (("thinking", watch.thinking), ("answer", watch.answer))
+        if len(times) > 1 and times[-1] > times[0]
+    }
 
 
 def _tokens_by_kind(

@@ -61,8 +61,8 @@ class EngineWatch:
     """One request to an engine, as its parts come. Times are of the observation's clock, in seconds."""
 
     __slots__ = (
-        "_counted", "answer", "answer_tokens", "begun", "call", "choices", "ended", "engine", "first_tokens",
-        "keeps_text", "recorded", "text", "thinking", "thinking_tokens",
+        "_counted", "answer", "answer_sizes", "begun", "call", "choices", "ended", "engine", "keeps_text",
+        "recorded", "text", "thinking", "thinking_sizes",
     )  # fmt: skip
 
     def __init__(self, call: EngineCall, engine: str, begun: float, keeps_text: bool = False) -> None:
@@ -73,45 +73,42 @@ class EngineWatch:
         self.ended: float | None = None
         self.thinking = array("d")
         """When each part of a stream came that has thinking."""
+        self.thinking_sizes = array("I")
+        """How many token ids each of them had; 0: it told none."""
         self.answer = array("d")
-        self.thinking_tokens = 0
-        """Of a stream so far, by its parts' token ids, else by what was asked for a part; the receipt counts
-        exactly."""
-        self.answer_tokens = 0
-        self.first_tokens: dict[str, int] = {}
-        """Of the first part of each phase."""
+        self.answer_sizes = array("I")
         self.text: list[str] = []
         self.choices: list[SettledChoice] = []
         self.recorded: EngineReceipt | None = None
         self._counted: dict[str, int] = {}
         """How many of the times `count_intervals` has seen, by phase."""
 
-    def part(self, choice: Mapping[str, Any], delta: Mapping[str, Any], now: float) -> None:
-        """Note a part of a stream: once per event, so everything is at hand."""
-        if delta.get("reasoning") or delta.get("reasoning_content"):
-            tokens = self._tokens_of(choice)
-            if not self.thinking:
-                self.first_tokens["thinking"] = tokens
-            self.thinking.append(now)
-            self.thinking_tokens += tokens
-        elif delta.get("content") or delta.get("tool_calls"):
-            tokens = self._tokens_of(choice)
-            if not self.answer:
-                self.first_tokens["answer"] = tokens
-            self.answer.append(now)
-            self.answer_tokens += tokens
-        else:
-            return
-        if self.keeps_text:
-            text = delta.get("reasoning") or delta.get("reasoning_content") or delta.get("content")
-            self.text.append(text or "")
+    def seeing(self, clock: Clock) -> Callable[[Mapping[str, Any]], None]:
+        """Notes a chunk of a stream: once per event, so everything is at hand."""
+        thought, thinking_size = self.thinking.append, self.thinking_sizes.append
+        answered, answer_size = self.answer.append, self.answer_sizes.append
+        text = self.text if self.keeps_text else None
 
-    def _tokens_of(self, choice: Mapping[str, Any]) -> int:
-        ids = choice.get("token_ids")
-        if ids:
-            return len(ids)
-        # An engine's first token comes alone, whatever it was asked for.
-        return self.call.stream_interval if self.thinking or self.answer else 1
+        def see(chunk: Mapping[str, Any]) -> None:
+            choices = chunk.get("choices")
+            if not choices:
+                return
+            choice = choices[0]
+            delta = choice.get("delta")
+            if not delta:
+                return
+            if said := delta.get("reasoning") or delta.get("reasoning_content"):
+                thought(clock())
+                thinking_size(len(choice.get("token_ids") or ()))
+            elif (said := delta.get("content")) or delta.get("tool_calls"):
+                answered(clock())
+                answer_size(len(choice.get("token_ids") or ()))
+            else:
+                return
+            if text is not None:
+                text.append(said or "")
+
+        return see
 
     def count_intervals(self, by_phase: Mapping[str, Distribution]) -> None:
         """Count the times between two parts that haven't been counted yet."""
@@ -120,6 +117,34 @@ class EngineWatch:
             if len(times) > max(known, 1):
                 by_phase[phase].observe_between(times[max(0, known - 1) :])
                 self._counted[phase] = len(times)
+
+    @property
+    def thinking_tokens(self) -> int:
+        """Of a stream so far, by its parts' token ids, else by what was asked for a part; the receipt counts
+        exactly.
+        """
+        return self._tokens(self.thinking_sizes, begins=True)
+
+    @property
+    def answer_tokens(self) -> int:
+        return self._tokens(self.answer_sizes, begins=not self.thinking)
+
+    @property
+    def later_tokens(self) -> Mapping[str, int]:
+        """By phase, without those of its first part."""
+        return {
+            "thinking": self._tokens(self.thinking_sizes[1:]),
+            "answer": self._tokens(self.answer_sizes[1:]),
+        }
+
+    def _tokens(self, sizes: Sequence[int], *, begins: bool = False) -> int:
+        """
+        Args:
+            begins: the first of them began the stream: an engine's first token comes alone.
+        """
+        untold = sizes.count(0)
+        alone = untold > 0 and begins and not sizes[0]
+        return sum(sizes) + (untold - alone) * self.call.stream_interval + alone
 
     @property
     def first_thinking(self) -> float | None:

@@ -68,17 +68,13 @@ class ObservedEngine:
 
 def _seeing(watch: EngineWatch, clock: Clock, on_event: OnEvent) -> OnEvent:
     """`on_event`, with every part noted."""
-    part = watch.part
+    see = watch.seeing(clock)
 
-    def see(chunk: dict[str, Any]) -> Awaitable[None]:
-        choices = chunk.get("choices")
-        if choices:
-            delta = choices[0].get("delta")
-            if delta:
-                part(choices[0], delta, clock())
+    def note(chunk: dict[str, Any]) -> Awaitable[None]:
+        see(chunk)
         return on_event(chunk)
 
-    return see
+    return note
 
 
 def _texts(answer: dict[str, Any]) -> list[str]:
