@@ -81,8 +81,9 @@ async def test_a_decided_vote_ends_the_branches_that_no_longer_matter(
 async def test_an_undecided_vote_waits(client: httpx.AsyncClient, engine: StandIn) -> None:
     says(engine, "7", "8", "8")
     engine.held_seeds = frozenset({SEED + 1})
+    before = len(engine.bodies)
     asking = asyncio.create_task(client.post(CHAT, json=ASK | vote(width=3)))
-    await eventually(lambda: engine.active == 1 and engine.stalled == 1)
+    await eventually(lambda: len(engine.bodies) == before + 3 and engine.active == engine.stalled == 1)
     engine.release.set()
     told = (await asking).json()["choices"][0]["parallel"]
     assert (told["answer"], told["chosen"], told["finished"]) == ("8", 1, 3)
@@ -93,8 +94,9 @@ async def test_branches_without_an_answer_and_ties(client: httpx.AsyncClient, en
     says(engine, long, "b then", long, "9")
     # The last of them could still make a tie, which it would win: it is waited for.
     engine.held_seeds = frozenset({SEED + 1})
+    before = len(engine.bodies)
     asking = asyncio.create_task(ask(client, **vote()))
-    await eventually(lambda: engine.active == engine.stalled == 1)
+    await eventually(lambda: len(engine.bodies) == before + 4 and engine.active == engine.stalled == 1)
     engine.release.set()
     told = (await asking)["choices"][0]["parallel"]
     assert (told["chosen"], told["decided_by"], told["votes"]) == (1, "tie_lowest_index", 1)
