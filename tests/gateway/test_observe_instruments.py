@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from server.budget.spec import ThinkingBudget
@@ -16,6 +19,7 @@ from server.gateway.errors import EngineDied, GatewayError, Overloaded, QuotaExc
 from server.gateway.observe.instruments import Instruments
 from server.gateway.observe.observation import Observation
 from server.gateway.observe.observed_engine import ObservedEngine
+from server.gateway.observe.series import Distribution
 
 ENDED = Finish("stop", None, has_answer=True)
 USAGE = {"prompt_tokens": 26, "completion_tokens": 10}
@@ -100,6 +104,10 @@ async def test_rates_and_counts_are_of_tokens_whatever_an_event_has(interval: in
         assert rate == pytest.approx(TOKENS_PER_S), phase
 
 
+async def _goes_on(chunk: dict[str, Any]) -> None:
+    """Whoever gets the chunk next."""
+
+
 class Asks:
     """Of a call all that matters here."""
 
@@ -126,10 +134,10 @@ def test_streams_that_were_left_without_an_answer_are_timed(
         "chat", 0.0, 0, sinks, clock=lambda: 45.0, model="tiny", engines=["one"], call=Asks()  # type: ignore[arg-type]
     )  # fmt: skip
     watch = seen.begin(EngineCall(0, b"", "0", None, ThinkingBudget()))
-    see = watch.seeing(lambda: 1.0)
-    see({"choices": [{"delta": {"reasoning": "x"}}]})
+    see = watch.seeing(lambda: 1.0, _goes_on)
+    asyncio.run(see({"choices": [{"delta": {"reasoning": "x"}}]}))
     if answered:
-        see({"choices": [{"delta": {"content": "x"}}]})
+        asyncio.run(see({"choices": [{"delta": {"content": "x"}}]}))
     seen.error, seen.status, seen.complete = error, 200, complete
     seen.finish()
     name, of = "s1_unanswered_stream_duration_seconds", {"model": "tiny"}
@@ -163,3 +171,17 @@ def test_a_models_requests_begin_at_zero() -> None:
     Instruments(registry, per_key=False).know(models=["tiny"], engines=[])
     of = {"api": "chat", "model": "tiny", "outcome": "engine_error"}
     assert registry.get_sample_value("s1_requests_total", of) == 0
+
+
+BOUNDS = (0.25, 0.5, 1.0, 4.0)
+
+
+@given(gaps=st.lists(st.sampled_from((0.0, 0.125, 0.25, 0.375, 0.5, 1.0, 2.0, 4.0, 8.0)), max_size=40))
+def test_times_between_moments_are_counted_as_if_one_by_one(gaps: list[float]) -> None:
+    together, one_by_one = Distribution(BOUNDS), Distribution(BOUNDS)
+    together.observe_between(list(itertools.accumulate(gaps, initial=1.0)))
+    for gap in gaps:
+        if gap:
+            one_by_one.observe(gap)
+    assert together.buckets() == one_by_one.buckets()
+    assert together.sum == one_by_one.sum

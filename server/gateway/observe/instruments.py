@@ -242,10 +242,10 @@ class Instruments(Sink):
         if seen.model is None or seen.ended is None:
             self.requests.of(seen.api, seen.model or NO_MODEL, seen.outcome, *key).value += 1
             return
-        own, exemplar = self.of_model(seen.model), exemplar_of(seen)
-        own.requests[seen.api, seen.outcome, key].value += 1
+        own, exemplar, outcome = self.of_model(seen.model), exemplar_of(seen), seen.outcome
+        own.requests[seen.api, outcome, key].value += 1
         own.duration[seen.api].observe(seen.ended - seen.started, exemplar)
-        if seen.call is not None and seen.call.stream and _was_unanswered(seen):
+        if outcome not in _TOLD and _is_unanswered_stream(seen):
             own.unanswered.observe(seen.ended - seen.started, exemplar)
         self.count_intervals(seen)
         for watch in seen.watches:
@@ -329,8 +329,10 @@ def _settle_receipt(own: _OfModel, receipt: Mapping[str, Any], exemplar: Exempla
         own.refused_ends["min_thinking_tokens"].value += receipt["waits"] - asked
 
 
-def _was_unanswered(seen: Observation) -> bool:
-    return seen.outcome not in _TOLD and all(watch.first_answer is None for watch in seen.watches)
+def _is_unanswered_stream(seen: Observation) -> bool:
+    if seen.call is None or not seen.call.stream:
+        return False
+    return all(watch.first_answer is None for watch in seen.watches)
 
 
 def exemplar_of(seen: Observation) -> Exemplar:

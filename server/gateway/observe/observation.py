@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from server.budget.receipt import EngineReceipt
 from server.gateway.chat.chat_call import ChatCall, EngineCall
-from server.gateway.observe.observed_engine import ObservedEngine
+from server.gateway.observe.observed_engine import ObservedEngine, OnEvent
 from server.gateway.observe.observer import Observer
 from server.gateway.observe.outcomes import EngineFailure, Outcome, engine_failure, outcome_of
 from server.gateway.observe.series import Distribution
@@ -83,30 +83,25 @@ class EngineWatch:
         self._counted: dict[str, int] = {}
         """How many of the times `count_intervals` has seen, by phase."""
 
-    def seeing(self, clock: Clock) -> Callable[[Mapping[str, Any]], None]:
-        """Notes a chunk of a stream: once per event, so everything is at hand."""
+    def seeing(self, clock: Clock, on_event: OnEvent) -> OnEvent:
+        """`on_event`, with every part of a stream noted: once per event, so everything is at hand."""
         thought, thinking_size = self.thinking.append, self.thinking_sizes.append
         answered, answer_size = self.answer.append, self.answer_sizes.append
         text = self.text if self.keeps_text else None
 
-        def see(chunk: Mapping[str, Any]) -> None:
-            choices = chunk.get("choices")
-            if not choices:
-                return
-            choice = choices[0]
-            delta = choice.get("delta")
-            if not delta:
-                return
-            if said := delta.get("reasoning") or delta.get("reasoning_content"):
-                thought(clock())
-                thinking_size(len(choice.get("token_ids") or ()))
-            elif (said := delta.get("content")) or delta.get("tool_calls"):
-                answered(clock())
-                answer_size(len(choice.get("token_ids") or ()))
-            else:
-                return
-            if text is not None:
-                text.append(said or "")
+        def see(chunk: dict[str, Any]) -> Awaitable[None]:
+            if choices := chunk.get("choices"):
+                choice = choices[0]
+                delta = choice["delta"]
+                if said := delta.get("reasoning") or delta.get("reasoning_content"):
+                    thought(clock())
+                    thinking_size(len(choice.get("token_ids") or ()))
+                elif (said := delta.get("content")) or delta.get("tool_calls"):
+                    answered(clock())
+                    answer_size(len(choice.get("token_ids") or ()))
+                if text is not None:
+                    text.append(said or "")
+            return on_event(chunk)
 
         return see
 

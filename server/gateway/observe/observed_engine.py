@@ -13,7 +13,7 @@ from server.gateway.errors import GatewayError
 
 if TYPE_CHECKING:
     from server.gateway.engines.engine import ChatEngine
-    from server.gateway.observe.observation import Clock, EngineWatch, Observation
+    from server.gateway.observe.observation import Observation
 
 OnEvent = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -42,7 +42,7 @@ class ObservedEngine:
     async def stream(self, call: EngineCall, on_event: OnEvent) -> None:
         watch, clock = self.seen.begin(call), self.seen.clock
         try:
-            await self.engine.stream(call, _seeing(watch, clock, on_event))
+            await self.engine.stream(call, watch.seeing(clock, on_event))
         except GatewayError as error:
             self.seen.engine_failed(watch, error)
             raise
@@ -64,17 +64,6 @@ class ObservedEngine:
         if watch is not None:
             watch.recorded = recorded
         return recorded
-
-
-def _seeing(watch: EngineWatch, clock: Clock, on_event: OnEvent) -> OnEvent:
-    """`on_event`, with every part noted."""
-    see = watch.seeing(clock)
-
-    def note(chunk: dict[str, Any]) -> Awaitable[None]:
-        see(chunk)
-        return on_event(chunk)
-
-    return note
 
 
 def _texts(answer: dict[str, Any]) -> list[str]:

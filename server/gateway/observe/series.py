@@ -6,8 +6,9 @@ prometheus_client's own take a lock and look a label up for every number; a requ
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from operator import sub
 from typing import TypeVar
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -84,12 +85,16 @@ class Distribution:
 
     def observe_between(self, moments: Sequence[float]) -> None:
         """Observe the time from each moment to the next; the same moment again is no time between."""
-        counts, bounds, before = self._counts, self._bounds, moments[0]
-        for moment in moments:
-            if moment > before:
-                counts[bisect_left(bounds, moment - before)] += 1
-                before = moment
-        self._sum += before - moments[0]
+        gaps = sorted(map(sub, moments[1:], moments))
+        counted = bisect_right(gaps, 0)
+        for bucket, bound in enumerate(self._bounds):
+            if counted == len(gaps):
+                break
+            up_to = bisect_right(gaps, bound, counted)
+            self._counts[bucket] += up_to - counted
+            counted = up_to
+        self._counts[-1] += len(gaps) - counted
+        self._sum += moments[-1] - moments[0]
 
     @property
     def sum(self) -> float:
