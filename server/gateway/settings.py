@@ -55,13 +55,14 @@ class Settings(BaseModel):
     step_boundary: Annotated[str, Field(min_length=1)] = "\n\n"
     """Between the steps of a line of thought; `\\n` is a newline. The demo checkpoint's is one newline."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024
-    """Of a request."""
+    """The largest request body that is read; a larger one is a 413."""
     connect_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     """A dead engine refuses at once; a crowded one may take seconds to accept."""
     control_timeout_s: Annotated[float, Field(gt=0)] = 5.0
     """For health, models and description of an engine, not for generation, which has no limit."""
     receipt_wait_ms: Annotated[int, Field(ge=0, le=60_000)] = 2000
-    """How long an engine may look for a receipt: the sampler records it a moment after the last token."""
+    """How long an engine may take to find a finished request's receipt, which arrives a moment after the last
+    token."""
     refresh_interval_s: Annotated[float, Field(gt=0)] = 5.0
     """Between two looks at a ready engine."""
     starting_interval_s: Annotated[float, Field(gt=0)] = 0.5
@@ -97,7 +98,8 @@ class Settings(BaseModel):
     admission: Literal["off", "on"] = "off"
     """Whether requests wait at the gateway until an engine's KV cache has room for their worst case."""
     admission_overcommit: Annotated[float, Field(gt=0)] = 1.0
-    """Part of an engine's KV cache that this gateway may fill by worst cases: 1/N for each of N gateways."""
+    """Share of an engine's KV cache that this gateway may promise to requests, each counted at its largest
+    possible size. With N gateways, set 1/N."""
     admission_answer_tokens: Annotated[int, Field(ge=1)] = 2048
     """The answer's length that is reckoned with where a request limits its thinking only."""
     admission_queue_size: Annotated[int, Field(ge=0)] = 256
@@ -113,9 +115,9 @@ class Settings(BaseModel):
     log_requests: Literal["off", "on"] = "on"
     """A line in the log for every request."""
     log_format: Literal["text", "json"] = "text"
-    """Of all log lines."""
+    """How log lines are written."""
     log_content: Literal["off", "on"] = "off"
-    """Whether that line has prompts and outputs."""
+    """Whether a request's line in the log has its prompt and output."""
     otlp_endpoint: str | None = None
     """Where spans go, by OTLP over HTTP: http://HOST:4318/v1/traces. None: no spans."""
     trace_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01

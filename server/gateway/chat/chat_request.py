@@ -119,13 +119,14 @@ class ChatCompletionRequest(_Checked):
     )
     landing_tokens: Any = _budget_field(
         "landing_tokens",
-        "So many tokens before the maximum, the first sentence or line end ends the thinking.",
+        "Within the last so many tokens before the maximum, the first end of a sentence or line ends the "
+        "thinking.",
         limits="0 to `max_thinking_tokens`",
     )
     loop_guard_tokens: Any = _budget_field(
         "loop_guard_tokens",
-        "Leave the thinking when its last so many tokens are one sequence at least "
-        f"{LOOP_REPEATS} times over; 0 is off, else at least {MIN_LOOP_GUARD_TOKENS}.",
+        "End the thinking when its last so many tokens are the same sequence repeated at least "
+        f"{LOOP_REPEATS} times. 0 turns this off; else it is {MIN_LOOP_GUARD_TOKENS} or more.",
         limits=f"0, or {MIN_LOOP_GUARD_TOKENS} to {MAX_LOOP_GUARD_TOKENS:,}",
     )
     max_thinking_ms: Any = _budget_field(
