@@ -17,7 +17,7 @@ from server.gateway.chat.chat_call import EngineCall
 from server.gateway.chat.receipts import Finish
 from server.gateway.errors import EngineDied, GatewayError, Overloaded, QuotaExceeded
 from server.gateway.observe.instruments import Instruments
-from server.gateway.observe.observation import Observation
+from server.gateway.observe.observation import EngineWatch, Observation
 from server.gateway.observe.observed_engine import ObservedEngine
 from server.gateway.observe.series import Distribution
 
@@ -104,45 +104,64 @@ async def test_rates_and_counts_are_of_tokens_whatever_an_event_has(interval: in
         assert rate == pytest.approx(TOKENS_PER_S), phase
 
 
-async def _goes_on(chunk: dict[str, Any]) -> None:
-    """Whoever gets the chunk next."""
-
-
 class Asks:
     """Of a call all that matters here."""
 
     stream = True
 
+    def __init__(self, parallel: object = None) -> None:
+        self.parallel = parallel
+
 
 @pytest.mark.parametrize(
-    ("error", "complete", "answered", "unanswered"),
+    ("error", "complete", "delta", "parallel", "unanswered"),
     [
-        (None, False, False, 1),
-        (EngineDied("died"), True, False, 1),
-        (Overloaded("full"), True, False, 1),
-        (None, False, True, 0),
-        (None, True, False, 0),
-        (QuotaExceeded("no more"), True, False, 0),
+        (None, False, {}, None, 1),
+        (EngineDied("died"), True, {}, None, 1),
+        (Overloaded("full"), True, {}, None, 1),
+        (None, False, {"content": "x"}, None, 0),
+        (None, False, {"reasoning": "x", "content": "x"}, None, 0),
+        (None, True, {}, None, 0),
+        (QuotaExceeded("no more"), True, {}, None, 0),
+        # Its branches are asked for whole answers, so that none is ever seen to begin.
+        (None, False, {}, "majority_vote", 0),
     ],
 )
 def test_streams_that_were_left_without_an_answer_are_timed(
-    error: GatewayError | None, complete: bool, answered: bool, unanswered: int
+    error: GatewayError | None, complete: bool, delta: dict[str, str], parallel: str | None, unanswered: int
 ) -> None:
     registry = CollectorRegistry()
     sinks = [Instruments(registry, per_key=False)]
     seen = Observation(
-        "chat", 0.0, 0, sinks, clock=lambda: 45.0, model="tiny", engines=["one"], call=Asks()  # type: ignore[arg-type]
+        "chat", 0.0, 0, sinks, clock=lambda: 45.0, model="tiny", engines=["one"], call=Asks(parallel)  # type: ignore[arg-type]
     )  # fmt: skip
     watch = seen.begin(EngineCall(0, b"", "0", None, ThinkingBudget()))
-    see = watch.seeing(lambda: 1.0, _goes_on)
+    see = watch.seeing(lambda: 1.0, quietly)
     asyncio.run(see({"choices": [{"delta": {"reasoning": "x"}}]}))
-    if answered:
-        asyncio.run(see({"choices": [{"delta": {"content": "x"}}]}))
+    asyncio.run(see({"choices": [{"delta": delta}]}))
     seen.error, seen.status, seen.complete = error, 200, complete
     seen.finish()
     name, of = "s1_unanswered_stream_duration_seconds", {"model": "tiny"}
     assert registry.get_sample_value(f"{name}_count", of) == unanswered
     assert registry.get_sample_value(f"{name}_sum", of) == 45.0 * unanswered
+
+
+@pytest.mark.parametrize(
+    ("ids", "answer", "thinking_tokens", "answer_tokens"),
+    [(12, {"content": "2"}, 11, 1), (12, {"content": "20 apples"}, 6, 6), (2, {"content": "2" * 90}, 1, 1),
+     (12, {"tool_calls": [{"index": 0}]}, 11, 1), (1, {"content": "2"}, 1, 1)],
+)  # fmt: skip
+def test_a_part_with_thinking_and_answer_is_of_both(
+    ids: int, answer: dict[str, Any], thinking_tokens: int, answer_tokens: int
+) -> None:
+    """A short answer comes in one event with the thinking's end."""
+    call = EngineCall(0, b"", "0", None, ThinkingBudget(), stream_interval=20)
+    watch = EngineWatch(call, "one", begun=0.0, keeps_text=True)
+    see = watch.seeing(lambda: 1.5, quietly)
+    asyncio.run(see({"choices": [{"delta": {"reasoning": "So 2. Yes"} | answer, "token_ids": [7] * ids}]}))
+    assert (watch.first_thinking, watch.first_answer) == (1.5, 1.5)
+    assert (watch.thinking_tokens, watch.answer_tokens) == (thinking_tokens, answer_tokens)
+    assert "".join(watch.text) == "So 2. Yes" + answer.get("content", "")
 
 
 @pytest.mark.parametrize(("maximum", "counted"), [(0, 0), (5, 1)])

@@ -330,7 +330,8 @@ def _settle_receipt(own: _OfModel, receipt: Mapping[str, Any], exemplar: Exempla
 
 
 def _is_unanswered_stream(seen: Observation) -> bool:
-    if seen.call is None or not seen.call.stream:
+    """Of branches that are asked for whole answers nobody knows when an answer began."""
+    if seen.call is None or not seen.call.stream or seen.call.parallel is not None:
         return False
     return all(watch.first_answer is None for watch in seen.watches)
 

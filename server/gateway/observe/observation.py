@@ -93,12 +93,20 @@ class EngineWatch:
             if choices := chunk.get("choices"):
                 choice = choices[0]
                 delta = choice["delta"]
+                tokens = len(choice.get("token_ids") or ())
                 if said := delta.get("reasoning") or delta.get("reasoning_content"):
-                    thought(clock())
-                    thinking_size(len(choice.get("token_ids") or ()))
+                    thought(now := clock())
+                    if len(delta) > 1 and (answer := delta.get("content") or delta.get("tool_calls")):
+                        answered(now)
+                        of_answer = _answer_part(tokens, said, answer)
+                        answer_size(of_answer)
+                        tokens = max(1, tokens - of_answer) if tokens else 0
+                        if text is not None:
+                            said += delta.get("content") or ""
+                    thinking_size(tokens)
                 elif (said := delta.get("content")) or delta.get("tool_calls"):
                     answered(clock())
-                    answer_size(len(choice.get("token_ids") or ()))
+                    answer_size(tokens)
                 if text is not None:
                     text.append(said or "")
             return on_event(chunk)
@@ -159,6 +167,14 @@ class EngineWatch:
         if self.answer:
             return "answering"
         return "thinking" if self.thinking else "prefill"
+
+
+def _answer_part(tokens: int, thinking: str, answer: str | Sequence[Any]) -> int:
+    """How many of a part's tokens are its answer's, going by the texts: at least one, as is thinking's."""
+    if tokens < 2 or not isinstance(answer, str):
+        return 1
+    share = round(tokens * len(answer) / (len(thinking) + len(answer)))
+    return min(max(1, share), tokens - 1)
 
 
 @dataclass(slots=True, eq=False)
