@@ -50,7 +50,8 @@ def resolve_budget(
     if budget is None:
         return None
     opened = ids.opened(prompt)
-    answer_prompt = forces_answer_prompt(params.extra_args, structured=params.structured_outputs is not None)
+    structured = params.structured_outputs is not None
+    answer_prompt = forces_answer_prompt(params.extra_args, structured=structured)
     try:
         effective = effective_budget(
             budget,
@@ -63,7 +64,8 @@ def resolve_budget(
         if budget.wait_text is not None:
             own = wait_ids(budget.wait_text, encode, reserved=ids.reserved, think_end=ids.family.think_end)
             effective = replace(effective, wait_ids=own)
-        effective = replace(effective, min_output=params.min_tokens)
+        # A grammar says where it ends: an end in place of a marker would be what it rejects.
+        effective = replace(effective, min_output=max_model_len if structured else params.min_tokens)
     except BudgetError:
         # Admission refuses this; an engine without our run directory can't check there, and raising
         # here would kill it. No thinking at all keeps every maximum.

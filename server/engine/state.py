@@ -41,7 +41,7 @@ class Column(IntEnum):
     BEGIN = 8
     """Output position of the first thinking token."""
     MIN_OUTPUT = 9
-    """Before so many output tokens no marker ends the answer."""
+    """Before so many output tokens no marker can be sampled in the answer."""
     PHASE = 10
     SCRIPT = 11
     SCRIPT_POS = 12

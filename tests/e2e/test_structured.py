@@ -125,3 +125,20 @@ def _check_receipt(receipt: dict[str, Any], budget: dict[str, int]) -> None:
     if receipt["ended_by"] == "model":
         assert receipt["waits"] >= budget.get("num_waits", 0)
         assert receipt["thinking_tokens"] >= budget.get("min_thinking_tokens", 0)
+
+
+@pytest.mark.parametrize("maximum", [10, 20, 50])
+def test_a_marker_in_a_json_string_is_not_the_end(client: OpenAI, served: Running, maximum: int) -> None:
+    """The demo checkpoint soon wants one there; an end in its place would be what the grammar rejects."""
+    answer = client.chat.completions.create(
+        model=served.model,
+        messages=QUESTION,
+        temperature=0,
+        max_tokens=100,
+        response_format={"type": "json_object"},
+        extra_body={"max_thinking_tokens": maximum},
+    )
+    (choice,) = answer.choices
+    assert choice.message.content is not None and choice.message.content.startswith("{")
+    assert "<|im_start|>" not in choice.message.content
+    assert choice.finish_reason in ("stop", "length")

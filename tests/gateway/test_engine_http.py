@@ -67,7 +67,7 @@ async def before(
 
 
 async def read(connections: Connections, method: str = "GET", path: str = "/x", body: bytes = b"") -> bytes:
-    with await connections.ask(method, path, body=body) as answer:
+    with await connections.ask(method, path, body=(body,)) as answer:
         assert answer.status == 200
         return await answer.body()
 
@@ -99,6 +99,16 @@ async def test_what_is_sent() -> None:
     assert "accept-encoding: identity" in headers
     assert "authorization: Basic dXNlcjpwYXNzIHdvcmQ=" in headers
     assert next(line for line in headers if line.startswith("host: ")).startswith("host: 127.0.0.1:")
+
+
+async def test_long_bodies_are_sent_in_the_pieces_in_which_others_share_them() -> None:
+    shared = b"x" * 300_000
+    async with before(OK) as (connections, peer):
+        with await connections.ask("POST", "/x", body=(shared, b"own")) as answer:
+            assert await answer.body() == b"ok"
+    head, _, body = peer.requests[0].partition(b"\r\n\r\n")
+    assert body == shared + b"own"
+    assert b"\r\ncontent-length: 300003\r\n" in head
 
 
 async def test_a_header_can_not_bring_another() -> None:

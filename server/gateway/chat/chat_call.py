@@ -39,7 +39,9 @@ from server.gateway.validation import check_members_known, did_you_mean, invalid
 
 _NOT_FORWARDED = frozenset(BUDGET_FIELDS) | {"request_id", "n", "return_token_ids"}
 _MOST_BODIES_BYTES = 128 * 1024 * 1024
-"""Of one request, for all its choices."""
+"""That engines get of one request, for all its choices."""
+_OWN = ("seed", "vllm_xargs")
+"""Fields in which the choices of a request differ."""
 _SWITCHES = ("enable_thinking", "thinking")
 """What chat templates that can be told whether to think call it."""
 _CLOSED: Mapping[str, type[BaseModel]] = {"stream_options": StreamOptions, PARALLEL: ParallelField}
@@ -141,6 +143,7 @@ class EngineCall:
     index: int | None
     """The index its only choice has for the client; None leaves the engine's own (beam search)."""
     body: bytes
+    """The JSON that is sent, or what is this choice's own of it: then it goes on from `shared`."""
     request_id: str
     receipt_id: str | None
     """Set if the request has a budget."""
@@ -154,8 +157,16 @@ class EngineCall:
     """They are for the gateway alone."""
     stream_interval: int = 1
     """Tokens that the engine was asked for in an event of a stream."""
+    shared: bytes = b""
+    """What the bodies of a request's choices begin with: the messages are in memory once, not for each."""
     brought: list[EngineReceipt] = field(default_factory=list)
     """The engine's record of this choice, if it has come along with the answer."""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What the engine is asked, parsed anew."""
+        parsed: dict[str, Any] = orjson.loads(self.shared + self.body)
+        return parsed
 
     def asking_for_ids(self) -> Self:
         """This call, in such a way that the gateway gets its token ids."""
@@ -231,13 +242,17 @@ def engine_calls(
     count = 1 if call.beam_search or searches else call.num_generations
     asked = call.fields.get("return_token_ids") is True or wants_prompt_ids
     ids = _TokenIds(asked or keeps_ids, hidden=not asked)
+    body = _common_body(call, ids, model)
+    if count == 1:
+        return [_engine_call(call, ids, 0, request_id, Burst(), body, b"")]
+    own = {name: body.pop(name) for name in _OWN if name in body}
+    shared = orjson.dumps(body)[:-1]
+    if len(shared) * count > _MOST_BODIES_BYTES:
+        raise _too_many(call, len(shared))
     burst = Burst()
-    calls: list[EngineCall] = []
-    for index in range(count):
-        calls.append(_engine_call(call, ids, index, count, model, request_id, burst))
-        if count > 1 and len(calls[0].body) * count > _MOST_BODIES_BYTES:
-            raise _too_many(call, len(calls[0].body))
-    return calls
+    return [
+        _engine_call(call, ids, index, f"{request_id}-{index}", burst, own, shared) for index in range(count)
+    ]
 
 
 def _too_many(call: ChatCall, body_bytes: int) -> BodyTooLarge:
@@ -256,15 +271,8 @@ class _TokenIds:
     hidden: bool
 
 
-def _engine_call(
-    call: ChatCall,
-    ids: _TokenIds,
-    index: int,
-    count: int,
-    model: str,
-    request_id: str,
-    burst: Burst,
-) -> EngineCall:
+def _common_body(call: ChatCall, ids: _TokenIds, model: str) -> dict[str, Any]:
+    """What all choices ask for."""
     body = {name: value for name, value in call.fields.items() if name not in _NOT_FORWARDED}
     # Without it vLLM lets the grammar begin inside the thinking; we hide the reasoning ourselves.
     body |= {"model": model, "include_reasoning": True}
@@ -277,17 +285,39 @@ def _engine_call(
         body = {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
     elif call.stream:
         body["stream_options"] = _engine_stream_options(call) | {"include_usage": True}
-    if "seed" in body:
+    return body
+
+
+def _engine_call(
+    call: ChatCall,
+    ids: _TokenIds,
+    index: int,
+    request_id: str,
+    burst: Burst,
+    body: dict[str, Any],
+    shared: bytes,
+) -> EngineCall:
+    """
+    Args:
+        body: without what is in `shared`.
+        shared: JSON of all choices, without its closing brace; may be empty.
+    """
+    own = dict(body)
+    if "seed" in own:
         # As vLLM seeds the choices of one request.
-        body["seed"] += index
+        own["seed"] += index
     receipt_id = None
     if call.budget.is_set:
         receipt_id = secrets.token_hex(16)
-        body["vllm_xargs"] = body.get("vllm_xargs", {}) | _xargs(call, receipt_id)
+        own["vllm_xargs"] = own.get("vllm_xargs", {}) | _xargs(call, receipt_id)
+    text = orjson.dumps(own)
+    if shared:
+        text = b"," + text[1:] if own else b"}"
     return EngineCall(
         index=None if call.beam_search else index,
-        body=orjson.dumps(body),
-        request_id=request_id if count == 1 else f"{request_id}-{index}",
+        body=text,
+        shared=shared,
+        request_id=request_id,
         receipt_id=receipt_id,
         budget=call.budget,
         origin=call.origin,

@@ -214,7 +214,11 @@ class Engine:
             EngineRefused, EngineDied, EngineMisbehaved
         """
         answer = await self.post(
-            "/v1/chat/completions", call.body, call.request_id, receipt_id=call.receipt_id
+            "/v1/chat/completions",
+            call.body,
+            call.request_id,
+            receipt_id=call.receipt_id,
+            shared=call.shared,
         )
         brought = answer.pop(_RECEIPT, None)
         if brought is not None:
@@ -230,7 +234,13 @@ class Engine:
             EngineMisbehaved
         """
         speed = StreamSpeed(self.pace)
-        parts = self._parts("/v1/chat/completions", call.body, call.request_id, receipt_id=call.receipt_id)
+        parts = self._parts(
+            "/v1/chat/completions",
+            call.body,
+            call.request_id,
+            receipt_id=call.receipt_id,
+            shared=call.shared,
+        )
         async with aclosing(parts):
             async for part in parts:
                 async with call.burst:
@@ -249,11 +259,13 @@ class Engine:
         request_id: str | None = None,
         *,
         receipt_id: str | None = None,
+        shared: bytes = b"",
         timeout_s: float | None = None,
     ) -> dict[str, Any]:
         """The JSON object that answers a POST.
 
         Args:
+            shared: what the request's body begins with.
             receipt_id: of the receipt that is wanted along with the answer.
 
         Raises:
@@ -262,7 +274,7 @@ class Engine:
         limit = nullcontext() if timeout_s is None else asyncio.timeout(timeout_s)
         try:
             async with limit:
-                with await self._post(path, body, request_id, receipt_id) as answer:
+                with await self._post(path, body, request_id, receipt_id, shared) as answer:
                     raw = await answer.body()
         except (TimeoutError, OSError) as error:
             raise self._lost(error) from error
@@ -306,12 +318,13 @@ class Engine:
         *,
         says_done: bool = True,
         receipt_id: str | None = None,
+        shared: bytes = b"",
     ) -> AsyncGenerator[list[bytes], None]:
         """The data of events, as many as were received together."""
         splitter = EventSplitter()
         finished = not says_done
         try:
-            with await self._post(path, body, request_id, receipt_id) as answer:
+            with await self._post(path, body, request_id, receipt_id, shared) as answer:
                 if answer.status != 200:
                     _raise_for_status(answer.status, await answer.body())
                 while part := await answer.part():
@@ -411,7 +424,12 @@ class Engine:
             ) from error
 
     async def _post(
-        self, path: str, body: bytes, request_id: str | None, receipt_id: str | None = None
+        self,
+        path: str,
+        body: bytes,
+        request_id: str | None,
+        receipt_id: str | None = None,
+        shared: bytes = b"",
     ) -> Connection:
         """The connection on which the answer comes."""
         headers = {"content-type": "application/json", **trace_headers()}
@@ -420,7 +438,12 @@ class Engine:
         if receipt_id is not None:
             headers["x-s1-receipt"] = receipt_id
         return await self._connections.ask(
-            "POST", path, body=body, headers=headers, keeps=self._keeps_connections, under_way=self._under_way
+            "POST",
+            path,
+            body=(shared, body) if shared else (body,),
+            headers=headers,
+            keeps=self._keeps_connections,
+            under_way=self._under_way,
         )
 
     async def _get(self, path: str, timeout_s: float | None = None) -> tuple[int, bytes]:

@@ -10,7 +10,7 @@ import asyncio
 import base64
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self, cast
 from urllib.parse import unquote, urlsplit
@@ -21,6 +21,8 @@ _IDLE_CONNECTION_S = 2.0
 """Less than the 5 s after which vLLM closes an idle connection: never send on one it is about to close."""
 _MOST_UNREAD_BYTES = 256 * 1024
 """Of an answer whose reader is slower than the engine; then the engine has to wait."""
+_COPIED_BYTES = 64 * 1024
+"""What is longer is written as it is: many requests may share it, and uvloop keeps no copy of what waits."""
 _KEEPALIVE_S = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
 """Notice within half a minute that an engine's machine has vanished: generation itself has no timeout."""
 
@@ -63,7 +65,7 @@ class Connections:
         method: str,
         path: str,
         *,
-        body: bytes = b"",
+        body: Sequence[bytes] = (),
         headers: Mapping[str, str] | None = None,
         keeps: bool = True,
         under_way: set[Connection] | None = None,
@@ -71,6 +73,7 @@ class Connections:
         """The connection on which the answer's head has come; use it as a context, and read the body from it.
 
         Args:
+            body: its parts.
             keeps: whether the connection may serve another request afterwards.
             under_way: holds the connection from now on until it is left.
 
@@ -98,18 +101,24 @@ class Connections:
             self._sweeping.cancel()
             self._sweeping = None
 
-    def _request(self, method: str, path: str, body: bytes, headers: Mapping[str, str], keeps: bool) -> bytes:
+    def _request(
+        self, method: str, path: str, body: Sequence[bytes], headers: Mapping[str, str], keeps: bool
+    ) -> Sequence[bytes]:
+        """In the pieces in which it is written."""
         lines = [f"{method} {self._prefix}{path} HTTP/1.1\r\n{self._headers}"]
         for name, value in headers.items():
             if "\r" in value or "\n" in value:
                 raise ValueError(f"{name}: a header has one line")
             lines.append(f"{name}: {value}\r\n")
         if method == "POST":
-            lines.append(f"content-length: {len(body)}\r\n")
+            lines.append(f"content-length: {sum(map(len, body))}\r\n")
         if not keeps:
             lines.append("connection: close\r\n")
         lines.append("\r\n")
-        return "".join(lines).encode("latin-1") + body
+        head = "".join(lines).encode("latin-1")
+        if any(len(part) > _COPIED_BYTES for part in body):
+            return [head, *body]
+        return [b"".join((head, *body))]
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
@@ -183,7 +192,7 @@ class Connection(asyncio.Protocol):
         self._reusable = keeps
         self._failure: Exception | None = None
 
-    async def ask(self, request: bytes, keeps: bool, under_way: set[Connection] | None) -> None:
+    async def ask(self, request: Sequence[bytes], keeps: bool, under_way: set[Connection] | None) -> None:
         """Send `request` and wait for the head of its answer. Raises: as `Connections.ask`."""
         self._begin(keeps=keeps)
         self._busy, self._under_way = True, under_way
@@ -192,7 +201,8 @@ class Connection(asyncio.Protocol):
         try:
             if self._transport.is_closing():
                 raise ServerDisconnectedError("the engine has closed this connection")
-            self._transport.write(request)
+            for piece in request:
+                self._transport.write(piece)
             while not self.status:
                 await self._wait()
         except BaseException:

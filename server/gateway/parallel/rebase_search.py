@@ -12,8 +12,6 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from server.budget.spec import DEFAULT_ANSWER_RESERVE_TOKENS
 from server.gateway.chat.chat_call import EngineCall
 from server.gateway.chat.gather import run_all
@@ -130,7 +128,7 @@ class RebaseSearch:
             frontier = await self._spread(going_on) if going_on else {}
 
     async def _begin(self) -> None:
-        self._fields = orjson.loads(self.call.body)
+        self._fields = self.call.fields
         completions = self._completions()
         rendered = await completions.render(
             prompt_fields(self._fields, VllmCompletions.prompt_fields), self.call.request_id

@@ -6,8 +6,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from server.budget.spec import BudgetError
 from server.gateway.chat.chat_call import ChatCall, EngineCall
 from server.gateway.chat.completion import answer_call
@@ -117,7 +115,7 @@ class ParallelSearch:
         rebase = inner if isinstance(inner, RebaseEngine) else None
         judge = None
         if reward is not None and call.parallel.needs_reward and rebase is None:
-            judge = RewardJudge(reward, settings.step_boundary, orjson.loads(calls[0].body)["messages"])
+            judge = RewardJudge(reward, settings.step_boundary, calls[0].fields["messages"])
         return cls(call.parallel, engine, calls, shape, model, judge, rebase)
 
     async def complete(self, on_progress: OnProgress = _ignore) -> dict[str, Any]:

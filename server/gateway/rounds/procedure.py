@@ -18,8 +18,6 @@ from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-import orjson
-
 from server.budget.end_watch import EndWatch
 from server.budget.machine import BudgetMachine, Phase
 from server.budget.markers import MarkerIds, wait_ids
@@ -177,7 +175,7 @@ class Rounds:
         return choice.end_thinking(ended_by)
 
     def _head(self, call: EngineCall, kind: str) -> dict[str, Any]:
-        model = orjson.loads(call.body)["model"]
+        model = call.fields["model"]
         return {"id": call.request_id, "object": kind, "created": 0, "model": model}
 
     async def _run(self, choice: _Choice, on_piece: OnPiece) -> Ending:
@@ -221,7 +219,7 @@ class _Choice:
         self._engine = engine
         self._ids = support.ids
         self._call = call
-        self._fields: dict[str, Any] = orjson.loads(call.body)
+        self._fields = call.fields
         self._completions = support.dialect(engine, self._fields["model"])
         self._rounds = 0
         self._handed_out = 0
