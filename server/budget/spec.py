@@ -178,8 +178,8 @@ class EffectiveBudget:
     wait_ids: tuple[tuple[int, ...], ...] = ()
     """The request's own wait texts as token ids, used in turn; empty: the family's."""
     min_output: int = 0
-    """Before so many output tokens no marker can be sampled in the answer: the request's `min_tokens`, or more
-    than there can be where a grammar says when the answer ends."""
+    """Before so many output tokens no marker can be sampled in the answer: the request's `min_tokens`, or
+    more than there can be where a grammar says when the answer ends."""
 
 
 def minimum_room(*, opening_tokens: int, exit_tokens: int) -> int:

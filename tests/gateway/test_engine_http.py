@@ -108,7 +108,7 @@ async def test_long_bodies_are_sent_in_the_pieces_in_which_others_share_them() -
             assert await answer.body() == b"ok"
     head, _, body = peer.requests[0].partition(b"\r\n\r\n")
     assert body == shared + b"own"
-    assert b"\r\ncontent-length: 300003\r\n" in head
+    assert head.endswith(b"\r\ncontent-length: 300003")
 
 
 async def test_a_header_can_not_bring_another() -> None:
