@@ -17,8 +17,13 @@ from loadtest.cli import loadtest
 from server import __version__
 from server.budget.families import FamilyError, FamilyOptions
 from server.chat.cli import chat
-from server.cli_family import AnswerPrompt, Family, ThinkEnd, ThinkStart, WaitText
-from server.cli_reward import reward
+from server.commands.conformance import conformance
+from server.commands.family import AnswerPrompt, Family, ThinkEnd, ThinkStart, WaitText
+from server.commands.keys import keys
+from server.commands.policy import policy as policy_commands
+from server.commands.reward import reward
+from server.commands.size import size
+from server.commands.top import top
 from server.engine.launch import (
     EngineOptions,
     LaunchError,
@@ -30,16 +35,11 @@ from server.engine.launch import (
 )
 from server.engine.selection import SelectionError, choose_runner
 from server.gateway.access.callers import check_exposure
-from server.gateway.access.keys_cli import keys
-from server.gateway.conformance import conformance
 from server.gateway.policy_file import read_policy
 from server.gateway.settings import SettingsError, read_settings
 from server.gateway.workers.share import check_workers
 from server.logs import configure_logging
-from server.policy_cli import policy as policy_commands
 from server.serve import ServeError, serve_until_stopped
-from server.size_cli import size
-from server.top import top
 from training.ablate import ablate
 from training.curate.cli import app as curate
 from training.evaluate.cli import app as evaluate
