@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 ALLOWED = {
     "server/budget": {"server.budget"},
     "server/engine": {"server.budget", "server.engine"},
-    "server/gateway": {"server", "server.budget", "server.gateway"},
+    "server/gateway": {"server", "server.budget", "server.garbage", "server.gateway", "server.logs"},
     "server/chat": {"server.budget", "server.chat"},
     "server/commands": {
         "server.budget",

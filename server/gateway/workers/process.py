@@ -1,4 +1,4 @@
-"""One worker: `python -m server.worker`, told what to be in a line on its stdin.
+"""One worker: `python -m server.gateway.workers.process`, told what to be in a line on its stdin.
 
 stdin stays open as long as the process that started it lives; its end ends the worker.
 """
