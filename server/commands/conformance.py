@@ -20,6 +20,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from server.commands.failing import fail
+
 _QUESTION = "How many r in raspberry?"
 _LARGEST_BUDGET = 16
 _EXTRA_TOKENS = 24
@@ -332,8 +334,7 @@ def conformance(
         try:
             findings = examine(server)
         except Unreachable as error:
-            Console(stderr=True).print(f"[bold red]s1:[/bold red] {escape(str(error))}", soft_wrap=True)
-            raise typer.Exit(1) from error
+            fail(str(error), code=1)
         if as_json:
             body = {"url": server.url, "model": server.model, "findings": [asdict(f) for f in findings]}
             typer.echo(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())
