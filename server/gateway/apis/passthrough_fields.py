@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from server.budget.shown import show
 from server.budget.spec import MAX_TOKENS
 from server.gateway.chat.chat_request import MAX_CHOICES
 from server.gateway.chat.messages import check_messages
 from server.gateway.errors import InvalidRequest
-from server.gateway.validation import show
 
 MOST_ELEMENTS = 16_384
 """Tools, texts to embed."""

@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 from server.budget.markers import FAMILIES
 from server.budget.policy import PreserveThinking
+from server.budget.shown import show
 from server.gateway.chat.chat_call import ChatCall
 from server.gateway.engines.engine import Engine
 from server.gateway.errors import EngineRefused, InvalidRequest
 from server.gateway.rounds.completions_vllm import VllmCompletions
-from server.gateway.validation import show
 
 Way = Literal["switch", "inline"]
 """How a prompt is made to hold earlier thinking: by the template's own switch, or inside the content."""
