@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from server.size_cli import gpu_memory_gib
+from server.commands.size import gpu_memory_gib
 from server.sizing import Layout, ModelShape, SizingError, size_on_gpus
 
 BEGIN, END = "<!-- sizing -->\n", "<!-- /sizing -->"

@@ -7,7 +7,7 @@ import shlex
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -17,8 +17,15 @@ from loadtest.cli import loadtest
 from server import __version__
 from server.budget.families import FamilyError, FamilyOptions
 from server.chat.cli import chat
-from server.cli_family import AnswerPrompt, Family, ThinkEnd, ThinkStart, WaitText
-from server.cli_reward import reward
+from server.commands.conformance import conformance
+from server.commands.demo import demo_checkpoint
+from server.commands.failing import fail
+from server.commands.family import AnswerPrompt, Family, ThinkEnd, ThinkStart, WaitText
+from server.commands.keys import keys
+from server.commands.policy import policy as policy_commands
+from server.commands.reward import reward
+from server.commands.size import size
+from server.commands.top import top
 from server.engine.launch import (
     EngineOptions,
     LaunchError,
@@ -30,16 +37,11 @@ from server.engine.launch import (
 )
 from server.engine.selection import SelectionError, choose_runner
 from server.gateway.access.callers import check_exposure
-from server.gateway.access.keys_cli import keys
-from server.gateway.conformance import conformance
 from server.gateway.policy_file import read_policy
 from server.gateway.settings import SettingsError, read_settings
 from server.gateway.workers.share import check_workers
 from server.logs import configure_logging
-from server.policy_cli import policy as policy_commands
 from server.serve import ServeError, serve_until_stopped
-from server.size_cli import size
-from server.top import top
 from training.ablate import ablate
 from training.curate.cli import app as curate
 from training.evaluate.cli import app as evaluate
@@ -82,12 +84,6 @@ PipelineParallel = Annotated[
     int, typer.Option("--pipeline-parallel-size", "-pp", min=1, help="Stages that share the layers.")
 ]
 MaxModelLen = Annotated[int | None, typer.Option(min=1, help="Context length in tokens.")]
-
-
-def demo_checkpoint() -> Path:
-    import training
-
-    return Path(training.__path__[0]) / "checkpoints" / "tiny-reasoner"
 
 
 @app.command()
@@ -177,12 +173,12 @@ def serve(
         else:
             _refuse_engine_settings(context)
     except (LaunchError, SelectionError, SettingsError) as error:
-        _fail(str(error))
+        fail(str(error))
     configure_logging(settings.log_format)
     try:
         serve_until_stopped(settings, options, log_path=log_file or _default_log())
     except (ServeError, SettingsError) as error:
-        _fail(str(error), code=1)
+        fail(str(error), code=1)
 
 
 @app.command()
@@ -220,7 +216,7 @@ def engine(
             max_model_len=max_model_len,
         )
     except (FamilyError, LaunchError, SelectionError) as error:
-        _fail(str(error))
+        fail(str(error))
     run_dir = Path(tempfile.mkdtemp(prefix="s1-engine-"))
     argv = command(options, host=host, port=port)
     Console(stderr=True).print(f"[dim]{escape(shlex.join(argv))}[/dim]", soft_wrap=True)
@@ -243,13 +239,14 @@ def _engine_options(
     pipeline_parallel_size: int,
     max_model_len: int | None,
 ) -> EngineOptions:
-    if model is None and not demo_checkpoint().is_dir():
-        raise LaunchError(f"the demo checkpoint is missing at {demo_checkpoint()}; name a MODEL")
+    demo = demo_checkpoint("tiny-reasoner")
+    if model is None and not demo.is_dir():
+        raise LaunchError(f"the demo checkpoint is missing at {demo}; name a MODEL")
     if model is not None:
         check_model(model)
     return EngineOptions(
-        model=model if model is not None else str(demo_checkpoint()),
-        served_model_name=served_model_name or (None if model is not None else demo_checkpoint().name),
+        model=model if model is not None else str(demo),
+        served_model_name=served_model_name or (None if model is not None else demo.name),
         family=family,
         tensor_parallel_size=tensor_parallel_size,
         pipeline_parallel_size=pipeline_parallel_size,
@@ -287,11 +284,6 @@ def _refuse_engine_settings(context: typer.Context) -> None:
 
 def _default_log() -> Path:
     return Path("logs") / f"engine-{os.getpid()}.log"
-
-
-def _fail(message: str, *, code: int = 2) -> NoReturn:
-    Console(stderr=True).print(f"[bold red]s1:[/bold red] {escape(message)}", soft_wrap=True)
-    raise typer.Exit(code)
 
 
 def main() -> None:

@@ -26,9 +26,9 @@ from server.engine.supervisor import EngineStartError, EngineSupervisor
 from server.garbage import rarely_collect_garbage
 from server.gateway.access.callers import is_loopback
 from server.gateway.app import create_app
-from server.gateway.connection.slow_clients import uvicorn_options
+from server.gateway.connection.protocol import uvicorn_options
 from server.gateway.connection.stopping import GatewayServer, stop_on_signals
-from server.gateway.engines.upstream import EnginePool
+from server.gateway.engines.pool import EnginePool
 from server.gateway.file_changes import following
 from server.gateway.settings import Settings
 from server.gateway.workers.port import shared_socket

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from loadtest.bench.processes import Server, free_port, server
+from loadtest.bench.processes import Server, server
 from loadtest.gpu_check.checkpoint import load_tokenizer, markers
 from loadtest.gpu_check.configurations import graphs
 from loadtest.gpu_check.shapes import SHAPES
 from server.engine import one_process
-from server.engine.launch import on_gpu
+from server.engine.launch import VLLM_SERVER, on_gpu
+from server.engine.supervisor import free_port
 
 DEMO = Path(__file__).parents[2] / "training" / "checkpoints" / "tiny-reasoner"
 FAMILY = "s1"
@@ -106,6 +107,6 @@ def _arguments(model: Model, arguments: Sequence[str]) -> list[str]:
 def _stock_argv(port: int, model: Model, arguments: Sequence[str]) -> list[str]:
     on_cpu = [] if on_gpu() else ["--enforce-eager", *one_process.arguments(arguments, _ENVIRONMENT)]
     return [
-        sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", str(model.path),
+        sys.executable, "-m", VLLM_SERVER, "--model", str(model.path),
         "--served-model-name", model.name, "--host", "127.0.0.1", "--port", str(port), *on_cpu, *arguments,
     ]  # fmt: skip

@@ -22,13 +22,14 @@ from loadtest.bench.measure import (
     shown,
     workload,
 )
-from loadtest.bench.processes import BenchError, Server, free_port, gateway, server
+from loadtest.bench.processes import BenchError, Server, gateway, server
 from loadtest.bench.report import Page
 from loadtest.bench.venvs import FOLDER, program, version
 from loadtest.client.fleet import Load, fleet
 from loadtest.stand_in import running
 from loadtest.stand_in_engine import Options
 from loadtest.stand_in_script import Script
+from server.engine.supervisor import free_port
 
 _CLIENTS = 16
 _THINKING, _ANSWER = 40, 22

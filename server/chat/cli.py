@@ -160,7 +160,7 @@ class Talk:
         elif command == "/retry":
             self._retry()
         elif command == "/more":
-            self.more(count_of(command, argument, default=1))
+            self.more(count_of(command, argument))
         else:
             self._screen.note(self._session.set(command, argument))
 

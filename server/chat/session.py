@@ -103,9 +103,9 @@ class Session:
         return f"{self.model} · {budget or 'no thinking budget'}{sampling}"
 
 
-def count_of(command: str, argument: str, *, default: int) -> int:
-    """Raises: CommandError."""
-    value = _integer(command, argument) if argument else default
+def count_of(command: str, argument: str) -> int:
+    """The number that a command was given, 1 if none. Raises: CommandError."""
+    value = _integer(command, argument) if argument else 1
     if value is None or value < 1:
         raise CommandError(f"{command} takes a number from 1. Given: {argument}")
     return value

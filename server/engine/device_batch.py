@@ -17,8 +17,8 @@ from server.budget.markers import MarkerIds
 from server.budget.receipt import EngineReceipt
 from server.budget.spec import EffectiveBudget
 from server.engine import kernels
+from server.engine.ended_by import EndedBy
 from server.engine.launches import Launches, aligned
-from server.engine.scripts import EndedBy
 from server.engine.state import (
     PERIODS,
     WAIT_ROW,

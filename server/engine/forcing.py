@@ -15,8 +15,8 @@ import numpy.typing as npt
 from server.budget.markers import MarkerIds
 from server.budget.receipt import EngineReceipt
 from server.engine import steps
+from server.engine.ended_by import EndedBy
 from server.engine.rows import Choice, Parked, Plan, Rows
-from server.engine.scripts import EndedBy
 from server.engine.state import (
     PERIODS,
     WAIT_ROW,

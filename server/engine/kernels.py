@@ -16,7 +16,8 @@ import triton.language as tl
 
 from server.budget.machine import MAX_BLANK_ANSWER_TOKENS
 from server.budget.spec import LOOP_REPEATS, MAX_WAIT_TEXTS, MAX_WAIT_TOKENS
-from server.engine.scripts import EndedBy, Script
+from server.engine.ended_by import EndedBy
+from server.engine.scripts import Script
 from server.engine.state import PERIODS, WAIT_ROW, WORD, Class, Column, Demand, Phase
 
 _MAX: tl.constexpr = tl.constexpr(int(Column.MAX))

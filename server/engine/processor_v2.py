@@ -15,8 +15,8 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor
 
 from server.engine.admission import RECEIPT_ID, budget_of
+from server.engine.ended_by import EndedBy
 from server.engine.plugin import encoder, marker_ids, open_receipts, resolve_budget, validate
-from server.engine.scripts import EndedBy
 from server.engine.selection import require_v2_support
 from server.engine.told import Told
 from server.engine.v2_limits import check_limits

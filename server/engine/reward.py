@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from server.engine import one_process
 from server.engine.flags import flag_among
-from server.engine.launch import LaunchError, on_gpu
+from server.engine.launch import VLLM_SERVER, LaunchError, machine_defaults, on_gpu
 
 DEFAULT_STEP_TAG = "<extra_0>"
 """Qwen2.5-Math-PRM's, and the demo's."""
@@ -48,7 +48,7 @@ def reward_command(
             raise LaunchError(f"{argument} can't be given to a reward model's engine: `s1 reward` sets it")
     pooler = {"task": "token_classify", "tok_pooling_type": "STEP", "step_tag_id": tag_id}
     arguments = [
-        sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry",
+        sys.executable, "-m", VLLM_SERVER,
         "--model", model,
         "--host", host,
         "--port", str(port),
@@ -65,9 +65,7 @@ def reward_environment(
     extra_args: Sequence[str] = (), base: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
     """`base` with what vLLM needs on this machine; the caller's own settings win."""
-    defaults = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
-    if not on_gpu():
-        defaults |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_TARGET_DEVICE": "cpu"}
-        if one_process.suits(extra_args, base):
-            defaults |= one_process.threads()
+    defaults = machine_defaults()
+    if not on_gpu() and one_process.suits(extra_args, base):
+        defaults |= one_process.threads()
     return {**defaults, **base}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -26,14 +26,6 @@ _BOOKKEEPING_PARAMETERS = (
 
 class UnsupportedEngineError(RuntimeError):
     """This vLLM, or this configuration of it, can't enforce budgets exactly."""
-
-
-class PostSampler(Protocol):
-    """A logits processor that also edits the sampled ids."""
-
-    def post_sample(self, sampled: torch.Tensor) -> torch.Tensor:
-        """Edit `sampled`, shape [rows], in place and return it."""
-        ...
 
 
 def install() -> None:

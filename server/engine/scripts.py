@@ -1,4 +1,4 @@
-"""Fixed sequences of forced tokens, and each choice's wait texts: what V2's kernels force from.
+"""Fixed sequences of forced tokens, and each choice's wait texts: what the rules of both runners force from.
 
 A row stands at one position of one script, or of none. The wait script's tokens are the choice's own: its
 wait texts are used in turn.
@@ -22,21 +22,6 @@ class Script(IntEnum):
     EXIT_NEWLINE = 5
     EXIT_PLAIN_NEWLINE = 6
     """As EXIT_NEWLINE without the answer prompt; END is EXIT without it."""
-
-
-class EndedBy(IntEnum):
-    """Why thinking ended, as a number that fits a row of state."""
-
-    MAX_THINKING_TOKENS = 0
-    MODEL = 1
-    LOOP = 2
-    REQUEST = 3
-    TIME = 4
-
-    @property
-    def word(self) -> str:
-        """As receipts spell it."""
-        return self.name.lower()
 
 
 def script_tokens(ids: MarkerIds) -> dict[Script, tuple[int, ...]]:

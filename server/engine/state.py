@@ -21,7 +21,8 @@ from server.budget.spec import (
     MAX_WAIT_TOKENS,
     EffectiveBudget,
 )
-from server.engine.scripts import EndedBy, Script, script_tokens, wait_rows, wait_texts
+from server.engine.ended_by import EndedBy
+from server.engine.scripts import Script, script_tokens, wait_rows, wait_texts
 
 
 class Column(IntEnum):
@@ -54,13 +55,13 @@ class Column(IntEnum):
     END = 18
     ANSWER_BEGIN = 19
     ENDED_BY = 20
-    """A `scripts.EndedBy`; means something once END is set."""
+    """An `EndedBy`; means something once END is set."""
     ENDED_AT = 21
     """Tentative: output position at which an end token was sampled and replaced; -1 for none."""
     TOLD_AT = 22
     """From so many output tokens on, leave the thinking (rule 10); -1: nobody said so."""
     TOLD_BY = 23
-    """A `scripts.EndedBy`."""
+    """An `EndedBy`."""
 
 
 class Demand(IntEnum):

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from server.budget.machine import MAX_BLANK_ANSWER_TOKENS, Mask
 from server.budget.spec import LOOP_REPEATS, MAX_WAIT_TEXTS, MAX_WAIT_TOKENS
-from server.engine.scripts import EndedBy, Script
+from server.engine.ended_by import EndedBy
+from server.engine.scripts import Script
 from server.engine.state import WORD, Class, Column, Demand, Phase
 
 Int32s = npt.NDArray[np.int32]

@@ -66,7 +66,6 @@ class EngineSupervisor:
         self.log_path = log_path
         self.port = free_port()
         self.url = f"http://{_HOST}:{self.port}"
-        self.restarts = 0
         self.pid: int | None = None
         self._on_give_up = on_give_up
         self._was_ready = False
@@ -94,7 +93,6 @@ class EngineSupervisor:
                 return
             backoff = _FIRST_BACKOFF_S if ran_s >= _STEADY_S else min(backoff * 2, _MAX_BACKOFF_S)
             _log.error("engine_died", restart_in_s=backoff, log=str(self.log_path), last_lines=tail)
-            self.restarts += 1
             await asyncio.sleep(backoff)
 
     def _give_up(self, tail: list[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from server.engine.scripts import EndedBy
+from server.engine.ended_by import EndedBy
 
 _KEPT = 65_536
 """Of a request that has ended meanwhile, or is another replica's, nobody ever asks again."""

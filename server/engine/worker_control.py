@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
-from server.engine.scripts import EndedBy
+from server.engine.ended_by import EndedBy
 
 QUALIFIED_NAME = "server.engine.worker_control.WorkerControl"
 

@@ -24,7 +24,7 @@ from server.gateway.connection.boundary import Boundary, http_error_response, kn
 from server.gateway.connection.cors import add_cors
 from server.gateway.connection.drain import Drain
 from server.gateway.context import Context
-from server.gateway.engines.upstream import EnginePool
+from server.gateway.engines.pool import EnginePool
 from server.gateway.errors import GatewayError
 from server.gateway.live.control import LiveRequests
 from server.gateway.live.kept_thinking import KeptThinking

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from server.gateway.chat.earlier_thinking import EarlierThinking
 from server.gateway.chat.turnstile import Turnstile
 from server.gateway.connection.drain import Drain
-from server.gateway.engines.upstream import EnginePool
+from server.gateway.engines.pool import EnginePool
 from server.gateway.live.control import LiveRequests
 from server.gateway.live.kept_thinking import KeptThinking
 from server.gateway.observe.observatory import Observatory

@@ -14,8 +14,9 @@ from pydantic_core import ErrorDetails
 from yaml.constructor import ConstructorError
 
 from server.budget.policy import Policy
+from server.budget.shown import show
 from server.gateway.settings import SettingsError
-from server.gateway.validation import describe_problem, show
+from server.gateway.validation import describe_problem
 
 log = structlog.get_logger(__name__)
 

@@ -186,7 +186,7 @@ class Settings(BaseModel):
             if not url.startswith(("http://", "https://", DNS_SCHEME)) or url.endswith("/v1"):
                 raise ValueError(
                     f"an engine URL is http(s)://HOST:PORT without /v1, or {DNS_SCHEME}NAME:PORT for all "
-                    f"addresses of a name. Given: {without_credentials(url)}"
+                    f"addresses of a name. Given: {shown_url(url)}"
                 )
         if len(set(urls)) != len(urls):
             raise ValueError("an engine URL is given twice")
@@ -220,7 +220,7 @@ def read_settings(environ: Mapping[str, str], **overrides: Any) -> Settings:
     return settings
 
 
-def without_credentials(url: str) -> str:
+def shown_url(url: str) -> str:
     """`url`, malformed or not, in such a way that it can be printed: without user, password and query."""
     before, at, address = url.rpartition("@")
     if at:
@@ -234,8 +234,8 @@ def _shown(name: str, value: Any) -> Any:
     if name not in _URLS:
         return value
     if isinstance(value, tuple):
-        return tuple(without_credentials(url) for url in value)
-    return without_credentials(str(value))
+        return tuple(shown_url(url) for url in value)
+    return shown_url(str(value))
 
 
 def _as_variables(message: str, from_environment: set[str]) -> str:

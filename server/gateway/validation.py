@@ -8,10 +8,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from server.budget.shown import cut, did_you_mean, show
+from server.budget.shown import cut, show
 from server.gateway.errors import InvalidRequest
-
-__all__ = ["check_members_known", "describe_problem", "did_you_mean", "invalid_request", "show"]
 
 _EXPECTED = {
     "greater_than_equal": "must be >= {ge}",

@@ -17,6 +17,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from server.budget.markers import MarkerIds
+from server.engine.launch import VLLM_SERVER
 from tests.e2e.test_budgets import count, questions
 from tests.support.engines import Running, metric, sse_events
 
@@ -110,11 +111,7 @@ async def test_clients_of_whole_answers_that_hang_up(served: Running) -> None:
 
 def _victim(served: Running, which: str) -> psutil.Process:
     """The API server is the gateway's own child; the engine core is the API server's."""
-    api_server = next(
-        p
-        for p in served.descendants()
-        if "vllm.entrypoints.launchers.api_server.entry" in " ".join(p.cmdline())
-    )
+    api_server = next(p for p in served.descendants() if VLLM_SERVER in " ".join(p.cmdline()))
     if which == "api server":
         return api_server
     return next(p for p in api_server.children(recursive=True) if "EngineCore" in p.name())

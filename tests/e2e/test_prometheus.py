@@ -17,10 +17,11 @@ import httpx
 import pytest
 import yaml
 
+from server.engine.supervisor import free_port
 from tests.gateway.serving import gateway
 from tests.gateway.test_observe_metrics import CHAT
 from tests.gateway.with_keys import KeysForTests
-from tests.support.engines import Running, free_port
+from tests.support.engines import Running
 
 pytestmark = pytest.mark.engine
 

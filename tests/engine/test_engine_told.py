@@ -15,8 +15,8 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from server.engine.config import RUN_DIR_VARIABLE
+from server.engine.ended_by import EndedBy
 from server.engine.routes import EngineRoutes
-from server.engine.scripts import EndedBy
 from server.engine.worker_control import QUALIFIED_NAME, WorkerControl, may_be_told
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from server.budget.machine import BudgetMachine, Mask
 from server.budget.markers import MarkerIds
 from server.budget.spec import EffectiveBudget
+from server.engine.ended_by import EndedBy
 from server.engine.forcing import ForcingBatch
 from server.engine.rows import Choice
-from server.engine.scripts import EndedBy
 from tests.support.toy_markers import (
     DOT,
     EOS,

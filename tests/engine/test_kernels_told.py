@@ -11,8 +11,8 @@ pytest.importorskip("triton")
 
 from server.budget.machine import BudgetMachine
 from server.budget.spec import EffectiveBudget
+from server.engine.ended_by import EndedBy
 from server.engine.kernels import Column
-from server.engine.scripts import EndedBy
 from tests.engine.test_kernels import Bench, Run
 from tests.support.toy_markers import WAIT, WAIT_TAIL, toy_markers
 

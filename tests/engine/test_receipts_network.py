@@ -16,7 +16,7 @@ from server.budget.receipt import EngineReceipt
 from server.engine.config import RECEIPTS_VARIABLE, RUN_DIR_VARIABLE
 from server.engine.receipts import PROTOCOL, EngineInfo, ReceiptPublisher
 from server.engine.routes import EngineRoutes
-from tests.support.engines import free_port
+from server.engine.supervisor import free_port
 
 INFO = EngineInfo(
     protocol=PROTOCOL,

@@ -68,7 +68,7 @@ async def test_it_starts_restarts_and_leaves_nothing_behind(
         first = engine.pid
         assert first is not None
         os.kill(first, signal.SIGKILL)
-        await until(lambda: engine.restarts == 1 and engine.pid not in (None, first))
+        await until(lambda: engine.pid not in (None, first))
         await until(lambda: not group(first))
         second = engine.pid
         assert second is not None
@@ -88,7 +88,7 @@ async def test_an_engine_that_stops_answering_is_started_again(
         hung = engine.pid
         assert hung is not None
         os.kill(hung, signal.SIGSTOP)
-        await until(lambda: engine.restarts == 1 and engine.pid not in (None, hung))
+        await until(lambda: engine.pid not in (None, hung))
         assert group(hung) == []
 
 
@@ -102,7 +102,7 @@ async def test_an_engine_that_never_was_ready_is_given_up(
         await until(lambda: errors)
     assert "no such model: m" in str(errors[0])
     assert str(tmp_path / "log") in str(errors[0])
-    assert engine.restarts == 0
+    assert (tmp_path / "log").read_text().count("no such model: m") == 1
 
 
 def test_an_engine_ends_when_its_parent_is_killed(tmp_path: Path) -> None:

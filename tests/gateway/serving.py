@@ -13,9 +13,9 @@ from fastapi import FastAPI
 
 from server.gateway.access.ledger import Ledger
 from server.gateway.app import create_app
-from server.gateway.connection.slow_clients import uvicorn_options
+from server.gateway.connection.protocol import uvicorn_options
 from server.gateway.engines.discovery import Resolve
-from server.gateway.engines.upstream import EnginePool
+from server.gateway.engines.pool import EnginePool
 from server.gateway.settings import Settings
 
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from server.cli import app
-from server.gateway.conformance import Finding, Server, Unreachable, examine
+from server.commands.conformance import Finding, Server, Unreachable, examine
 from tests.gateway.serving import gateway
 from tests.gateway.stand_in import Faults, StandIn, running
 from tests.gateway.toy_engine import Toy

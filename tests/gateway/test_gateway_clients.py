@@ -15,7 +15,7 @@ import uvicorn
 
 from server.gateway.access.rates import HEADER_NAMES
 from server.gateway.app import create_app
-from server.gateway.connection.slow_clients import uvicorn_options
+from server.gateway.connection.protocol import uvicorn_options
 from server.gateway.settings import Settings
 from tests.gateway.serving import eventually, gateway, running_server
 from tests.gateway.stand_in import StandIn

@@ -13,10 +13,10 @@ from typing import Any
 
 import httpx
 
+from server.engine.supervisor import free_port
 from tests.gateway.serving import eventually
 from tests.gateway.stand_in import Faults, StandIn, running
 from tests.gateway.test_gateway_chat import ASK
-from tests.support.engines import free_port
 
 
 @asynccontextmanager

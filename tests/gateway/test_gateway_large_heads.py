@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 import httpx
 import pytest
 
-from server.gateway.connection.slow_clients import MOST_HEAD_BYTES, MOST_HEAD_LINES
+from server.gateway.connection.protocol import MOST_HEAD_BYTES, MOST_HEAD_LINES
 from tests.gateway.stand_in import StandIn
 from tests.gateway.test_gateway_chat import ASK
 from tests.gateway.test_gateway_clients import CHAT, HEAD, answer, as_served

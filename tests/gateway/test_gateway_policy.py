@@ -16,10 +16,10 @@ from typing import Any
 import httpx
 import pytest
 
+from server.engine.supervisor import free_port
 from tests.gateway.serving import eventually, gateway
 from tests.gateway.stand_in import Faults, StandIn, running
 from tests.gateway.test_gateway_chat import ASK
-from tests.support.engines import free_port
 
 PATH = "/v1/chat/completions"
 STREAMS = 100

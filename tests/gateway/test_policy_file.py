@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from server.budget.policy import Policy
 from server.cli import app
+from server.commands.policy import policy_schema
 from server.gateway.policy_file import PolicyFileError, PolicyStore, parse_policy
-from server.policy_cli import policy_schema
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "docs" / "policy.schema.json"

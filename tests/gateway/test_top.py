@@ -15,7 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from server.cli import app
-from server.top import Meters, TopError, _running, _screen, meter
+from server.commands.top import Meters, TopError, _running, _screen, meter
 from tests.gateway.serving import eventually, gateway
 from tests.gateway.stand_in import Faults, StandIn
 from tests.gateway.test_gateway_chat import ASK

@@ -22,7 +22,7 @@ from typing import Any
 
 import httpx
 
-from tests.support.engines import free_port
+from server.engine.supervisor import free_port
 
 _S1 = (sys.executable, "-m", "server.cli")
 _PYTHON = {"python", "python3"}

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,7 +19,8 @@ import httpx
 import psutil
 
 from server.engine import one_process
-from server.engine.launch import on_gpu
+from server.engine.launch import VLLM_SERVER, on_gpu
+from server.engine.supervisor import free_port
 
 DEMO = Path(__file__).parents[2] / "training" / "checkpoints" / "tiny-reasoner"
 _START_S = 240
@@ -38,13 +38,6 @@ _ON_GPU = (
 _EVERYWHERE = _ON_GPU if on_gpu() else ()
 TIGHT_CACHE = ("--num-gpu-blocks-override", "64" if on_gpu() else "8")
 """1,024 tokens: a block holds 16 on a GPU and 128 on a CPU."""
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @dataclass
@@ -124,7 +117,7 @@ def engine_alone(
         argv = [sys.executable, "-m", "server.cli", "engine", "--port", str(port), "--", *engine_args]
     else:
         argv = [
-            sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", str(DEMO),
+            sys.executable, "-m", VLLM_SERVER, "--model", str(DEMO),
             "--served-model-name", DEMO.name, "--host", "127.0.0.1", "--port", str(port),
             "--enforce-eager", *one_process.arguments(engine_args, {}), *engine_args,
         ]  # fmt: skip

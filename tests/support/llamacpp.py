@@ -15,8 +15,9 @@ from typing import Any
 import httpx
 import xllamacpp
 
+from server.engine.supervisor import free_port
 from tests.support.demo_gguf import write_gguf
-from tests.support.engines import DEMO, Running, _await, _process, free_port
+from tests.support.engines import DEMO, Running, _await, _process
 
 _CONTEXT = 2048
 _SLOTS = 8

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from server.engine.supervisor import free_port
 from tests.support.commands import drops, manifest, rows, s1, s1_fails, s1_ok
-from tests.support.engines import DEMO, free_port
+from tests.support.engines import DEMO
 from tests.support.fake_models import (
     Fault,
     Json,

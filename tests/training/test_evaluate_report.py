@@ -261,7 +261,7 @@ def test_what_can_not_be_recommended(tmp_path: Path, grid: dict[str, Any], messa
 
 
 def test_the_policy_is_what_s1_policy_check_reads(tmp_path: Path, waits: Series) -> None:
-    from server.policy_cli import policy
+    from server.commands.policy import policy
 
     folder, file = write_run(tmp_path / "run", [waits]), tmp_path / "policy.yaml"
     assert s1("recommend", folder, "--out", file).exit_code == 0

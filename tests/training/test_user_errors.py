@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from server.engine.supervisor import free_port
 from tests.support.commands import file_size_limit, manifest, rows, s1_fails, s1_ok
-from tests.support.engines import free_port
 from tests.support.fake_models import FakeModels, Json, fake_models, openai_reply, prompt_of
 from tests.support.question_files import write_jsonl
 

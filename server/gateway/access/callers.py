@@ -16,7 +16,7 @@ from starlette.requests import Request
 
 from server.budget.spec import ThinkingBudget
 from server.gateway.access.keys import Key, KeysError, KeysFile, Quotas, read_keys, split_key
-from server.gateway.engines.upstream import EnginePool
+from server.gateway.engines.pool import EnginePool
 from server.gateway.errors import Forbidden, InvalidKey, ModelNotFound
 from server.gateway.file_changes import RETRY_S, Signature, file_signature
 from server.gateway.settings import Settings, SettingsError

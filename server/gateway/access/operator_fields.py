@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from server.budget.shown import show
 from server.gateway.access.callers import Caller
 from server.gateway.errors import Forbidden, InvalidRequest
-from server.gateway.validation import show
 
 _TRANSFERS = ("ec_transfer_params", "kv_transfer_params")
 """Which other engine a request's caches come from: a router between prefill and decode engines sets it."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, NoReturn, TypeVar
 
-from server.budget.shown import cut
+from server.budget.shown import cut, did_you_mean, show
 from server.budget.spec import BUDGET_FIELDS
 from server.gateway.errors import InvalidRequest
-from server.gateway.validation import did_you_mean, show
 
 Kind = TypeVar("Kind")
 

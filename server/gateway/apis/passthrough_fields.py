@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from server.budget.shown import show
 from server.budget.spec import MAX_TOKENS
 from server.gateway.chat.chat_request import MAX_CHOICES
 from server.gateway.chat.messages import check_messages
 from server.gateway.errors import InvalidRequest
-from server.gateway.validation import show
 
 MOST_ELEMENTS = 16_384
 """Tools, texts to embed."""
@@ -53,7 +53,7 @@ def check_tokenize(fields: Mapping[str, Any]) -> None:
     if not isinstance(prompt, str):
         raise InvalidRequest(f"`prompt` must be a string. Given: {show(prompt)}", param="prompt")
     check_messages(fields)
-    _objects(fields.get("tools", []), "tools")
+    _check_tools(fields.get("tools", []))
 
 
 def check_detokenize(fields: Mapping[str, Any]) -> None:
@@ -63,15 +63,14 @@ def check_detokenize(fields: Mapping[str, Any]) -> None:
     _check_ids(tokens, "tokens")
 
 
-def _objects(value: Any, field: str) -> list[dict[str, Any]]:
-    if not isinstance(value, list):
-        raise InvalidRequest(f"`{field}` must be an array of objects. Given: {show(value)}", param=field)
-    _check_length(value, field, MOST_ELEMENTS)
-    for place, element in enumerate(value):
+def _check_tools(tools: Any) -> None:
+    if not isinstance(tools, list):
+        raise InvalidRequest(f"`tools` must be an array of objects. Given: {show(tools)}", param="tools")
+    _check_length(tools, "tools", MOST_ELEMENTS)
+    for place, element in enumerate(tools):
         if not isinstance(element, dict):
-            where = f"{field}[{place}]"
+            where = f"tools[{place}]"
             raise InvalidRequest(f"`{where}` must be an object. Given: {show(element)}", param=where)
-    return value
 
 
 def _texts(fields: Mapping[str, Any], name: str, most: int) -> int:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from server.budget.aliases import Asked, read_chat
 from server.budget.forms import ALIAS_ROOTS, OPEN_OBJECTS
 from server.budget.receipt import EngineReceipt, Origin
-from server.budget.shown import cut
+from server.budget.shown import cut, did_you_mean, show
 from server.budget.spec import BUDGET_FIELDS, ThinkingBudget
 from server.gateway.chat.bursts import Burst
 from server.gateway.chat.chat_conflicts import check_conflicts
@@ -35,7 +35,7 @@ from server.gateway.parallel.fields import (
     shared_budget,
 )
 from server.gateway.sampling_limits import check_sampling_limits
-from server.gateway.validation import check_members_known, did_you_mean, invalid_request, show
+from server.gateway.validation import check_members_known, invalid_request
 
 _NOT_FORWARDED = frozenset(BUDGET_FIELDS) | {"request_id", "n", "return_token_ids"}
 _MOST_BODIES_BYTES = 128 * 1024 * 1024

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from server.budget.shown import cut
+from server.budget.shown import cut, show
 from server.budget.spec import ThinkingBudget
 from server.gateway.chat.chat_fields import RESERVED_XARGS
 from server.gateway.errors import InvalidRequest
-from server.gateway.validation import show
 
 
 def check_conflicts(

@@ -53,7 +53,7 @@ async def answer_chat(
     model = resolve_model(caller, context.engines, call.model)
     rungs = Rungs.of(context.policy.current, model=model, key=caller.name, key_caps=caller.caps)
     engine = context.engines.choose(model, settle(call, rungs, None).budget, call.asked.requested_as)
-    call = settle(call, rungs, engine.described)
+    call = settle(call, rungs, engine.budget_description)
     observer_of(request.scope).asked(call, model=model)
     check_settled(call, context.reward)
     request_id = identify(request, call.fields.get("request_id"))
@@ -236,7 +236,7 @@ def _check_room(call: ChatCall, engine: Engine) -> None:
     Raises:
         BudgetError: `param` is the field the client gave.
     """
-    description = engine.described
+    description = engine.budget_description
     if not call.budget.is_set or call.room is None or description is None or call.answer_is_constrained:
         return
     field, room = call.room

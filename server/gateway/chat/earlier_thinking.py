@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 from server.budget.markers import FAMILIES
 from server.budget.policy import PreserveThinking
+from server.budget.shown import show
 from server.gateway.chat.chat_call import ChatCall
 from server.gateway.engines.engine import Engine
 from server.gateway.errors import EngineRefused, InvalidRequest
 from server.gateway.rounds.completions_vllm import VllmCompletions
-from server.gateway.validation import show
 
 Way = Literal["switch", "inline"]
 """How a prompt is made to hold earlier thinking: by the template's own switch, or inside the content."""
@@ -174,9 +174,9 @@ def _keep(fields: dict[str, Any], messages: list[_Message], way: Way, engine: En
 
 def _inline(message: _Message, engine: Engine) -> dict[str, Any]:
     """The message as the model itself wrote it, markers included: the same tokens, for the prefix cache."""
-    if message.thinking is None or engine.described is None:
+    if message.thinking is None or engine.budget_description is None:
         return message.bare
-    family = FAMILIES[engine.described.family]
+    family = FAMILIES[engine.budget_description.family]
     line = "" if message.thinking.endswith("\n") else "\n"
     written = f"{family.think_start}\n{message.thinking}{line}{family.think_end}\n"
     content = message.bare.get("content")
@@ -187,7 +187,7 @@ def _inline(message: _Message, engine: Engine) -> dict[str, Any]:
 
 async def _find_way(engine: Engine, model: str) -> Way | None:
     """Render two conversations that differ in their thinking alone, each way: prompts that differ hold it."""
-    described, support = engine.described, engine.status.rounds
+    described, support = engine.budget_description, engine.status.rounds
     dialect = support.dialect if support is not None else VllmCompletions
     completions = dialect(engine, model, timeout_s=engine.render_timeout_s)
     ways: tuple[Way, ...] = ("switch", "inline")

@@ -40,7 +40,7 @@ from server.gateway.engines.admission import Admission, Place, shrunk
 from server.gateway.engines.balance import Prefix
 from server.gateway.engines.demand import Demand
 from server.gateway.engines.engine import ChatEngine, Engine
-from server.gateway.engines.upstream import EnginePool
+from server.gateway.engines.pool import EnginePool
 from server.gateway.errors import EngineDied, EngineUnavailable, InvalidRequest, QuotaStoreUnavailable
 from server.gateway.observe.observer import Observer, observer_of
 from server.gateway.settings import Settings

@@ -16,7 +16,7 @@ from server.budget.spec import ThinkingBudget
 from server.gateway.access.rates import retry_after
 from server.gateway.engines.balance import Balance, Prefix
 from server.gateway.engines.engine import Engine
-from server.gateway.engines.upstream import EnginePool
+from server.gateway.engines.pool import EnginePool
 from server.gateway.errors import EngineUnavailable, InvalidRequest, Overloaded, QuotaExceeded
 from server.gateway.settings import Settings
 

@@ -18,7 +18,7 @@ from server.gateway.chat.chat_call import EngineCall
 from server.gateway.chat.granularity import Pace, StreamSpeed
 from server.gateway.chat.sse import DONE, EventSplitter
 from server.gateway.engines.capacity import kv_cache_tokens
-from server.gateway.engines.engine_http import Connection, Connections, without_credentials
+from server.gateway.engines.engine_http import Connection, Connections, strip_credentials
 from server.gateway.engines.progress import tokens_made
 from server.gateway.errors import EngineDied, EngineMisbehaved, EngineRefused, ReceiptMissing
 from server.gateway.observe.trace_context import trace_headers
@@ -140,7 +140,7 @@ class Engine:
 
     def __post_init__(self) -> None:
         self._connections = Connections(self.url, connect_timeout_s=self.settings.connect_timeout_s)
-        self.url = without_credentials(self.url)
+        self.url = strip_credentials(self.url)
 
     @property
     def open_streams(self) -> int:
@@ -186,12 +186,12 @@ class Engine:
 
     def context(self, model: str) -> int | None:
         """Most tokens of prompt and completion together; None if the engine doesn't tell."""
-        own = self.described.max_model_len if self.described is not None else None
+        own = self.budget_description.max_model_len if self.budget_description is not None else None
         cards = [card.get("max_model_len") for card in self.status.models if card["id"] == model]
         return own or next((length for length in cards if isinstance(length, int)), None)
 
     @property
-    def described(self) -> EngineDescription | None:
+    def budget_description(self) -> EngineDescription | None:
         """The engine's own description, or ours of what rounds enforce on it."""
         rounds = self.status.rounds
         return self.status.description or (rounds.description if rounds is not None else None)
@@ -204,7 +204,7 @@ class Engine:
 
     @property
     def enforced_fields(self) -> tuple[str, ...]:
-        described = self.described
+        described = self.budget_description
         return () if self.status.enforcement == "none" or described is None else described.enforces
 
     async def complete(self, call: EngineCall) -> dict[str, Any]:

@@ -351,7 +351,7 @@ class Connection(asyncio.Protocol):
         self._reusable = self._reusable and self._parser.should_keep_alive()
 
 
-def without_credentials(url: str) -> str:
+def strip_credentials(url: str) -> str:
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 

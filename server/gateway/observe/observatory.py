@@ -14,8 +14,8 @@ from prometheus_client.registry import Collector
 from starlette.datastructures import Headers
 
 from server import __version__
-from server.gateway.engines.upstream import EnginePool
-from server.gateway.metrics import EngineCollector, QueueCollector
+from server.gateway.engines.pool import EnginePool
+from server.gateway.observe.engine_metrics import EngineCollector, QueueCollector
 from server.gateway.observe.instruments import NO_MODEL, Instruments
 from server.gateway.observe.observation import Api, EngineWatch, Observation, Sink
 from server.gateway.observe.observer import UNOBSERVED, Observer

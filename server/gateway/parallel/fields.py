@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from server.budget.aliases import Asked
 from server.budget.forms import ALIAS_ROOTS
+from server.budget.shown import show
 from server.budget.spec import BUDGET_FIELDS, MAX_TOKENS, BudgetError, ThinkingBudget
 from server.gateway.errors import InvalidRequest
-from server.gateway.validation import show
 
 PARALLEL = "parallel"
 TOTAL = "parallel.total_thinking_tokens"

@@ -35,7 +35,7 @@ class ThinkingMarkers:
         """
         if engine.status.rounds is not None:
             return cls._of_ids(engine.status.rounds.ids)
-        description = engine.described
+        description = engine.budget_description
         if description is None or not description.think_start or not description.think_end:
             raise EngineMisbehaved("the engine doesn't say how its model's thinking begins and ends")
         start, end = (

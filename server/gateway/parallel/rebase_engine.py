@@ -8,6 +8,7 @@ from typing import Any
 
 from server.budget.forms import ALIAS_ROOTS
 from server.budget.receipt import EngineReceipt
+from server.budget.shown import show
 from server.gateway.chat.chat_call import ChatCall, EngineCall
 from server.gateway.engines.engine import Engine
 from server.gateway.errors import InvalidRequest, ReceiptMissing
@@ -16,7 +17,6 @@ from server.gateway.parallel.rebase_search import RebaseSearch
 from server.gateway.parallel.reward import RewardModel
 from server.gateway.parallel.vote import verdict
 from server.gateway.rounds.completions_vllm import VllmCompletions
-from server.gateway.validation import show
 
 OnProgress = Callable[[dict[str, Any]], Awaitable[None]]
 

@@ -18,9 +18,6 @@ import orjson
 from server.gateway.errors import EngineMisbehaved, EngineRefused, EngineUnavailable
 from server.gateway.settings import Settings
 
-DEFAULT_STEP_BOUNDARY = "\n\n"
-"""What s1, DeepSeek-R1 and Qwen3 put between the steps of their thinking."""
-
 
 @dataclass(frozen=True, slots=True)
 class Rated:

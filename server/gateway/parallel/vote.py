@@ -66,19 +66,18 @@ def candidates(ballots: Sequence[Ballot]) -> list[Candidate]:
     return sorted(found, key=lambda candidate: (-candidate.weight, candidate.indices[0]))
 
 
-def is_decided(ballots: Sequence[Ballot], missing: Collection[int], *, heaviest: float = 1.0) -> bool:
-    """Whether the winner is known although branches have yet to vote.
+def is_decided(ballots: Sequence[Ballot], missing: Collection[int]) -> bool:
+    """Whether the winner is known although branches have yet to vote, each with a weight of 1 at most.
 
     Args:
         missing: their indices.
-        heaviest: the most that one branch can weigh.
     """
     if not missing:
         return True
     ranked = candidates(ballots)
     if not ranked:
         return False
-    leader, lowest_missing, gain = ranked[0], min(missing), len(missing) * heaviest
+    leader, lowest_missing, gain = ranked[0], min(missing), len(missing)
     nobody = Candidate(0.0, (lowest_missing,), lowest_missing)
     return all(
         leader.weight > rival.weight + gain

@@ -166,13 +166,13 @@ class Completions(ABC):
         return orjson.dumps({"model": self._model, **fields})
 
 
-def read_token_ids(answer: Mapping[str, Any], path: str) -> list[int]:
-    """The `tokens` of an answer.
+def read_token_ids(answer: Mapping[str, Any]) -> list[int]:
+    """The `tokens` of an answer of /tokenize.
 
     Raises:
         EngineMisbehaved
     """
     tokens = answer.get("tokens")
     if not isinstance(tokens, list) or not all(isinstance(token, int) for token in tokens):
-        raise EngineMisbehaved(f"the engine's {path} can't be read: it has no `tokens`")
+        raise EngineMisbehaved("the engine's /tokenize can't be read: it has no `tokens`")
     return tokens

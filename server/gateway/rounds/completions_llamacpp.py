@@ -178,7 +178,7 @@ class LlamaCppCompletions(Completions):
 
     async def _tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         asked = {"content": text, "add_special": add_special, "parse_special": parse_special}
-        return read_token_ids(await self._post("/tokenize", asked), "/tokenize")
+        return read_token_ids(await self._post("/tokenize", asked))
 
     async def _said(self, token_ids: Sequence[int]) -> str:
         return await self.decode(token_ids) if token_ids else ""

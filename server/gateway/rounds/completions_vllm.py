@@ -58,11 +58,11 @@ class VllmCompletions(Completions):
         answer = await self._post("/tokenize", fields, request_id)
         if not isinstance(answer.get("max_model_len"), int):
             raise EngineMisbehaved("the engine's /tokenize can't be read: it has no `max_model_len`")
-        return Rendered(read_token_ids(answer, "/tokenize"), answer["max_model_len"])
+        return Rendered(read_token_ids(answer), answer["max_model_len"])
 
     async def encode(self, text: str) -> list[int]:
         answer = await self._post("/tokenize", {"prompt": text, "add_special_tokens": False})
-        return read_token_ids(answer, "/tokenize")
+        return read_token_ids(answer)
 
     async def decode(self, token_ids: Sequence[int], request_id: str | None = None) -> str:
         text = (await self._post("/detokenize", {"tokens": list(token_ids)}, request_id)).get("prompt")

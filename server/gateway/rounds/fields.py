@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from server.budget.shown import show
 from server.budget.spec import BUDGET_FIELDS
 from server.gateway.errors import InvalidRequest
 from server.gateway.rounds.completions import Completions
-from server.gateway.validation import show
 
 
 def prompt_fields(fields: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:

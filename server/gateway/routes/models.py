@@ -33,7 +33,7 @@ def _card(model: str, engines: list[Engine]) -> dict[str, Any]:
     """Of several engines that serve a model, the one that enforces most speaks for it: budgets go there."""
     best = max(engines, key=lambda engine: len(engine.enforced_fields))
     own = next(card for card in best.status.models if card["id"] == model)
-    description = best.described
+    description = best.budget_description
     return {
         "id": model,
         "object": "model",

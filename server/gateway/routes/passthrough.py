@@ -16,6 +16,7 @@ from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from server.budget.shown import show
 from server.budget.spec import BUDGET_FIELDS, ThinkingBudget
 from server.gateway.access.callers import caller_of, resolve_model
 from server.gateway.access.operator_fields import check_operator_fields
@@ -38,7 +39,6 @@ from server.gateway.engines.engine import Engine
 from server.gateway.errors import EngineRefused, Forbidden, InvalidRequest
 from server.gateway.observe.observer import observer_of
 from server.gateway.sampling_limits import check_sampling_limits
-from server.gateway.validation import show
 
 router = APIRouter(tags=["pass-through"])
 

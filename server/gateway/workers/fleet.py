@@ -268,7 +268,7 @@ def _merged_engine(views: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _describe(engine: Engine) -> dict[str, Any]:
-    status, described = engine.status, engine.described
+    status, described = engine.status, engine.budget_description
     return {
         "url": engine.url,
         "state": status.state,

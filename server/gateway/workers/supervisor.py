@@ -145,7 +145,7 @@ class Workers:
             order = self._order(index, own_socket, listener.fileno())
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-m", "server.worker"),
+                *("-m", "server.gateway.workers.process"),
                 stdin=asyncio.subprocess.PIPE,
                 pass_fds=(listener.fileno(),),
                 # A terminal's Ctrl-C is for the parent, which hands it on.

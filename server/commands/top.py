@@ -10,9 +10,10 @@ import httpx
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+
+from server.commands.failing import fail
 
 _METER_CELLS = 24
 _NARROW_METER_CELLS = 8
@@ -44,8 +45,7 @@ def top(
             else:
                 _watch(client, url, console, interval_s)
         except TopError as error:
-            Console(stderr=True).print(f"[bold red]s1:[/bold red] {escape(str(error))}", soft_wrap=True)
-            raise typer.Exit(1) from None
+            fail(str(error), code=1)
 
 
 def _watch(client: httpx.Client, url: str, console: Console, interval_s: float) -> None:

@@ -1,6 +1,6 @@
 """What observing costs the gateway: the same work for gateways that observe more and less, in quick turns.
 
-    python -m loadtest.observing_cost --rounds 40 --output docs/results/observing-cost.json
+    python -m loadtest.bench.observing --rounds 40 --output docs/results/observing-cost.json
 
 Streams come at the speed of a GPU, 100 tokens a second each (`--itl-ms 10`), or as quickly as the gateway
 reads (`--itl-ms 0`): an event for each token (`--granularity token`), or a dozen for a whole stream, of
@@ -22,9 +22,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import socket
-import subprocess
 import sys
 import threading
 import time
@@ -36,18 +33,16 @@ from statistics import median
 from typing import Annotated, Any
 
 import aiohttp
-import httpx
 import orjson
 import typer
 
 from loadtest import stand_in
-from loadtest.bench.processes import cpu_seconds
+from loadtest.bench.processes import Server, cpu_seconds, gateway
 from loadtest.client.compare import Ratio
 from loadtest.client.provenance import provenance
 from loadtest.stand_in_engine import Options
 from loadtest.stand_in_script import Script
 
-_READY_S = 60
 _ANSWER_TOKENS = 32
 _ON = {"S1_GATEWAY_OBSERVE": "on", "S1_GATEWAY_LOG_REQUESTS": "off"}
 
@@ -62,15 +57,6 @@ def variants(otlp_url: str) -> dict[str, dict[str, str]]:
         "all": traced
         | {"S1_GATEWAY_OBSERVE": "on", "S1_GATEWAY_LOG_FORMAT": "json", "S1_GATEWAY_TRACE_SAMPLE_RATIO": "1"},
     }
-
-
-@dataclass(frozen=True, slots=True)
-class Gateway:
-    url: str
-    pid: int
-
-    def cpu_s(self) -> float:
-        return cpu_seconds(self.pid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +76,7 @@ class Work:
             "stream": True,
         } | ({} if self.granularity is None else {"stream_granularity": self.granularity})
 
-    async def run(self, session: aiohttp.ClientSession, gateway: Gateway) -> float:
+    async def run(self, session: aiohttp.ClientSession, gateway: Server) -> float:
         """Returns the seconds that it took."""
         free = asyncio.Semaphore(self.concurrency)
 
@@ -112,7 +98,7 @@ class Turn:
     wall_s: float
 
 
-async def measure(gateways: Mapping[str, Gateway], work: Work, *, rounds: int) -> dict[str, list[Turn]]:
+async def measure(gateways: Mapping[str, Server], work: Work, *, rounds: int) -> dict[str, list[Turn]]:
     """Each round begins with another gateway; the first isn't counted.
 
     A turn's CPU time includes what the gateway did since its turn before: it counts some of what ended then
@@ -126,7 +112,7 @@ async def measure(gateways: Mapping[str, Gateway], work: Work, *, rounds: int) -
             at = number % len(names)
             for name in names[at:] + names[:at]:
                 wall_s = await work.run(session, gateways[name])
-                cpu_s = gateways[name].cpu_s()
+                cpu_s = cpu_seconds(gateways[name].process.pid)
                 if number:
                     turns[name].append(Turn(cpu_s - before_s[name], wall_s))
                 before_s[name] = cpu_s
@@ -184,35 +170,6 @@ def collector() -> Iterator[str]:
         server.server_close()
 
 
-@contextlib.contextmanager
-def gateway(engine_url: str, environment: Mapping[str, str]) -> Iterator[Gateway]:
-    """`s1 serve` before an engine, once it is ready."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    argv = [sys.executable, "-m", "server.cli", "serve", "--port", str(port), "--engine-url", engine_url]
-    process = subprocess.Popen(  # noqa: S603 - our own command
-        argv, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _await_ready(url, process)
-        yield Gateway(url, process.pid)
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _await_ready(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + _READY_S
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{url}/ready", timeout=5).status_code == 200:
-                return
-        time.sleep(0.1)
-    raise RuntimeError("the gateway did not become ready")
-
-
 def main(
     rounds: Annotated[int, typer.Option(min=3)] = 40,
     streams: Annotated[int, typer.Option(min=1, help="Of one turn.")] = 64,
@@ -228,9 +185,11 @@ def main(
     with contextlib.ExitStack() as stack:
         (engine_url,) = stack.enter_context(stand_in.running(Options(script, itl_s=itl_ms / 1000)))
         settings = variants(stack.enter_context(collector()))
-        gateways = {name: stack.enter_context(gateway(engine_url, own)) for name, own in settings.items()}
+        gateways = {
+            name: stack.enter_context(gateway([engine_url], env=own)) for name, own in settings.items()
+        }
         turns = asyncio.run(measure(gateways, work, rounds=rounds))
-    command = f"python -m loadtest.observing_cost {' '.join(sys.argv[1:])}".strip()
+    command = f"python -m loadtest.bench.observing {' '.join(sys.argv[1:])}".strip()
     found = {"provenance": provenance(command), "compared": compared(turns, work)}
     text = orjson.dumps(found, option=orjson.OPT_INDENT_2).decode()
     typer.echo(text)

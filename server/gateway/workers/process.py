@@ -1,4 +1,4 @@
-"""One worker: `python -m server.worker`, told what to be in a line on its stdin.
+"""One worker: `python -m server.gateway.workers.process`, told what to be in a line on its stdin.
 
 stdin stays open as long as the process that started it lives; its end ends the worker.
 """
@@ -21,9 +21,9 @@ import uvloop
 from server.garbage import rarely_collect_garbage
 from server.gateway.app import create_app
 from server.gateway.connection.drain import Drain
-from server.gateway.connection.slow_clients import uvicorn_options
+from server.gateway.connection.protocol import uvicorn_options
 from server.gateway.connection.stopping import GatewayServer, stop_at_once, stop_on_signals
-from server.gateway.engines.upstream import EnginePool
+from server.gateway.engines.pool import EnginePool
 from server.gateway.settings import SettingsError
 from server.gateway.workers.fleet import Here, Together
 from server.gateway.workers.inside import answering

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
+from server.commands.failing import fail
 from server.sizing import GIB, GPU_GIB, Layout, ModelShape, Sizing, SizingError, size_of_cache, size_on_gpus
 
 
@@ -61,7 +60,7 @@ def size(
             for budget in thinking_tokens or (1024, 4096, 16384)
         ]
     except SizingError as error:
-        _fail(str(error))
+        fail(str(error))
     if as_json:
         typer.echo(json.dumps(summary(sizing, context=context) | {"budgets": rows}))
         return
@@ -153,8 +152,3 @@ def report(sizing: Sizing, rows: list[dict[str, int]], *, context: int) -> list[
             for row in rows
         ),
     ]
-
-
-def _fail(message: str) -> NoReturn:
-    Console(stderr=True).print(f"[bold red]s1:[/bold red] {escape(message)}", soft_wrap=True)
-    raise typer.Exit(2)

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import os
 import shlex
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from server.commands.demo import demo_checkpoint
+from server.commands.failing import fail
 from server.engine.launch import LaunchError, require_vllm
 from server.engine.reward import DEFAULT_STEP_TAG, reward_command, reward_environment, step_tag_id
-
-
-def demo_reward_model() -> Path:
-    import training
-
-    return Path(training.__path__[0]) / "checkpoints" / "tiny-prm"
 
 
 def reward(
@@ -34,15 +29,14 @@ def reward(
 ) -> None:
     """Serve a process-reward model with vLLM, for gateways (`s1 serve --reward-url`)."""
     console = Console(stderr=True)
-    chosen = model or str(demo_reward_model())
+    chosen = model or str(demo_checkpoint("tiny-prm"))
     try:
         require_vllm()
         tag_id = step_tag_id(chosen, step_tag)
         extra = tuple(context.obj or ())
         argv = reward_command(chosen, host=host, port=port, tag_id=tag_id, extra_args=extra)
     except LaunchError as error:
-        console.print(f"[bold red]s1:[/bold red] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(2) from error
+        fail(str(error))
     console.print(f"[dim]{escape(shlex.join(argv))}[/dim]", soft_wrap=True)
     boundary = " --step-boundary '\\n'" if model is None else ""
     console.print(f"then: s1 serve --reward-url http://{host}:{port}{boundary}", markup=False, soft_wrap=True)

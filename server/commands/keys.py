@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import orjson
 import typer
@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from server.budget.spec import BUDGET_FIELDS
+from server.commands.failing import fail
 from server.gateway.access.keys import Key, KeysError, Quotas, add_key, new_key, read_keys, remove_key
 
 keys = typer.Typer(name="keys", help="Make, list and revoke API keys (docs/access.md).", no_args_is_help=True)
@@ -76,7 +77,7 @@ def create(
         )
         add_key(file, record)
     except KeysError as error:
-        _fail(str(error))
+        fail(str(error))
     Console(stderr=True).print(
         f"[dim]added {escape(name)} ({record.id}) to {escape(str(file))}; "
         "only a hash of the key is kept, so copy it now[/dim]",
@@ -93,7 +94,7 @@ def list_keys(
     try:
         records = read_keys(file).keys
     except KeysError as error:
-        _fail(str(error))
+        fail(str(error))
     if as_json:
         for record in records:
             typer.echo(orjson.dumps(record.model_dump(mode="json", exclude={"sha256"})))
@@ -112,7 +113,7 @@ def revoke(name_or_id: Annotated[str, typer.Argument(help="The key's name or id.
     try:
         record = remove_key(file, name_or_id)
     except KeysError as error:
-        _fail(str(error))
+        fail(str(error))
     Console(stderr=True).print(f"revoked {escape(record.name)} ({record.id})")
 
 
@@ -156,8 +157,3 @@ def _cells(record: Key) -> list[str]:
         "\n".join(limits) or "none",
         "yes" if record.admin else "",
     ]
-
-
-def _fail(message: str) -> NoReturn:
-    Console(stderr=True).print(f"[bold red]s1:[/bold red] {escape(message)}", soft_wrap=True)
-    raise typer.Exit(2)

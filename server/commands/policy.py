@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from server.budget.effort import EFFORTS
 from server.budget.policy import Policy, Rung, apply_policy, given_fields
 from server.budget.spec import BUDGET_FIELDS, ThinkingBudget
+from server.commands.failing import fail
 from server.gateway.policy_file import PolicyFileError, read_policy
 
 policy = typer.Typer(name="policy", help="Defaults and caps of thinking budgets.", no_args_is_help=True)
@@ -25,8 +24,7 @@ def check(file: Annotated[Path, typer.Argument(help="The policy, as YAML.")]) ->
     try:
         read = read_policy(file)
     except PolicyFileError as error:
-        Console(stderr=True).print(f"[bold red]s1:[/bold red] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(2) from None
+        fail(str(error))
     for line in describe(read):
         typer.echo(line)
 

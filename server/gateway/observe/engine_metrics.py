@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from server.gateway.engines.engine import Enforcement, EngineState
-from server.gateway.engines.upstream import EnginePool
+from server.gateway.engines.pool import EnginePool
 
 
 class EngineCollector(Collector):

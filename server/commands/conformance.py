@@ -20,10 +20,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from server.commands.failing import fail
+
 _QUESTION = "How many r in raspberry?"
 _LARGEST_BUDGET = 16
 _EXTRA_TOKENS = 24
 """How far the tested minimum lies above the natural length."""
+_NUM_WAITS = 2
 _NATURAL_ROOM = 1024
 _EVIDENCE_CHARACTERS = 160
 _NOT_TOLD_APART = "the server doesn't tell thinking and answer apart"
@@ -183,7 +186,7 @@ def _checks(natural: Seen) -> list[_Check]:
         _Check("s1", {"max_thinking_tokens": budget}, _at_most(budget)),
         _Check("s1", {"max_thinking_tokens": 0}, _at_most(0)),
         _Check("s1", {"min_thinking_tokens": more}, _at_least(more), room=roomy),
-        _Check("s1", {"num_waits": 2}, _waited(2), room=roomy),
+        _Check("s1", {"num_waits": _NUM_WAITS}, _waited, room=roomy),
         _Check("s1", {"max_thinking_tokens": -1}, _should_be_refused),
         _Check("s1", {"max_thinking_tokens": 1, "min_thinking_tokens": 2}, _should_be_refused),
         _Check("vLLM", {"thinking_token_budget": budget}, _at_most(budget)),
@@ -240,18 +243,15 @@ def _at_least(budget: int) -> Callable[[Seen, Seen], tuple[Verdict, str]]:
     return judge
 
 
-def _waited(waits: int) -> Callable[[Seen, Seen], tuple[Verdict, str]]:
-    def judge(natural: Seen, got: Seen) -> tuple[Verdict, str]:
-        before, after = natural.text.count("Wait"), got.text.count("Wait")
-        counts = _counts(got) if _thinking_is_seen(natural, got) else _compared(natural, got)
-        evidence = f"{after} 'Wait', {before} without; {counts}"
-        if got.receipt is not None:
-            evidence += f"; receipt: {got.receipt.get('waits')} waits"
-        if got.text == natural.text:
-            return Verdict.IGNORED, evidence
-        return (Verdict.HELD if after >= before + waits else Verdict.UNCLEAR), evidence
-
-    return judge
+def _waited(natural: Seen, got: Seen) -> tuple[Verdict, str]:
+    before, after = natural.text.count("Wait"), got.text.count("Wait")
+    counts = _counts(got) if _thinking_is_seen(natural, got) else _compared(natural, got)
+    evidence = f"{after} 'Wait', {before} without; {counts}"
+    if got.receipt is not None:
+        evidence += f"; receipt: {got.receipt.get('waits')} waits"
+    if got.text == natural.text:
+        return Verdict.IGNORED, evidence
+    return (Verdict.HELD if after >= before + _NUM_WAITS else Verdict.UNCLEAR), evidence
 
 
 def _should_be_refused(natural: Seen, got: Seen) -> tuple[Verdict, str]:
@@ -332,8 +332,7 @@ def conformance(
         try:
             findings = examine(server)
         except Unreachable as error:
-            Console(stderr=True).print(f"[bold red]s1:[/bold red] {escape(str(error))}", soft_wrap=True)
-            raise typer.Exit(1) from error
+            fail(str(error), code=1)
         if as_json:
             body = {"url": server.url, "model": server.model, "findings": [asdict(f) for f in findings]}
             typer.echo(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())

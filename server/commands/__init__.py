@@ -1,0 +1,1 @@
+"""The commands of `s1` beside `serve` and `engine`, a module each, and what commands share."""
