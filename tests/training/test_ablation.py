@@ -57,7 +57,7 @@ def small_recipe(path: Path) -> Path:
 
 
 def test_one_command_makes_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.evaluate.local.MAX_COMPLETION_TOKENS", 40)
+    monkeypatch.setattr("training.evaluate.demo_curve.local.MAX_COMPLETION_TOKENS", 40)
     recipe = small_recipe(tmp_path / "small.yaml")
     out, results = tmp_path / "run", tmp_path / "results"
     options = ["--questions", "3", "--draws", "1", "--results", str(results)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from training.evaluate.results import Setting
+from training.evaluate.demo_curve.results import Setting
 from training.evaluate.suite import README_QUESTION, held_out_questions
 from training.tiny.tokenizer import build_tokenizer
 from training.tiny.words import HELD_OUT_WORDS
@@ -26,7 +26,7 @@ TEXTS = (
 
 @pytest.fixture(scope="module")
 def local_model() -> Any:
-    from training.evaluate.local import LocalModel
+    from training.evaluate.demo_curve.local import LocalModel
 
     return LocalModel(CHECKPOINT)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from training.evaluate.intervals import wilson_interval
 from training.evaluate.metrics import Array, Run, control, doubling_slopes, thousand_token_slopes
-from training.evaluate.results import wilson_interval
 
 NUM_RESAMPLES = 2000
 SEED = 0

@@ -21,6 +21,7 @@ from training.curate.files import write_json
 from training.endpoints.cache import CallCache
 from training.endpoints.client import Patience, calling
 from training.evaluate.benchmarks import Benchmark
+from training.evaluate.demo_curve.report import versions
 from training.evaluate.folder import (
     CALLS_FILE,
     RUN_FILE,
@@ -31,7 +32,6 @@ from training.evaluate.folder import (
 from training.evaluate.methods.base import Method
 from training.evaluate.parts import Part, recorded_parts, seconds_of
 from training.evaluate.points import Sweep
-from training.evaluate.report import versions
 from training.evaluate.samples import SAMPLES_FILE, Sample, write_samples
 from training.evaluate.sweep import Model, ask_all, grade_all, jobs, judge_undecided, make_samples
 from training.grading.model import Grader

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from training.chain.step import STEP_MANIFEST, Run, Step, disk_errors, read_json, write_json, write_text
-from training.evaluate.results import Setting, wilson_interval
+from training.evaluate.demo_curve.results import Setting
+from training.evaluate.intervals import wilson_interval
 from training.evaluate.suite import fingerprint, held_out_questions
 from training.tiny import chain
 from training.tiny.bootstrap import paired_difference
@@ -76,7 +77,7 @@ def _answers_step(run: Run, name: str, model: Path, num_questions: int) -> Answe
     questions = held_out_questions(num_questions)
 
     def make(folder: Path) -> Mapping[str, Any]:
-        from training.evaluate.local import LocalModel
+        from training.evaluate.demo_curve.local import LocalModel
 
         local = LocalModel(model)
         lines = []

@@ -73,9 +73,9 @@ def claimed(out: Path, recipe: Recipe) -> Iterator[None]:
 
 def evaluate_step(run: Run, recipe: Recipe, model: Path) -> None:
     """``evaluate/curve.json`` and the tables for the card, measured through our own server."""
-    from training.evaluate.client import ServerError
-    from training.evaluate.measure import measure_served
-    from training.evaluate.report import as_json, update_card
+    from training.evaluate.demo_curve.client import ServerError
+    from training.evaluate.demo_curve.measure import measure_served
+    from training.evaluate.demo_curve.report import as_json, update_card
     from training.evaluate.suite import held_out_questions
     from training.tiny.publish import empty_curve
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from training.evaluate.results import BUDGET_WAITS, MAX_COMPLETION_TOKENS, Curves, Row
+from training.evaluate.demo_curve.results import BUDGET_WAITS, MAX_COMPLETION_TOKENS, Curves, Row
 
 CARD_BEGIN = "<!-- curve:begin -->"
 CARD_END = "<!-- curve:end -->"

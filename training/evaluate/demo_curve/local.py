@@ -12,7 +12,7 @@ from typing import Any
 from server.budget.machine import BudgetMachine, Phase
 from server.budget.markers import FAMILIES, MarkerIds, marker_ids
 from server.budget.spec import ThinkingBudget, resolve
-from training.evaluate.results import MAX_COMPLETION_TOKENS, Outcome, Setting
+from training.evaluate.demo_curve.results import MAX_COMPLETION_TOKENS, Outcome, Setting
 from training.grading.program import grade_exact
 from training.tiny.tasks import Question
 
