@@ -61,7 +61,7 @@ def traces(
     overwrite: Overwrite = False,
 ) -> None:
     """Ask a teacher to think and answer; whether it is right is recorded, not filtered."""
-    from training.curate import teaching
+    from training.curate import traces as teaching
     from training.curate.files import questions_file
     from training.curate.options import parse_endpoint, parse_extra
     from training.curate.progress import Progress

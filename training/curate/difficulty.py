@@ -36,7 +36,7 @@ class DifficultyOptions:
 
 
 @dataclass(slots=True)
-class _Progressed:
+class _State:
     """Replies, verdicts and failures so far, by question id and the solver's place in the list."""
 
     replies: dict[tuple[str, int], Reply] = field(default_factory=dict)
@@ -53,7 +53,7 @@ def difficulty(
     again when the stage runs again with --overwrite.
     """
     _require_checkable(questions, options)
-    state = _Progressed()
+    state = _State()
     with CallCache(cache_path) as cache:
         calls = asyncio.run(_solve(questions, options, cache, progress, state))
         ungraded = _check_all(questions, options, progress, state)
@@ -82,7 +82,7 @@ async def _solve(
     options: DifficultyOptions,
     cache: CallCache,
     progress: Progress,
-    state: _Progressed,
+    state: _State,
 ) -> Counter[str]:
     pairs = [(question, place) for question in questions for place in range(len(options.solvers))]
     async with calling(cache, options.patience, concurrency=options.concurrency) as caller:
@@ -103,7 +103,7 @@ async def _solve(
 
 
 def _check_all(
-    questions: Sequence[Question], options: DifficultyOptions, progress: Progress, state: _Progressed
+    questions: Sequence[Question], options: DifficultyOptions, progress: Progress, state: _State
 ) -> list[tuple[Question, int]]:
     """Grade by math-verify; returns the attempts, by question and solver, that it can't grade or compare."""
     ungraded: list[tuple[Question, int]] = []
@@ -130,7 +130,7 @@ async def _grade(
     grader: Grader,
     cache: CallCache,
     progress: Progress,
-    state: _Progressed,
+    state: _State,
 ) -> Counter[str]:
     async with calling(cache, options.patience, concurrency=options.concurrency) as caller:
         with progress.bar("grading", len(attempts)) as advance:
@@ -159,7 +159,7 @@ def _calls(caller: Caller) -> Counter[str]:
 
 
 def _outcome(
-    questions: Sequence[Question], options: DifficultyOptions, state: _Progressed, calls: Counter[str]
+    questions: Sequence[Question], options: DifficultyOptions, state: _State, calls: Counter[str]
 ) -> Outcome:
     kept: list[Question] = []
     drops: list[Drop] = []

@@ -41,7 +41,7 @@ class TraceOptions:
 
 
 @dataclass(slots=True)
-class _Progressed:
+class _State:
     replies: dict[str, Reply] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     """Of questions that the teacher refused."""
@@ -70,7 +70,7 @@ def teach(
     Raises EndpointError, CacheError or OSError; what was answered until then is in the cache.
     """
     count = None if options.tokenizer is None else token_counter(options.tokenizer)
-    state = _Progressed()
+    state = _State()
     with CallCache(cache_path) as cache:
         calls = asyncio.run(_ask_all(questions, options, cache, progress, state))
         if options.grade:
@@ -98,7 +98,7 @@ async def _ask_all(
     options: TraceOptions,
     cache: CallCache,
     progress: Progress,
-    state: _Progressed,
+    state: _State,
 ) -> Counter[str]:
     async with calling(cache, options.patience, concurrency=options.concurrency) as caller:
         with progress.bar("asking the teacher", len(questions)) as advance:
@@ -115,7 +115,7 @@ async def _ask_all(
     return _calls(caller)
 
 
-def _check_all(questions: Sequence[Question], progress: Progress, state: _Progressed) -> list[Question]:
+def _check_all(questions: Sequence[Question], progress: Progress, state: _State) -> list[Question]:
     """Grade by math-verify; returns the questions that it can't grade, or whose answer it can't compare."""
     ungraded = []
     answered = [question for question in questions if question.id in state.replies]
@@ -145,7 +145,7 @@ async def _grade(
     grader: Grader,
     cache: CallCache,
     progress: Progress,
-    state: _Progressed,
+    state: _State,
 ) -> Counter[str]:
     async with calling(cache, options.patience, concurrency=options.concurrency) as caller:
         with progress.bar("grading", len(questions)) as advance:
@@ -173,7 +173,7 @@ def _calls(caller: Caller) -> Counter[str]:
 def _outcome(
     questions: Sequence[Question],
     options: TraceOptions,
-    state: _Progressed,
+    state: _State,
     calls: Counter[str],
     count: Callable[[str], int] | None,
 ) -> Outcome:
@@ -203,9 +203,7 @@ def _finish_reason(reply: Reply) -> str | None:
     return ended_by if ended_by in ENDED_BY_SERVER else reply.finish_reason
 
 
-def _traced(
-    question: Question, model: str, state: _Progressed, count: Callable[[str], int] | None
-) -> Question:
+def _traced(question: Question, model: str, state: _State, count: Callable[[str], int] | None) -> Question:
     reply = state.replies.get(question.id)
     if reply is None:
         return dataclasses.replace(
