@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from training.train import Out, Overwrite, RecipeName, Seed, Terminal, TrainOptions, one_line_errors
+from training.terminal import Terminal
+from training.train import Out, Overwrite, RecipeName, Seed, TrainOptions, one_line_errors
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -14,7 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from training.train import Terminal, TrainError, TrainStopped
+from training.terminal import Terminal
+from training.train import TrainError, TrainStopped
 
 STEP_MANIFEST = "stage.json"
 _BEGUN = ".begun.json"

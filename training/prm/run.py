@@ -17,8 +17,9 @@ from training.prm.model import fit_reward_model, new_reward_model, save_reward_m
 from training.prm.quality import Quality, interval, measure_quality
 from training.prm.recipe import PrmRecipe, parse_prm_recipe
 from training.recipe import RecipeFile
+from training.terminal import Terminal
 from training.tiny.run import progress_line
-from training.train import Terminal, TrainError, TrainOptions
+from training.train import TrainError, TrainOptions
 
 _CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 _CARD = Path(__file__).with_name("model_card.md")

@@ -15,11 +15,12 @@ from rich.markup import escape
 from training.chain.served import served
 from training.chain.step import Run, Step, disk_errors, write_json
 from training.recipe import RecipeFile
+from training.terminal import Terminal
 from training.tiny import chain
 from training.tiny.progress import progress_line as progress_line
 from training.tiny.publish import publish
 from training.tiny.recipe import Recipe, parse_recipe
-from training.train import Terminal, TrainError, TrainOptions, TrainStopped
+from training.train import TrainError, TrainOptions, TrainStopped
 
 RUN_FILE = "run.json"
 
