@@ -39,7 +39,8 @@ def ablate(
 
     terminal = Terminal()
     with one_line_errors(terminal):
-        from training.chain.step import Run, disk_errors, write_text
+        from training.chain.step import Run, disk_errors
+        from training.files import write_text
         from training.tiny.ablation import run_ablation
         from training.tiny.recipe import parse_recipe
         from training.tiny.run import claimed

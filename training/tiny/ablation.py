@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.chain.step import STEP_MANIFEST, Run, Step, disk_errors, read_json, write_json, write_text
+from training.chain.step import STEP_MANIFEST, Run, Step, disk_errors, read_json
 from training.evaluate.demo_curve.results import Setting
 from training.evaluate.intervals import wilson_interval
 from training.evaluate.suite import fingerprint, held_out_questions
+from training.files import write_json, write_text
 from training.tiny import chain
 from training.tiny.bootstrap import paired_difference
 from training.tiny.publish import run_manifest

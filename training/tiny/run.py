@@ -13,7 +13,8 @@ from typing import Any
 from rich.markup import escape
 
 from training.chain.served import served
-from training.chain.step import Run, Step, disk_errors, write_json
+from training.chain.step import Run, Step, disk_errors
+from training.files import write_json
 from training.recipe import RecipeFile
 from training.terminal import Terminal
 from training.tiny import chain
