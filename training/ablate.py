@@ -9,8 +9,6 @@ from rich.markup import escape
 from training.terminal import Terminal
 from training.train import Out, Overwrite, RecipeName, Seed, TrainOptions, one_line_errors
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
 Questions = Annotated[int, typer.Option("--questions", min=1, help="Held-out questions to ask each model.")]
 Draws = Annotated[
     int | None, typer.Option(min=1, help="Samples of every trace; the recipe's samples.draws if absent.")
@@ -21,7 +19,6 @@ Results = Annotated[
 ]
 
 
-@app.command()
 def ablate(
     recipe: RecipeName = "tiny-cpu",
     seed: Seed = None,

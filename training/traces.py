@@ -22,8 +22,6 @@ from training.curate.options import (
     Temperature,
 )
 
-app = typer.Typer(add_completion=False)
-
 Teacher = Annotated[
     str, typer.Option("--teacher", help="MODEL@URL; the URL up to and with the version, such as …/v1.")
 ]
@@ -33,7 +31,6 @@ Api = Annotated[
 ]
 
 
-@app.command()
 def traces(
     input: Input,
     out: Out,

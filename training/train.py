@@ -11,8 +11,6 @@ import typer
 
 from training.terminal import Terminal, fail
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
 RecipeName = Annotated[str, typer.Option("--recipe", help="A file of training/recipes, or a path to one.")]
 Seed = Annotated[
     int | None, typer.Option(min=0, help="Replaces the recipe's seed; everything follows from it.")
@@ -43,7 +41,6 @@ class TrainStopped(RuntimeError):
     """Something outside failed; the same command goes on where it stopped. One line."""
 
 
-@app.command()
 def train(
     recipe: RecipeName = "tiny-cpu",
     seed: Seed = None,

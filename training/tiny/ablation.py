@@ -140,7 +140,7 @@ def _results(
 def _row(answers: Answers, default: Answers, setting: Setting) -> dict[str, Any]:
     correct = answers.correct[setting]
     low, high = wilson_interval(sum(correct), len(correct))
-    difference = paired_difference(correct, default.correct[setting], resamples=_RESAMPLES, seed=0)
+    difference = paired_difference(correct, default.correct[setting], resamples=_RESAMPLES)
     tokens = answers.thinking_tokens[setting]
     return {
         **setting.fields(),

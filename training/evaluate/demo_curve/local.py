@@ -78,12 +78,6 @@ class LocalModel:
                 on_answer()
         return [self._outcome(sequence, q.truth) for sequence, q in zip(sequences, questions, strict=True)]
 
-    def transcript(self, question: str, setting: Setting) -> str:
-        """Everything that was generated, markers included."""
-        sequence = self._open(question, setting)
-        self._generate([sequence])
-        return str(self.tokenizer.decode(sequence.output_ids, skip_special_tokens=False))
-
     def _open(self, question: str, setting: Setting) -> Continuation:
         prompt = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
