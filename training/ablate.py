@@ -6,9 +6,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from training.train import Out, Overwrite, RecipeName, Seed, Terminal, TrainOptions, one_line_errors
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+from training.terminal import Terminal
+from training.train import Out, Overwrite, RecipeName, Seed, TrainOptions, one_line_errors
 
 Questions = Annotated[int, typer.Option("--questions", min=1, help="Held-out questions to ask each model.")]
 Draws = Annotated[
@@ -20,7 +19,6 @@ Results = Annotated[
 ]
 
 
-@app.command()
 def ablate(
     recipe: RecipeName = "tiny-cpu",
     seed: Seed = None,
@@ -38,7 +36,8 @@ def ablate(
 
     terminal = Terminal()
     with one_line_errors(terminal):
-        from training.chain.step import Run, disk_errors, write_text
+        from training.chain.step import Run, disk_errors
+        from training.files import write_text
         from training.tiny.ablation import run_ablation
         from training.tiny.recipe import parse_recipe
         from training.tiny.run import claimed

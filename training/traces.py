@@ -22,8 +22,6 @@ from training.curate.options import (
     Temperature,
 )
 
-app = typer.Typer(add_completion=False)
-
 Teacher = Annotated[
     str, typer.Option("--teacher", help="MODEL@URL; the URL up to and with the version, such as …/v1.")
 ]
@@ -33,7 +31,6 @@ Api = Annotated[
 ]
 
 
-@app.command()
 def traces(
     input: Input,
     out: Out,
@@ -61,7 +58,7 @@ def traces(
     overwrite: Overwrite = False,
 ) -> None:
     """Ask a teacher to think and answer; whether it is right is recorded, not filtered."""
-    from training.curate import teaching
+    from training.curate import traces as teaching
     from training.curate.files import questions_file
     from training.curate.options import parse_endpoint, parse_extra
     from training.curate.progress import Progress

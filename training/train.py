@@ -2,16 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+from training.terminal import Terminal, fail
 
 RecipeName = Annotated[str, typer.Option("--recipe", help="A file of training/recipes, or a path to one.")]
 Seed = Annotated[
@@ -35,14 +33,6 @@ class TrainOptions:
         return self.out or Path("runs") / f"{recipe_name}-{seed}"
 
 
-@dataclass(frozen=True, slots=True)
-class Terminal:
-    """Results go to standard output, progress and errors to standard error."""
-
-    console: Console = field(default_factory=Console)
-    errors: Console = field(default_factory=lambda: Console(stderr=True))
-
-
 class TrainError(ValueError):
     """The recipe, the folder or an option must change; one line."""
 
@@ -51,7 +41,6 @@ class TrainStopped(RuntimeError):
     """Something outside failed; the same command goes on where it stopped. One line."""
 
 
-@app.command()
 def train(
     recipe: RecipeName = "tiny-cpu",
     seed: Seed = None,
@@ -77,14 +66,8 @@ def one_line_errors(terminal: Terminal) -> Iterator[None]:
     try:
         yield
     except (RecipeError, TrainError) as error:
-        _fail(terminal, str(error), 2)
+        fail(terminal, str(error), 2)
     except TrainStopped as error:
-        _fail(terminal, f"{error}. Run the same command to go on.", 1)
+        fail(terminal, f"{error}. Run the same command to go on.", 1)
     except KeyboardInterrupt:
-        _fail(terminal, "interrupted. Run the same command to go on.", 130)
-
-
-def _fail(terminal: Terminal, message: str, status: int) -> NoReturn:
-    line = " ".join(message.split())
-    terminal.errors.print(f"[bold red]s1:[/bold red] {escape(line)}", soft_wrap=True, highlight=False)
-    raise typer.Exit(status)
+        fail(terminal, "interrupted. Run the same command to go on.", 130)

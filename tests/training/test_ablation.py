@@ -21,10 +21,10 @@ def test_a_pair_is_compared_question_by_question() -> None:
     """The same answers differ by nothing for sure, though each alone is uncertain."""
     rng = random.Random(0)
     scores = [rng.randint(0, 1) for _ in range(200)]
-    same = paired_difference(scores, scores, resamples=500, seed=0)
+    same = paired_difference(scores, scores, resamples=500)
     assert (same.mean, same.low, same.high) == (0, 0, 0)
     worse = [0 if at % 4 == 0 else score for at, score in enumerate(scores)]
-    found = paired_difference(scores, worse, resamples=500, seed=0)
+    found = paired_difference(scores, worse, resamples=500)
     assert 0 < found.low < found.mean < found.high
 
 
@@ -32,18 +32,18 @@ def test_the_interval_is_that_of_the_normal_law_for_many_questions() -> None:
     """Of independent coins: standard error sqrt(2 x 0.25 / n)."""
     rng = random.Random(1)
     ones, others = ([rng.randint(0, 1) for _ in range(2000)] for _ in range(2))
-    found = paired_difference(ones, others, resamples=4000, seed=0)
+    found = paired_difference(ones, others, resamples=4000)
     error = (2 * 0.25 / 2000) ** 0.5
     assert found.mean == pytest.approx(sum(ones) / 2000 - sum(others) / 2000)
     assert found.high - found.mean == pytest.approx(1.96 * error, rel=0.1)
     assert found.mean - found.low == pytest.approx(1.96 * error, rel=0.1)
-    assert paired_difference(ones, others, resamples=4000, seed=0) == found
+    assert paired_difference(ones, others, resamples=4000) == found
 
 
 @pytest.mark.parametrize(("scores", "others"), [([], []), ([1], [1, 0])])
 def test_what_is_no_pair_is_refused(scores: list[float], others: list[float]) -> None:
     with pytest.raises(ValueError, match="pairs are needed"):
-        paired_difference(scores, others, resamples=10, seed=0)
+        paired_difference(scores, others, resamples=10)
 
 
 def small_recipe(path: Path) -> Path:
@@ -57,7 +57,7 @@ def small_recipe(path: Path) -> Path:
 
 
 def test_one_command_makes_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.evaluate.local.MAX_COMPLETION_TOKENS", 40)
+    monkeypatch.setattr("training.evaluate.demo_curve.local.MAX_COMPLETION_TOKENS", 40)
     recipe = small_recipe(tmp_path / "small.yaml")
     out, results = tmp_path / "run", tmp_path / "results"
     options = ["--questions", "3", "--draws", "1", "--results", str(results)]

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from training.chain.step import Run, Step
-from training.train import Terminal, TrainError
+from training.terminal import Terminal
+from training.train import TrainError
 
 pytest.importorskip("safetensors")
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from training.evaluate.results import Setting
-from training.evaluate.suite import README_QUESTION, held_out_questions
+from training.evaluate.demo_curve.results import Setting
+from training.evaluate.suite import held_out_questions
 from training.tiny.tokenizer import build_tokenizer
 from training.tiny.words import HELD_OUT_WORDS
 
@@ -17,18 +17,26 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 CHECKPOINT = Path(__file__).parents[2] / "training" / "checkpoints" / "tiny-reasoner"
+README_QUESTION = "How many r in raspberry?"
 TEXTS = (
     "So 4.\nWait, check at a 4 +7 = 1 *3 = 3\n<|im_start|>answer\n3<|im_end|>",
-    "How many r in raspberry?",
+    README_QUESTION,
     '{"answer": 3} Grüße',
 )
 
 
 @pytest.fixture(scope="module")
 def local_model() -> Any:
-    from training.evaluate.local import LocalModel
+    from training.evaluate.demo_curve.local import LocalModel
 
     return LocalModel(CHECKPOINT)
+
+
+def transcript_of(model: Any, question: str, setting: Setting) -> str:
+    """Everything that was generated, markers included."""
+    sequence = model._open(question, setting)
+    model._generate([sequence])
+    return str(model.tokenizer.decode(sequence.output_ids, skip_special_tokens=False))
 
 
 def test_committed_size() -> None:
@@ -90,13 +98,13 @@ def test_a_minimum_is_kept(local_model: Any) -> None:
 
 
 def test_waits_are_appended_and_everything_is_counted(local_model: Any) -> None:
-    transcript = local_model.transcript(README_QUESTION, Setting(num_waits=2))
+    transcript = transcript_of(local_model, README_QUESTION, Setting(num_waits=2))
     thinking, _, answer = transcript.partition("<|im_start|>answer")
     assert thinking.count("\nWait, ") >= 2
     assert answer == "\n3<|im_end|>"
     question = next(q for q in held_out_questions(3) if q.family == "letters")
     (outcome,) = asyncio.run(local_model.answer_all([question], Setting(num_waits=2), lambda: None))
-    thinking, _, _ = local_model.transcript(question.text, Setting(num_waits=2)).partition(
+    thinking, _, _ = transcript_of(local_model, question.text, Setting(num_waits=2)).partition(
         "<|im_start|>answer"
     )
     assert outcome.thinking_tokens == len(build_tokenizer().encode(thinking).ids)
@@ -112,6 +120,6 @@ def test_batched_and_single_answers_agree(local_model: Any) -> None:
 
 
 def test_long_thinking_stays_sane(local_model: Any) -> None:
-    transcript = local_model.transcript(README_QUESTION, Setting(min_thinking_tokens=600))
+    transcript = transcript_of(local_model, README_QUESTION, Setting(min_thinking_tokens=600))
     assert transcript.endswith("<|im_start|>answer\n3<|im_end|>")
     assert "raspberry" in HELD_OUT_WORDS

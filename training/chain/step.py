@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from training.train import Terminal, TrainError, TrainStopped
+from training.files import sha256, write_json
+from training.terminal import Terminal
+from training.train import TrainError, TrainStopped
+from training.versions import versions
 
 STEP_MANIFEST = "stage.json"
 _BEGUN = ".begun.json"
@@ -45,7 +46,7 @@ class Step:
             "stage": self.name,
             "settings": settings,
             "inputs": {path.name: sha256(path) for path in self.inputs},
-            "versions": _versions(),
+            "versions": versions(_PACKAGES, absent="not installed"),
         }
 
 
@@ -150,25 +151,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """The name appears only when the whole text is under it."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def cpu_seconds() -> float:
     """Of this process and of those it started and that ended."""
     total = 0.0
@@ -197,16 +179,6 @@ def disk_errors(what: str) -> Iterator[None]:
         if any(name in str(error) for name in _TORCH_WRITERS):
             raise TrainStopped(f"{what}: {error}") from error
         raise
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def _changed(manifest: Mapping[str, Any], identity: Mapping[str, Any]) -> str | None:

@@ -91,13 +91,13 @@ def parse_columns(texts: Sequence[str]) -> dict[str, dict[str, str]]:
 
 
 def load_source(
-    spec: SourceSpec, columns: Mapping[str, Mapping[str, str]], rows: Rows, *, seed: int, stage: str = STAGE
+    spec: SourceSpec, columns: Mapping[str, Mapping[str, str]], rows: Rows, *, seed: int
 ) -> Loaded:
     """Raises CurationError or StageStopped, as the readers do."""
     if spec.path is None:
         questions, num_left_out = load(spec.name, rows, seed=seed)
         kept = [question for question in questions if question.question]
-        empty = [_no_question(spec.name, "", stage) for question in questions if not question.question]
+        empty = [_no_question(spec.name, "") for question in questions if not question.question]
         return Loaded(spec, kept, empty, "hub", num_left_out)
     path = questions_file(spec.path)
     table = read_rows(path)
@@ -115,17 +115,17 @@ def load_source(
     for number, row in enumerate(table, start=1):
         question = to_question(row, mapping, spec.name)
         if question is None:
-            drops.append(_no_question(spec.name, f"row {number}", stage))
+            drops.append(_no_question(spec.name, f"row {number}"))
             continue
         try:
             kept.append(with_choices(question, row, mapping))
         except OptionsError as error:
-            drops.append(drop(question, stage, "unclear_options", f"row {number}: {error}"))
+            drops.append(drop(question, STAGE, "unclear_options", f"row {number}: {error}"))
     return Loaded(spec, kept, drops, mapping.describe())
 
 
-def _no_question(source: str, where: str, stage: str) -> Drop:
-    return Drop("", source, stage, "no_question", where, "")
+def _no_question(source: str, where: str) -> Drop:
+    return Drop("", source, STAGE, "no_question", where, "")
 
 
 def collect(

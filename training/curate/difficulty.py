@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from training.curate.asking import Asking
 from training.curate.errors import CurationError
 from training.curate.progress import Progress
 from training.curate.schema import Attempt, Drop, Question, drop, is_cut, reference_of
 from training.curate.stage import Outcome
 from training.endpoints.cache import CallCache
-from training.endpoints.client import Caller, Endpoint, Patience, calling, for_all
+from training.endpoints.client import Caller, Endpoint, Patience
 from training.endpoints.errors import RequestRefused
 from training.endpoints.wire import Reply, Sampling
 from training.grading.model import Grader, UnparsableVerdict
@@ -36,7 +37,7 @@ class DifficultyOptions:
 
 
 @dataclass(slots=True)
-class _Progressed:
+class _State:
     """Replies, verdicts and failures so far, by question id and the solver's place in the list."""
 
     replies: dict[tuple[str, int], Reply] = field(default_factory=dict)
@@ -53,12 +54,13 @@ def difficulty(
     again when the stage runs again with --overwrite.
     """
     _require_checkable(questions, options)
-    state = _Progressed()
+    state = _State()
     with CallCache(cache_path) as cache:
-        calls = asyncio.run(_solve(questions, options, cache, progress, state))
+        asking = Asking(cache, options.patience, options.concurrency, progress)
+        calls = asyncio.run(_solve(questions, options, asking, state))
         ungraded = _check_all(questions, options, progress, state)
         if options.grader is not None:
-            calls += asyncio.run(_grade(ungraded, options, options.grader, cache, progress, state))
+            calls += asyncio.run(_grade(ungraded, options.grader, asking, state))
     return _outcome(questions, options, state, calls)
 
 
@@ -78,32 +80,24 @@ def _require_checkable(questions: Sequence[Question], options: DifficultyOptions
 
 
 async def _solve(
-    questions: Sequence[Question],
-    options: DifficultyOptions,
-    cache: CallCache,
-    progress: Progress,
-    state: _Progressed,
+    questions: Sequence[Question], options: DifficultyOptions, asking: Asking, state: _State
 ) -> Counter[str]:
     pairs = [(question, place) for question in questions for place in range(len(options.solvers))]
-    async with calling(cache, options.patience, concurrency=options.concurrency) as caller:
-        with progress.bar("solving", len(pairs)) as advance:
 
-            async def work(pair: tuple[Question, int]) -> None:
-                question, place = pair
-                solver = options.solvers[place]
-                try:
-                    reply = await caller.ask(solver, question.question, options.sampling)
-                    state.replies[question.id, place] = reply
-                except RequestRefused as error:
-                    state.failures[question.id] = ("solver_refused", f"{solver.model} {error}")
-                next(advance)
+    async def work(caller: Caller, pair: tuple[Question, int]) -> None:
+        question, place = pair
+        solver = options.solvers[place]
+        try:
+            reply = await caller.ask(solver, question.question, options.sampling)
+            state.replies[question.id, place] = reply
+        except RequestRefused as error:
+            state.failures[question.id] = ("solver_refused", f"{solver.model} {error}")
 
-            await for_all(pairs, work, concurrency=options.concurrency)
-    return _calls(caller)
+    return await asking.each("solving", pairs, work)
 
 
 def _check_all(
-    questions: Sequence[Question], options: DifficultyOptions, progress: Progress, state: _Progressed
+    questions: Sequence[Question], options: DifficultyOptions, progress: Progress, state: _State
 ) -> list[tuple[Question, int]]:
     """Grade by math-verify; returns the attempts, by question and solver, that it can't grade or compare."""
     ungraded: list[tuple[Question, int]] = []
@@ -125,41 +119,27 @@ def _check_all(
 
 
 async def _grade(
-    attempts: Sequence[tuple[Question, int]],
-    options: DifficultyOptions,
-    grader: Grader,
-    cache: CallCache,
-    progress: Progress,
-    state: _Progressed,
+    attempts: Sequence[tuple[Question, int]], grader: Grader, asking: Asking, state: _State
 ) -> Counter[str]:
-    async with calling(cache, options.patience, concurrency=options.concurrency) as caller:
-        with progress.bar("grading", len(attempts)) as advance:
+    async def work(caller: Caller, attempt: tuple[Question, int]) -> None:
+        question, place = attempt
+        reference = reference_of(question)
+        try:
+            if reference is not None:
+                answer = state.replies[question.id, place].answer
+                state.verdicts[question.id, place] = await grader.grade(
+                    caller, question.question, reference, answer
+                )
+        except RequestRefused as error:
+            state.failures[question.id] = ("grader_refused", str(error))
+        except UnparsableVerdict as error:
+            state.failures[question.id] = ("unparsable_verdict", str(error))
 
-            async def work(attempt: tuple[Question, int]) -> None:
-                question, place = attempt
-                reference = reference_of(question)
-                try:
-                    if reference is not None:
-                        answer = state.replies[question.id, place].answer
-                        state.verdicts[question.id, place] = await grader.grade(
-                            caller, question.question, reference, answer
-                        )
-                except RequestRefused as error:
-                    state.failures[question.id] = ("grader_refused", str(error))
-                except UnparsableVerdict as error:
-                    state.failures[question.id] = ("unparsable_verdict", str(error))
-                next(advance)
-
-            await for_all(attempts, work, concurrency=options.concurrency)
-    return _calls(caller)
-
-
-def _calls(caller: Caller) -> Counter[str]:
-    return Counter({"sent": caller.num_sent, "cached": caller.num_cached})
+    return await asking.each("grading", attempts, work)
 
 
 def _outcome(
-    questions: Sequence[Question], options: DifficultyOptions, state: _Progressed, calls: Counter[str]
+    questions: Sequence[Question], options: DifficultyOptions, state: _State, calls: Counter[str]
 ) -> Outcome:
     kept: list[Question] = []
     drops: list[Drop] = []

@@ -9,11 +9,12 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from training.curate.asking import Asking
 from training.curate.errors import CurationError
 from training.curate.progress import Progress
 from training.curate.schema import Drop, Question, drop
 from training.endpoints.cache import CallCache
-from training.endpoints.client import Caller, Endpoint, Patience, calling, for_all
+from training.endpoints.client import Caller, Endpoint, Patience
 from training.endpoints.errors import RequestRefused
 from training.endpoints.wire import Sampling
 
@@ -134,29 +135,27 @@ class Labeller:
     ) -> tuple[list[Question], list[Drop], dict[str, int]]:
         """Questions that get no code of the list, and refused ones, are dropped with the reason."""
         with CallCache(cache_path) as cache:
-            return asyncio.run(self._label(questions, cache, progress))
+            asking = Asking(cache, self.patience, self.concurrency, progress)
+            return asyncio.run(self._label(questions, asking))
 
     async def _label(
-        self, questions: Sequence[Question], cache: CallCache, progress: Progress
+        self, questions: Sequence[Question], asking: Asking
     ) -> tuple[list[Question], list[Drop], dict[str, int]]:
         labels: dict[str, str] = {}
         failures: dict[str, tuple[str, str]] = {}
-        async with calling(cache, self.patience, concurrency=self.concurrency) as caller:
-            with progress.bar("labelling domains", len(questions)) as advance:
 
-                async def work(question: Question) -> None:
-                    try:
-                        labels[question.id] = await self._ask(caller, question)
-                    except RequestRefused as error:
-                        failures[question.id] = ("label_refused", str(error))
-                    except NoCode as error:
-                        failures[question.id] = ("no_domain", str(error))
-                    next(advance)
+        async def work(caller: Caller, question: Question) -> None:
+            try:
+                labels[question.id] = await self._ask(caller, question)
+            except RequestRefused as error:
+                failures[question.id] = ("label_refused", str(error))
+            except NoCode as error:
+                failures[question.id] = ("no_domain", str(error))
 
-                await for_all(questions, work, concurrency=self.concurrency)
+        calls = await asking.each("labelling domains", questions, work)
         labelled = [dataclasses.replace(q, domain=labels[q.id]) for q in questions if q.id in labels]
         drops = [drop(q, STAGE, *failures[q.id]) for q in questions if q.id in failures]
-        return labelled, drops, {"calls_sent": caller.num_sent, "calls_cached": caller.num_cached}
+        return labelled, drops, {"calls_sent": calls["sent"], "calls_cached": calls["cached"]}
 
     async def _ask(self, caller: Caller, question: Question) -> str:
         listed = "\n".join(f"{code} {title}" for code, title in self.codes.items())

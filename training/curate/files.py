@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from training.curate.errors import CurationError
 from training.curate.schema import Question, question_from_row
+from training.files import replacing
 from training.json_text import read_json
 
 if TYPE_CHECKING:
@@ -20,23 +19,6 @@ Format = Literal["parquet", "jsonl"]
 SUFFIXES = (".parquet", ".jsonl")
 MANIFEST = "manifest.json"
 _ROWS_PER_GROUP = 4096
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Write to the yielded path; it takes the name `path` only if nothing was raised."""
-    partial = path.with_name(path.name + ".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -144,8 +126,3 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: pyarrow.S
             for start in range(0, len(rows), _ROWS_PER_GROUP):
                 group = list(rows[start : start + _ROWS_PER_GROUP])
                 writer.write_table(pyarrow.Table.from_pylist(group, schema=columns))
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from training.terminal import Terminal
+
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Terminal):
     """Bars go to standard error, the funnel to standard output."""
-
-    console: Console = field(default_factory=Console)
-    errors: Console = field(default_factory=lambda: Console(stderr=True))
 
     @contextlib.contextmanager
     def bar(self, title: str, total: int) -> Iterator[Iterator[None]]:

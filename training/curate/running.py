@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import typer
 from rich.markup import escape
 
 from training.curate.errors import CurationError, StageStopped
@@ -16,6 +15,7 @@ from training.curate.files import questions_file
 from training.curate.progress import Progress
 from training.curate.stage import Outcome, Stage
 from training.endpoints.errors import CacheError, EndpointError
+from training.terminal import fail
 
 _RESUME = "Run the same command to go on."
 
@@ -26,23 +26,17 @@ def one_line_errors(progress: Progress, out: Path) -> Iterator[None]:
     try:
         yield
     except (CurationError, CacheError) as error:
-        _fail(progress, str(error), 2, error)
-    except KeyboardInterrupt as error:
-        _fail(progress, f"interrupted. {_RESUME}", 130, error)
+        fail(progress, str(error), 2)
+    except KeyboardInterrupt:
+        fail(progress, f"interrupted. {_RESUME}", 130)
     except (EndpointError, StageStopped) as error:
-        _fail(progress, f"{error}. {_RESUME}", 1, error)
+        fail(progress, f"{error}. {_RESUME}", 1)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
-            _fail(progress, f"{error.filename or ''}: {error.strerror}".lstrip(": "), 2, error)
+            fail(progress, f"{error.filename or ''}: {error.strerror}".lstrip(": "), 2)
         reason = error.strerror or str(error)
         message = f"can't write to {out}: {reason}; nothing is half-written. {_RESUME}"
-        _fail(progress, message, 1, error)
-
-
-def _fail(progress: Progress, message: str, status: int, error: BaseException) -> None:
-    line = " ".join(message.split())
-    progress.errors.print(f"[bold red]s1:[/bold red] {escape(line)}", soft_wrap=True, highlight=False)
-    raise typer.Exit(status) from error
+        fail(progress, message, 1)
 
 
 def run_stage(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,11 +16,11 @@ from training.curate.files import (
     questions_file,
     read_manifest,
     read_questions,
-    sha256,
-    write_json,
     write_rows,
 )
 from training.curate.schema import Drop, Question, as_row, drop_columns, question_columns
+from training.files import sha256, write_json
+from training.versions import versions
 
 _VERSIONED = ("s1-server", "pyarrow", "datasets", "datasketch", "math-verify", "scikit-learn", "py3langid")
 
@@ -57,7 +56,7 @@ class Stage:
             "stage": self.name,
             "settings": dict(self.settings),
             "inputs": [{"path": str(path), "sha256": sha256(path)} for path in self.inputs],
-            "versions": _versions(),
+            "versions": versions(_VERSIONED, absent="not installed"),
         }
 
     def finished(self) -> dict[str, Any] | None:
@@ -125,16 +124,6 @@ def read_input(path: Path) -> StageInput:
     manifest = file.parent / MANIFEST
     funnel = read_manifest(manifest)["funnel"] if manifest.is_file() else []
     return StageInput(file, read_questions(file), funnel)
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for name in _VERSIONED:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
 
 
 def _difference(manifest: Mapping[str, Any], identity: Mapping[str, Any]) -> str | None:

@@ -6,6 +6,7 @@ import asyncio
 import email.utils
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -59,6 +60,10 @@ class Caller:
     _refusals: dict[Endpoint, int] = field(default_factory=dict)
     """By endpoint, while none of its requests has been answered."""
     _answered: set[Endpoint] = field(default_factory=set)
+
+    @property
+    def calls(self) -> Counter[str]:
+        return Counter({"sent": self.num_sent, "cached": self.num_cached})
 
     async def ask(self, endpoint: Endpoint, prompt: str, sampling: Sampling, *, attempt: int = 0) -> Reply:
         """`attempt` tells apart requests that are alike, as those that ask again after a useless answer.

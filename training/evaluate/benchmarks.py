@@ -27,7 +27,6 @@ HUB_SPLITS: Mapping[str, Split] = {
     GPQA: Split("Idavidrein/gpqa", "train", "gpqa_diamond"),
 }
 """The data sets of s1's evaluation, by our names."""
-NUM_QUESTIONS: Mapping[str, int] = {"aime24": 30, "aime25": 30, "math500": 500, GPQA: 198}
 DEFAULT_MAX_TOKENS: Mapping[str, int] = {DEMO: 1024}
 MAX_TOKENS = 32768
 """Thinking and answer together, as s1 evaluates."""

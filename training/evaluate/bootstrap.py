@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from training.evaluate.intervals import wilson_interval
 from training.evaluate.metrics import Array, Run, control, doubling_slopes, thousand_token_slopes
-from training.evaluate.results import wilson_interval
 
 NUM_RESAMPLES = 2000
 SEED = 0
@@ -84,15 +84,13 @@ def mean_of_known(values: Array) -> float:
     return float(known.mean()) if len(known) else float("nan")
 
 
-def resample(
-    runs: Sequence[PerQuestion], *, num_resamples: int = NUM_RESAMPLES, seed: int = SEED
-) -> Resampled:
+def resample(runs: Sequence[PerQuestion]) -> Resampled:
     """Raises ValueError: the runs are not about the same number of questions, or there are none."""
     sizes = {len(run.accuracy_points) for run in runs}
     if len(sizes) != 1 or sizes == {0}:
         raise ValueError(f"runs must be about the same questions, at least one. Given: {sorted(sizes)}")
     size = sizes.pop()
-    shares = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), num_resamples) / size
+    shares = np.random.default_rng(SEED).multinomial(size, np.full(size, 1 / size), NUM_RESAMPLES) / size
     accuracy = shares @ np.stack([run.accuracy_points for run in runs], axis=1)
     tokens = _means(shares, np.stack([run.thinking_tokens for run in runs], axis=1))
     return Resampled(accuracy, tokens, shares)

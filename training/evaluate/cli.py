@@ -61,10 +61,10 @@ def evaluate(
     if context.invoked_subcommand is not None:
         _refuse_options_before(context, context.invoked_subcommand)
         return
-    from training.evaluate import report as reports
-    from training.evaluate.bars import failed_bars
-    from training.evaluate.client import ServerError
-    from training.evaluate.measure import measure_local, measure_served
+    from training.evaluate.demo_curve import report as reports
+    from training.evaluate.demo_curve.bars import failed_bars
+    from training.evaluate.demo_curve.client import ServerError
+    from training.evaluate.demo_curve.measure import measure_local, measure_served
     from training.evaluate.suite import held_out_questions
 
     console, errors = Console(), Console(stderr=True)
@@ -94,7 +94,7 @@ def evaluate(
     if update_card is not None:
         reports.update_card(update_card, measurement.curves, measurement.provenance)
     if figure is not None:
-        from training.evaluate.figure import draw
+        from training.evaluate.demo_curve.figure import draw
 
         draw(measurement.curves, figure)
     if check_bars:

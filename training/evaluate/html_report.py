@@ -11,12 +11,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from training.curate.files import replacing, write_json
 from training.evaluate import charts
 from training.evaluate.equal import as_json as equal_as_json
 from training.evaluate.equal import at_equal_tokens, yardsticks
 from training.evaluate.folder import FIGURES, REPORT_FILE, SUMMARY_FILE
 from training.evaluate.summary import Measured, Results, RunSummary, SeriesSummary, as_json
+from training.files import write_json, write_text
 
 _MAX_CURVES = 8
 
@@ -77,8 +77,7 @@ def write_report(results: Results, folder: Path) -> Path:
         sections.append(_section(benchmark, series, figures))
         equal += [{"benchmark": benchmark, **equal_as_json(row)} for row in at_equal_tokens(series)]
     path = folder / REPORT_FILE
-    with replacing(path) as partial:
-        partial.write_text(_page(results, sections), encoding="utf-8")
+    write_text(path, _page(results, sections))
     write_json(folder / SUMMARY_FILE, {**as_json(results), "equal_tokens": equal})
     return path
 

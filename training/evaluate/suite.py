@@ -8,7 +8,6 @@ from training.tiny.tasks import FAMILIES, MAX_CHUNKS, Question, is_held_out, mak
 
 SUITE_SEED = 7
 SUITE_SIZE = 400
-README_QUESTION = "How many r in raspberry?"
 
 
 def held_out_questions(count: int = SUITE_SIZE) -> list[Question]:

@@ -240,7 +240,7 @@ def _hub(hub_dir: Path | None) -> Any:
 def endpoint(url: str, model: str | None, api_key: str | None) -> Endpoint:
     from training.endpoints.client import Endpoint
     from training.endpoints.errors import EndpointError
-    from training.evaluate.client import ServerError, open_client, served_model
+    from training.evaluate.demo_curve.client import ServerError, open_client, served_model
 
     async def first_listed() -> str:
         async with open_client(url, api_key, concurrency=1) as http:

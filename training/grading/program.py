@@ -13,7 +13,6 @@ from training.grading.mathematics import equal, is_read, is_rounded, parsed, rea
 from training.grading.stated import How, Stated, stated
 
 Kind = Literal["math", "choice", "exact"]
-KINDS: tuple[Kind, ...] = ("math", "choice", "exact")
 GRADED_BY_NOTHING = "nothing stated"
 FORCED_PREFIX = "Final Answer:"
 _FAILED = "failed: "

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from training.evaluate.results import wilson_interval
+from training.evaluate.intervals import wilson_interval
 from training.prm.documents import rated_document
 from training.prm.model import rate
 from training.prm.recipe import MeasureRecipe

@@ -1,12 +1,10 @@
 """``s1 train --recipe tiny-prm``: from labelled synthetic steps to a reward model that vLLM serves."""
 
 import json
-import platform
 import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -17,8 +15,10 @@ from training.prm.model import fit_reward_model, new_reward_model, save_reward_m
 from training.prm.quality import Quality, interval, measure_quality
 from training.prm.recipe import PrmRecipe, parse_prm_recipe
 from training.recipe import RecipeFile
+from training.terminal import Terminal
 from training.tiny.run import progress_line
-from training.train import Terminal, TrainError, TrainOptions
+from training.train import TrainError, TrainOptions
+from training.versions import environment
 
 _CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 _CARD = Path(__file__).with_name("model_card.md")
@@ -66,15 +66,10 @@ def train_reward_model(recipe: PrmRecipe, policy: Path, folder: Path, terminal: 
     parameters = model.num_parameters()
     save_reward_model(model, folder)
     last = losses[-50:]
-    packages = ("torch", "transformers", "tokenizers", "safetensors")
     return {
         "recipe": recipe.model_dump(),
         "seed": recipe.seed,
-        "versions": {
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            **{name: metadata.version(name) for name in packages},
-        },
+        "versions": environment(("torch", "transformers", "tokenizers", "safetensors")),
         "parameters": parameters,
         "steps": len(losses),
         "first_loss": round(losses[0], 4),

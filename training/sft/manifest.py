@@ -3,12 +3,12 @@
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from training.sft.machine import Machine, resolved_precision
 from training.sft.setup import Setup
+from training.versions import versions
 
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "tokenizers", "safetensors")
 _LORA_PACKAGES = ("peft",)
@@ -87,14 +87,8 @@ def make_manifest(
 
 def package_versions(*, with_lora: bool = False) -> dict[str, str]:
     """Of what trains; packages for GPUs where they are installed."""
-    names = [*_PACKAGES, *(_LORA_PACKAGES if with_lora else ())]
-    found = {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
-    for name in ("s1-server", *_GPU_PACKAGES):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    names = (*_PACKAGES, *(_LORA_PACKAGES if with_lora else ()), "s1-server", *_GPU_PACKAGES)
+    return {"python": platform.python_version(), **versions(names)}
 
 
 def _base_name(setup: Setup) -> dict[str, Any]:

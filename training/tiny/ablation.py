@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.chain.step import STEP_MANIFEST, Run, Step, disk_errors, read_json, write_json, write_text
-from training.evaluate.results import Setting, wilson_interval
+from training.chain.step import STEP_MANIFEST, Run, Step, disk_errors, read_json
+from training.evaluate.demo_curve.results import Setting
+from training.evaluate.intervals import wilson_interval
 from training.evaluate.suite import fingerprint, held_out_questions
+from training.files import write_json, write_text
 from training.tiny import chain
 from training.tiny.bootstrap import paired_difference
 from training.tiny.publish import run_manifest
@@ -76,7 +78,7 @@ def _answers_step(run: Run, name: str, model: Path, num_questions: int) -> Answe
     questions = held_out_questions(num_questions)
 
     def make(folder: Path) -> Mapping[str, Any]:
-        from training.evaluate.local import LocalModel
+        from training.evaluate.demo_curve.local import LocalModel
 
         local = LocalModel(model)
         lines = []
@@ -138,7 +140,7 @@ def _results(
 def _row(answers: Answers, default: Answers, setting: Setting) -> dict[str, Any]:
     correct = answers.correct[setting]
     low, high = wilson_interval(sum(correct), len(correct))
-    difference = paired_difference(correct, default.correct[setting], resamples=_RESAMPLES, seed=0)
+    difference = paired_difference(correct, default.correct[setting], resamples=_RESAMPLES)
     tokens = answers.thinking_tokens[setting]
     return {
         **setting.fields(),

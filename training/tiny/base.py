@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from training.terminal import Terminal
 from training.tiny.model import new_model, save_checkpoint
 from training.tiny.progress import progress_line
 from training.tiny.recipe import Recipe
 from training.tiny.stages import train_base
-from training.train import Terminal
 
 _LAST_STEPS = 50
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_SEED = 0
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -13,9 +15,7 @@ class Difference:
     high: float
 
 
-def paired_difference(
-    scores: Sequence[float], others: Sequence[float], *, resamples: int, seed: int
-) -> Difference:
+def paired_difference(scores: Sequence[float], others: Sequence[float], *, resamples: int) -> Difference:
     """``scores - others`` by question, resampled over questions, as in section 5.1 of the paper.
 
     Raises:
@@ -26,7 +26,7 @@ def paired_difference(
     if len(scores) != len(others) or not scores:
         raise ValueError(f"pairs are needed. Given: {len(scores)} and {len(others)} scores")
     differences = np.asarray(scores, dtype=float) - np.asarray(others, dtype=float)
-    drawn = np.random.default_rng(seed).integers(0, len(differences), (resamples, len(differences)))
+    drawn = np.random.default_rng(_SEED).integers(0, len(differences), (resamples, len(differences)))
     means = differences[drawn].mean(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
     return Difference(float(differences.mean()), float(low), float(high))

@@ -8,8 +8,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from training.chain.step import STEP_MANIFEST, Run, read_json, write_text
-from training.evaluate.report import CARD_BEGIN, CARD_END
+from training.chain.step import STEP_MANIFEST, Run, read_json
+from training.evaluate.demo_curve.report import CARD_BEGIN, CARD_END
+from training.files import write_text
 from training.tiny.recipe import Recipe
 
 _CARD = Path(__file__).with_name("model_card.md")

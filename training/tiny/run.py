@@ -13,13 +13,15 @@ from typing import Any
 from rich.markup import escape
 
 from training.chain.served import served
-from training.chain.step import Run, Step, disk_errors, write_json
+from training.chain.step import Run, Step, disk_errors
+from training.files import write_json
 from training.recipe import RecipeFile
+from training.terminal import Terminal
 from training.tiny import chain
 from training.tiny.progress import progress_line as progress_line
 from training.tiny.publish import publish
 from training.tiny.recipe import Recipe, parse_recipe
-from training.train import Terminal, TrainError, TrainOptions, TrainStopped
+from training.train import TrainError, TrainOptions, TrainStopped
 
 RUN_FILE = "run.json"
 
@@ -73,9 +75,9 @@ def claimed(out: Path, recipe: Recipe) -> Iterator[None]:
 
 def evaluate_step(run: Run, recipe: Recipe, model: Path) -> None:
     """``evaluate/curve.json`` and the tables for the card, measured through our own server."""
-    from training.evaluate.client import ServerError
-    from training.evaluate.measure import measure_served
-    from training.evaluate.report import as_json, update_card
+    from training.evaluate.demo_curve.client import ServerError
+    from training.evaluate.demo_curve.measure import measure_served
+    from training.evaluate.demo_curve.report import as_json, update_card
     from training.evaluate.suite import held_out_questions
     from training.tiny.publish import empty_curve
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from training.evaluate.results import Curves, Row
+from training.evaluate.demo_curve.results import Curves, Row
 
 MIN_QUESTIONS = 400
 _NO_WAITS_AT_MOST = 0.50

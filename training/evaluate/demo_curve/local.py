@@ -12,7 +12,7 @@ from typing import Any
 from server.budget.machine import BudgetMachine, Phase
 from server.budget.markers import FAMILIES, MarkerIds, marker_ids
 from server.budget.spec import ThinkingBudget, resolve
-from training.evaluate.results import MAX_COMPLETION_TOKENS, Outcome, Setting
+from training.evaluate.demo_curve.results import MAX_COMPLETION_TOKENS, Outcome, Setting
 from training.grading.program import grade_exact
 from training.tiny.tasks import Question
 
@@ -77,12 +77,6 @@ class LocalModel:
             for _ in batch:
                 on_answer()
         return [self._outcome(sequence, q.truth) for sequence, q in zip(sequences, questions, strict=True)]
-
-    def transcript(self, question: str, setting: Setting) -> str:
-        """Everything that was generated, markers included."""
-        sequence = self._open(question, setting)
-        self._generate([sequence])
-        return str(self.tokenizer.decode(sequence.output_ids, skip_special_tokens=False))
 
     def _open(self, question: str, setting: Setting) -> Continuation:
         prompt = self.tokenizer.apply_chat_template(

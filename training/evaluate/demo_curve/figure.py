@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from training.evaluate.results import BUDGET_WAITS, Curves, Row
+from training.evaluate.demo_curve.results import BUDGET_WAITS, Curves, Row
 
 _SIZE_INCHES = (7.2, 3.6)
 _CLOSE = 4.0

@@ -1,15 +1,15 @@
 """What was asked of the model, what came back, and the tables made of it."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from training.evaluate.intervals import wilson_interval
 
 BUDGETS = (0, 32, 96, 128, 256, 384)
 BUDGET_WAITS = 4
 WAITS = (0, 1, 2, 4)
 MINIMA = (0, 128)
 MAX_COMPLETION_TOKENS = 1024
-_NORMAL_QUANTILE_95 = 1.959964
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +103,3 @@ def summarize(setting: Setting, outcomes: Sequence[Outcome]) -> Row:
         num_empty=sum(not outcome.answer for outcome in answered),
         num_errors=len(outcomes) - len(answered),
     )
-
-
-def wilson_interval(num_correct: float, num_questions: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927, without continuity correction)."""
-    share, z = num_correct / num_questions, _NORMAL_QUANTILE_95
-    scale = 1 + z * z / num_questions
-    middle = (share + z * z / (2 * num_questions)) / scale
-    spread = math.sqrt(share * (1 - share) / num_questions + (z / (2 * num_questions)) ** 2)
-    half = z * spread / scale
-    return max(0.0, middle - half), min(1.0, middle + half)

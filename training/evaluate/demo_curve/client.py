@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from training.evaluate.results import MAX_COMPLETION_TOKENS, Outcome, Setting
+from training.evaluate.demo_curve.results import MAX_COMPLETION_TOKENS, Outcome, Setting
 from training.grading.program import grade_exact
 from training.tiny.tasks import Question
 

@@ -10,11 +10,20 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import Progress
 
-from training.evaluate.client import ServedModel, open_client, served_model
-from training.evaluate.report import Provenance, versions
-from training.evaluate.results import Curves, Outcome, Row, Setting, all_settings, make_curves, summarize
+from training.evaluate.demo_curve.client import ServedModel, open_client, served_model
+from training.evaluate.demo_curve.report import Provenance
+from training.evaluate.demo_curve.results import (
+    Curves,
+    Outcome,
+    Row,
+    Setting,
+    all_settings,
+    make_curves,
+    summarize,
+)
 from training.evaluate.suite import fingerprint
 from training.tiny.tasks import Question
+from training.versions import environment
 
 
 class Model(Protocol):
@@ -53,7 +62,7 @@ async def measure(
         num_questions=len(questions),
         started_at=started_at.isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - began, 1),
-        versions=versions(model.versions_of),
+        versions=environment(model.versions_of),
     )
     return Measurement(make_curves(rows), provenance, tuple(errors))
 
@@ -81,7 +90,7 @@ async def measure_served(
 async def measure_local(
     folder: Path, questions: list[Question], console: Console, command: str
 ) -> Measurement:
-    from training.evaluate.local import LocalModel
+    from training.evaluate.demo_curve.local import LocalModel
 
     return await measure(
         LocalModel(folder),

@@ -1,4 +1,4 @@
-"""Grading, intervals, bars, card and the client against a real HTTP server."""
+"""Grading, bars, card and the client against a real HTTP server."""
 
 import json
 from collections.abc import Iterator
@@ -11,11 +11,18 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from training.evaluate.bars import failed_bars
 from training.evaluate.cli import app
-from training.evaluate.client import MalformedAnswer, read_outcome
-from training.evaluate.report import CARD_BEGIN, CARD_END, CardError, Provenance, as_json, update_card
-from training.evaluate.results import (
+from training.evaluate.demo_curve.bars import failed_bars
+from training.evaluate.demo_curve.client import MalformedAnswer, read_outcome
+from training.evaluate.demo_curve.report import (
+    CARD_BEGIN,
+    CARD_END,
+    CardError,
+    Provenance,
+    as_json,
+    update_card,
+)
+from training.evaluate.demo_curve.results import (
     Curves,
     Outcome,
     Row,
@@ -26,7 +33,6 @@ from training.evaluate.results import (
     minimum_settings,
     summarize,
     wait_settings,
-    wilson_interval,
 )
 from training.evaluate.suite import held_out_questions
 from training.grading.program import exact_answer, grade_exact
@@ -65,14 +71,6 @@ def test_exact_answer(content: str | None, answer: str) -> None:
 )
 def test_exact_grading(answer: str, truth: str, correct: bool) -> None:
     assert grade_exact(truth, answer).correct is correct
-
-
-@pytest.mark.parametrize(
-    ("num_correct", "num_questions", "low", "high"),
-    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (320, 400, 0.7580, 0.8363)],
-)
-def test_wilson_interval(num_correct: int, num_questions: int, low: float, high: float) -> None:
-    assert wilson_interval(num_correct, num_questions) == pytest.approx((low, high), abs=1e-3)
 
 
 def test_summary_counts_errors_as_wrong_and_leaves_them_out_of_the_mean() -> None:
@@ -259,7 +257,7 @@ def test_an_option_before_a_command_is_not_ignored() -> None:
 
 @pytest.mark.parametrize("ending", ["svg", "png"])
 def test_the_figure_is_drawn(tmp_path: Path, ending: str) -> None:
-    from training.evaluate.figure import draw
+    from training.evaluate.demo_curve.figure import draw
 
     def rows(settings: list[Setting]) -> tuple[Row, ...]:
         return tuple(Row(s, 400, 100 + 10 * i, 30.0 * i, 0, 0) for i, s in enumerate(settings))

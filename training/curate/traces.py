@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from training.curate.asking import Asking
 from training.curate.errors import CurationError
 from training.curate.progress import Progress
 from training.curate.schema import ENDED_BY_SERVER, Drop, Question, drop, reference_of
 from training.curate.stage import Outcome
 from training.endpoints.cache import CallCache
-from training.endpoints.client import Caller, Endpoint, Patience, calling, for_all
+from training.endpoints.client import Caller, Endpoint, Patience
 from training.endpoints.errors import RequestRefused
 from training.endpoints.wire import Reply, Sampling
 from training.grading.model import Grader, UnparsableVerdict
@@ -41,7 +42,7 @@ class TraceOptions:
 
 
 @dataclass(slots=True)
-class _Progressed:
+class _State:
     replies: dict[str, Reply] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     """Of questions that the teacher refused."""
@@ -70,13 +71,14 @@ def teach(
     Raises EndpointError, CacheError or OSError; what was answered until then is in the cache.
     """
     count = None if options.tokenizer is None else token_counter(options.tokenizer)
-    state = _Progressed()
+    state = _State()
     with CallCache(cache_path) as cache:
-        calls = asyncio.run(_ask_all(questions, options, cache, progress, state))
+        asking = Asking(cache, options.patience, options.concurrency, progress)
+        calls = asyncio.run(_ask_all(questions, options, asking, state))
         if options.grade:
             ungraded = _check_all(questions, progress, state)
             if options.grader is not None:
-                calls += asyncio.run(_grade(ungraded, options, options.grader, cache, progress, state))
+                calls += asyncio.run(_grade(ungraded, options.grader, asking, state))
     return _outcome(questions, options, state, calls, count)
 
 
@@ -94,28 +96,19 @@ def token_counter(path: Path) -> Callable[[str], int]:
 
 
 async def _ask_all(
-    questions: Sequence[Question],
-    options: TraceOptions,
-    cache: CallCache,
-    progress: Progress,
-    state: _Progressed,
+    questions: Sequence[Question], options: TraceOptions, asking: Asking, state: _State
 ) -> Counter[str]:
-    async with calling(cache, options.patience, concurrency=options.concurrency) as caller:
-        with progress.bar("asking the teacher", len(questions)) as advance:
+    async def work(caller: Caller, question: Question) -> None:
+        try:
+            reply = await caller.ask(options.teacher, question.question, options.sampling)
+            state.replies[question.id] = reply
+        except RequestRefused as error:
+            state.errors[question.id] = str(error)
 
-            async def work(question: Question) -> None:
-                try:
-                    reply = await caller.ask(options.teacher, question.question, options.sampling)
-                    state.replies[question.id] = reply
-                except RequestRefused as error:
-                    state.errors[question.id] = str(error)
-                next(advance)
-
-            await for_all(questions, work, concurrency=options.concurrency)
-    return _calls(caller)
+    return await asking.each("asking the teacher", questions, work)
 
 
-def _check_all(questions: Sequence[Question], progress: Progress, state: _Progressed) -> list[Question]:
+def _check_all(questions: Sequence[Question], progress: Progress, state: _State) -> list[Question]:
     """Grade by math-verify; returns the questions that it can't grade, or whose answer it can't compare."""
     ungraded = []
     answered = [question for question in questions if question.id in state.replies]
@@ -140,40 +133,26 @@ def _check_all(questions: Sequence[Question], progress: Progress, state: _Progre
 
 
 async def _grade(
-    questions: Sequence[Question],
-    options: TraceOptions,
-    grader: Grader,
-    cache: CallCache,
-    progress: Progress,
-    state: _Progressed,
+    questions: Sequence[Question], grader: Grader, asking: Asking, state: _State
 ) -> Counter[str]:
-    async with calling(cache, options.patience, concurrency=options.concurrency) as caller:
-        with progress.bar("grading", len(questions)) as advance:
+    async def work(caller: Caller, question: Question) -> None:
+        answer, reference = state.replies[question.id].answer, reference_of(question) or ""
+        try:
+            verdict = await grader.grade(caller, question.question, reference, answer)
+            state.correct[question.id] = verdict.correct
+            del state.ungraded[question.id]
+        except RequestRefused:
+            state.ungraded[question.id] = "grader refused"
+        except UnparsableVerdict:
+            state.ungraded[question.id] = "unparsable verdict"
 
-            async def work(question: Question) -> None:
-                answer, reference = state.replies[question.id].answer, reference_of(question) or ""
-                try:
-                    verdict = await grader.grade(caller, question.question, reference, answer)
-                    state.correct[question.id] = verdict.correct
-                    del state.ungraded[question.id]
-                except RequestRefused:
-                    state.ungraded[question.id] = "grader refused"
-                except UnparsableVerdict:
-                    state.ungraded[question.id] = "unparsable verdict"
-                next(advance)
-
-            await for_all(questions, work, concurrency=options.concurrency)
-    return _calls(caller)
-
-
-def _calls(caller: Caller) -> Counter[str]:
-    return Counter({"sent": caller.num_sent, "cached": caller.num_cached})
+    return await asking.each("grading", questions, work)
 
 
 def _outcome(
     questions: Sequence[Question],
     options: TraceOptions,
-    state: _Progressed,
+    state: _State,
     calls: Counter[str],
     count: Callable[[str], int] | None,
 ) -> Outcome:
@@ -203,9 +182,7 @@ def _finish_reason(reply: Reply) -> str | None:
     return ended_by if ended_by in ENDED_BY_SERVER else reply.finish_reason
 
 
-def _traced(
-    question: Question, model: str, state: _Progressed, count: Callable[[str], int] | None
-) -> Question:
+def _traced(question: Question, model: str, state: _State, count: Callable[[str], int] | None) -> Question:
     reply = state.replies.get(question.id)
     if reply is None:
         return dataclasses.replace(

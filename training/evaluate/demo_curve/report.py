@@ -1,16 +1,13 @@
 """Results for people (tables), for machines (JSON) and for the model card (Markdown)."""
 
-import platform
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from training.evaluate.results import BUDGET_WAITS, MAX_COMPLETION_TOKENS, Curves, Row
+from training.evaluate.demo_curve.results import BUDGET_WAITS, MAX_COMPLETION_TOKENS, Curves, Row
 
 CARD_BEGIN = "<!-- curve:begin -->"
 CARD_END = "<!-- curve:end -->"
@@ -36,17 +33,6 @@ class Provenance:
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "temperature": 0, "max_completion_tokens": MAX_COMPLETION_TOKENS}
-
-
-def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Of Python, the machine's architecture and those of ``packages`` that are installed here."""
-    found = {"python": platform.python_version(), "machine": platform.machine()}
-    for name in packages:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def print_tables(console: Console, curves: Curves) -> None:
