@@ -143,14 +143,14 @@ def positions(engine: EngineReceipt, *, delivered_tokens: int) -> dict[str, Any]
 
 
 def unbudgeted_receipt(
-    *, thinking_tokens: int, has_answer: bool, finish_reason: str | None, stop_reason: int | str | None = None
+    *, thinking_tokens: int, has_answer: bool, finish_reason: str | None, stopped: bool = False
 ) -> dict[str, Any]:
     """The `thinking_budget` object of a choice without a budget: counted, not enforced.
 
     Args:
-        stop_reason: vLLM's: the stop string or id that ended the choice, None for the model's own EOS.
+        stopped: whether a stop string or token of the client's ended the choice, and not the model's own EOS.
     """
-    by_model = has_answer or (finish_reason == "stop" and stop_reason is None)
+    by_model = has_answer or (finish_reason == "stop" and not stopped)
     ended: EndedBy | None = "model" if by_model else ended_by_finish(finish_reason)
     return {
         "requested": {},

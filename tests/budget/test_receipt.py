@@ -88,16 +88,14 @@ def test_what_counts_may_not_be_missing(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("has_answer", "finish", "stop_reason", "ended_by"),
+    ("has_answer", "finish", "stopped", "ended_by"),
     [
-        (True, "stop", None, "model"),
-        (False, "stop", None, "model"),
-        (False, "stop", "Wait", "stop"),
-        (False, "length", None, "length"),
+        (True, "stop", False, "model"),
+        (False, "stop", False, "model"),
+        (False, "stop", True, "stop"),
+        (False, "length", False, "length"),
     ],
 )
-def test_unbudgeted(has_answer: bool, finish: str, stop_reason: str | None, ended_by: str) -> None:
-    told = unbudgeted_receipt(
-        thinking_tokens=5, has_answer=has_answer, finish_reason=finish, stop_reason=stop_reason
-    )
+def test_unbudgeted(has_answer: bool, finish: str, stopped: bool, ended_by: str) -> None:
+    told = unbudgeted_receipt(thinking_tokens=5, has_answer=has_answer, finish_reason=finish, stopped=stopped)
     assert (told["ended_by"], told["thinking_tokens"], told["effective"]) == (ended_by, 5, None)

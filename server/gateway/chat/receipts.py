@@ -94,5 +94,12 @@ def _uncounted_or_unbudgeted(
         thinking_tokens=details["reasoning_tokens"],
         has_answer=finish.has_answer,
         finish_reason=finish.finish_reason,
-        stop_reason=finish.stop_reason,
+        stopped=_is_clients_stop(finish, call),
     )
+
+
+def _is_clients_stop(finish: Finish, call: EngineCall) -> bool:
+    """vLLM tells an id, too, of a model's second and third end-of-sequence tokens."""
+    if isinstance(finish.stop_reason, int):
+        return not finish.has_answer and finish.stop_reason in (call.fields.get("stop_token_ids") or ())
+    return finish.stop_reason is not None
