@@ -34,6 +34,7 @@ from server.gateway.parallel.reward import RewardModel
 from server.gateway.policy_file import PolicyStore
 from server.gateway.routes import chat, control, health, messages, models, passthrough, responses, running
 from server.gateway.routes.playground import add_playground
+from server.gateway.routes.reference import add_reference
 from server.gateway.settings import Settings, SettingsError
 from server.gateway.workers.fleet import Fleet, Here
 
@@ -87,7 +88,14 @@ def create_app(
             yield
 
     # A path with a slash too many is no path of ours: nothing is answered before the keys are seen.
-    app = FastAPI(title="s1-server", version=__version__, lifespan=lifespan, redirect_slashes=False)
+    app = FastAPI(
+        title="s1-server",
+        version=__version__,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+    )
     app.state.context = Context(
         settings,
         pool,
@@ -112,6 +120,7 @@ def create_app(
         running.router,
     ):
         app.include_router(router)
+    add_reference(app)
     add_playground(app, shown=settings.playground)
     # Routes are tried one after the other; none of them hides another.
     app.router.routes.sort(key=lambda route: getattr(route, "path", None) not in _BUSIEST)

@@ -393,9 +393,25 @@ PAGE = {"origin": "https://elsewhere.example"}
         # Browsers say nothing of the page where the name has no https.
         {"host": "elsewhere.example:8000"},
         {"host": "127.0.0.1.elsewhere.example"},
+        {"host": "localhost.elsewhere.example"},
+        {"host": "notlocalhost:8000"},
+        {"host": "elsewhere.example."},
+        {"host": "."},
         {"origin": "http://localhost:3000", "host": "elsewhere.example"},
     ],
-    ids=["another site", "no site", "rebound", "rebound, reading", "rebound, unmarked", "like ours", "mixed"],
+    ids=[
+        "another site",
+        "no site",
+        "rebound",
+        "rebound, reading",
+        "rebound, unmarked",
+        "like ours",
+        "our name in theirs",
+        "ends like ours",
+        "rooted",
+        "root",
+        "mixed",
+    ],
 )
 async def test_without_keys_other_sites_pages_are_refused(
     client: httpx.AsyncClient, engine: StandIn, headers: dict[str, str]
@@ -425,6 +441,12 @@ async def test_without_keys_other_sites_pages_are_refused(
         {"host": "localhost:18201"},
         {"host": "127.0.0.2:9"},
         {"host": "[::1]:8000"},
+        {"host": "0.0.0.0:8000"},
+        {"host": "[::]:8000"},
+        {"host": "localhost."},
+        {"host": "LOCALHOST.:8000"},
+        {"host": "s1.localhost:8000"},
+        {"host": ""},
     ],
 )
 async def test_this_machines_pages_and_other_clients_are_answered(

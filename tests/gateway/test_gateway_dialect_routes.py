@@ -112,16 +112,6 @@ async def test_an_engine_that_does_not_count_is_given_up() -> None:
         assert "timed out" in response.json()["error"]["message"]
 
 
-async def test_leaving_while_tokens_are_counted() -> None:
-    hanging = StandIn(template=lambda messages, _: "", tokenize_stalls=True)
-    async with running(hanging) as engine, gateway(engine.url, control_timeout_s=60) as client:
-        body = {"model": "tiny", "messages": [USER]}
-        asking = asyncio.create_task(client.post("/v1/messages/count_tokens", json=body))
-        await eventually(lambda: engine.active == 1)
-        asking.cancel()
-        await eventually(lambda: engine.active == 0)
-
-
 @pytest.mark.parametrize(
     ("fields", "status", "kind", "says"),
     [

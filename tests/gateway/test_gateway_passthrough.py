@@ -10,7 +10,8 @@ import httpx
 import openai
 import pytest
 
-from server.gateway.engines.engine import MOST_PROMPT_WORK
+from server.gateway.engines.engine import MOST_PROMPT_WORK, Engine
+from server.gateway.settings import Settings
 from tests.gateway.serving import eventually, gateway
 from tests.gateway.stand_in import StandIn, running
 from tests.gateway.test_gateway_chat import ASK
@@ -185,6 +186,46 @@ async def test_an_engine_works_on_few_prompts_at_once() -> None:
         assert (await client.post("/v1/chat/completions", json=ASK)).status_code == 200
         engine.release.set()
         assert {done.status_code for done in await asyncio.gather(*asking)} == {200}
+
+
+@pytest.mark.parametrize(("path", "body"), COUNTING)
+async def test_prompts_of_clients_that_leave_keep_their_places(
+    path: str, body: dict[str, Any], tmp_path: Path
+) -> None:
+    """The engine's tokenizer doesn't stop for them."""
+    keys = KeysForTests(tmp_path / "keys.json")
+    ann, bob = keys.add("ann", quotas={"concurrency": MOST_PROMPT_WORK}), keys.add("bob")
+    async with running(counting_stalls()) as engine, gateway(engine.url, keys_file=keys.path) as client:
+        (one,) = client.pool.engines
+        for _ in range(MOST_PROMPT_WORK):
+            active = engine.active
+            asking = asyncio.create_task(client.post(path, json=body, headers=ann))
+            await eventually(lambda active=active: engine.active > active)
+            asking.cancel()
+        refused = await client.post(path, json=body, headers=ann)
+        assert (refused.status_code, engine.active) == (429, MOST_PROMPT_WORK)
+        waiting = asyncio.create_task(client.post(path, json=body, headers=bob))
+        await eventually(lambda: len(one.prompt_places._waiters or ()) == 1)
+        engine.release.set()
+        assert (await waiting).status_code == 200
+        await eventually(lambda: not client.turnstile.unattended)
+        assert (await client.post(path, json=body, headers=ann)).status_code == 200
+
+
+async def test_work_that_nobody_waits_for_ends_with_the_gateway() -> None:
+    path, body = COUNTING[0]
+    async with running(counting_stalls()) as engine:
+        async with gateway(engine.url) as client:
+            asking = asyncio.create_task(client.post(path, json=body))
+            await eventually(lambda: engine.active == 1)
+            asking.cancel()
+        await eventually(lambda: engine.active == 0)
+
+
+@pytest.mark.parametrize(("workers", "places"), [(1, 3), (2, 1), (3, 1), (8, 1)])
+async def test_workers_divide_an_engines_places(workers: int, places: int) -> None:
+    engine = Engine("http://engine:8001", Settings(workers=workers))
+    assert engine.prompt_places._value == places
 
 
 @pytest.mark.parametrize(("path", "body"), COUNTING)

@@ -395,6 +395,20 @@ async def test_of_too_many_settlements_the_oldest_is_dropped(monkeypatch: pytest
     assert len(waiting) == 0
 
 
+async def test_charges_are_not_dropped_for_settlements_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unsettled, "_MOST", 3)
+    ledger = MemoryLedger(lambda: FIXED)
+    waiting = unsettled.Unsettled(ledger)
+    charges = {"used 1": 5, "refused 1": 0, "used 2": 7, "refused 2": 0, "refused 3": 0}
+    for id, tokens in charges.items():
+        await ledger.reserve("k", id, [], concurrency=None)
+        waiting.add("k", id, {"thinking": 0, "total": tokens})
+    assert len(waiting) == 3
+    await waiting.settle()
+    assert list(ledger._accounts["k"].open) == ["refused 1", "refused 2"]
+    assert len(waiting) == 0
+
+
 @pytest.mark.parametrize("fault", ["die_after", "end_early_after", "error_after", "garbage_after"])
 @pytest.mark.parametrize("accounts", [True, False], ids=["accounted", "gone"])
 async def test_a_stream_that_fails_costs_what_the_engine_accounts_for(

@@ -47,7 +47,13 @@ class Scripted:
         samples = [("s1_requests_total", {}, self.counted, None)]
         family = {"name": "s1_requests", "text": "R.", "type": "counter", "samples": samples}
         none = {"kept": None, "running": False}
-        answers = {"answer_now": self.answer_now, "readiness": ready, "snapshot": [family], "kept": none}
+        answers = {
+            "answer_now": self.answer_now,
+            "readiness": ready,
+            "snapshot": [family],
+            "kept": none,
+            "requests": {"requests": []},
+        }
         return told(answers[request.match_info["name"]])
 
 
@@ -59,8 +65,8 @@ class Joined:
 
 
 @contextlib.asynccontextmanager
-async def joined(*workers: Scripted, of: int | None = None) -> AsyncIterator[Joined]:
-    hub = Hub(of or len(workers), answer_s=0.2)
+async def joined(*workers: Scripted, of: int | None = None, control_s: float = 0.2) -> AsyncIterator[Joined]:
+    hub = Hub(of or len(workers), control_s=control_s, answer_s=0.2)
     with tempfile.TemporaryDirectory(prefix="s1-hub-") as name:
         async with contextlib.AsyncExitStack() as stack:
             for index, worker in enumerate(workers):
@@ -131,6 +137,20 @@ async def test_counts_never_get_smaller() -> None:
         assert await counted(found.together) == 9
 
 
+async def test_only_what_waits_for_an_engine_is_waited_for_long() -> None:
+    hung = Scripted(APPLIED, stopped=True)
+    async with joined(Scripted(counted=3), hung, control_s=60) as found, asyncio.timeout(30):
+        ending = asyncio.create_task(found.together.answer_now("ann", "x"))
+        assert (await found.together.readiness())["ready"] is False
+        assert await counted(found.together) == 3
+        assert await found.together.requests() == []
+        with pytest.raises(Overloaded):
+            await found.together.kept("ann", "x")
+        assert not ending.done()
+        hung.resumed.set()
+        await ending
+
+
 async def test_without_its_parent_a_worker_says_so() -> None:
     together = Together("/nowhere/hub.sock", Settings())
     async with together.running():
@@ -146,6 +166,6 @@ async def test_who_asks_waits_longer_than_who_is_asked(control_timeout_s: float)
     try:
         together = Together("/nowhere/hub.sock", settings)
         engine_s = max(control_timeout_s, CONTROL_TIMEOUT_S)
-        assert engine_s < workers.hub._answer_s < together._timeout_s
+        assert engine_s < workers.hub._control_s < together._timeout_s
     finally:
         shutil.rmtree(workers._directory)

@@ -22,8 +22,11 @@ OPEN_PATHS = frozenset(
         "/ready",
         "/version",
         "/docs",
-        "/docs/oauth2-redirect",
-        "/redoc",
+        "/docs/dom.js",
+        "/docs/icon.svg",
+        "/docs/reference.css",
+        "/docs/reference.js",
+        "/docs/theme.css",
         "/openapi.json",
     }
 )

@@ -8,6 +8,7 @@ asked for tells them apart, so every request has to ask for this machine.
 
 from __future__ import annotations
 
+import ipaddress
 from functools import lru_cache
 from urllib.parse import urlsplit
 
@@ -41,23 +42,41 @@ class LocalPages:
             return
         if origin is not None and not _is_local(origin):
             raise _refusal(f"the page's origin ({origin[:200]})")
-        # A client without a Host header is old, and no browser.
-        if host is not None and host not in self._names and not _is_local(f"http://{host}"):
+        # A client without a Host header, or with an empty one, is old, and no browser.
+        if host and host not in self._names and not _is_own_name(host):
             raise _refusal(f"the name by which it was asked ({host[:200]})")
 
 
 def _is_local(origin: str) -> bool:
-    return len(origin) <= _LONGEST and _is_loopback_origin(origin)
+    name = _name(origin)
+    return name is not None and is_loopback(name)
+
+
+def _is_own_name(host: str) -> bool:
+    """No name server has a say in what these mean: addresses, and what RFC 6761 keeps for this machine."""
+    name = (_name(f"http://{host}") or "").removesuffix(".")
+    return is_loopback(name) or name.endswith(".localhost") or _is_unspecified(name)
+
+
+def _is_unspecified(name: str) -> bool:
+    """0.0.0.0 or [::]: whoever connects to it connects to this machine."""
+    try:
+        return ipaddress.ip_address(name).is_unspecified
+    except ValueError:
+        return False
+
+
+def _name(origin: str) -> str | None:
+    return _parsed_name(origin) if len(origin) <= _LONGEST else None
 
 
 @lru_cache(maxsize=128)
-def _is_loopback_origin(origin: str) -> bool:
+def _parsed_name(origin: str) -> str | None:
     """Remembered: clients ask for the same few names again and again."""
     try:
-        name = urlsplit(origin).hostname
+        return urlsplit(origin).hostname
     except ValueError:
-        return False
-    return name is not None and is_loopback(name)
+        return None
 
 
 def _refusal(what: str) -> Forbidden:

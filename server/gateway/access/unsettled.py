@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import structlog
 
 from server.gateway.access.ledger import Ledger
+from server.gateway.errors import QuotaStoreUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -17,17 +18,20 @@ _MOST = 10_000
 class Unsettled:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._charges: dict[str, tuple[str, Mapping[str, int]]] = {}
-        """Account and amounts by reservation, the oldest first."""
+        # Account and amounts by reservation, the oldest first.
+        self._used: dict[str, tuple[str, Mapping[str, int]]] = {}
+        self._unused: dict[str, tuple[str, Mapping[str, int]]] = {}
+        """Of requests that used nothing: each that is refused while the store is away leaves one."""
 
     def __len__(self) -> int:
-        return len(self._charges)
+        return len(self._used) + len(self._unused)
 
     def add(self, account: str, id: str, amounts: Mapping[str, int]) -> None:
-        self._charges[id] = (account, amounts)
-        if len(self._charges) > _MOST:
-            oldest = next(iter(self._charges))
-            dropped, _ = self._charges.pop(oldest)
+        charges = self._used if any(amounts.values()) else self._unused
+        charges[id] = (account, amounts)
+        if len(self) > _MOST:
+            charges = self._unused or self._used
+            dropped, _ = charges.pop(next(iter(charges)))
             log.error("reservation not settled; it stays spent", account=dropped)
 
     async def settle(self) -> None:
@@ -35,11 +39,19 @@ class Unsettled:
         Raises:
             QuotaStoreUnavailable: what isn't settled stays here.
         """
-        for id in tuple(self._charges):
+        try:
+            await self._settle(self._used)
+        except QuotaStoreUnavailable:
+            await self._settle(self._unused)
+            raise
+        await self._settle(self._unused)
+
+    async def _settle(self, charges: dict[str, tuple[str, Mapping[str, int]]]) -> None:
+        for id in tuple(charges):
             # Last, so that one which can't be settled doesn't keep the others from it the next time.
-            charge = self._charges.pop(id, None)
+            charge = charges.pop(id, None)
             if charge is not None:
-                self._charges[id] = charge
+                charges[id] = charge
                 account, amounts = charge
                 await self._ledger.settle(account, id, amounts)
-                self._charges.pop(id, None)
+                charges.pop(id, None)

@@ -121,6 +121,8 @@ class Turnstile:
         self._ledger = ledger
         self._drain = drain
         self._open: dict[str, set[str]] = {}
+        self.unattended: set[asyncio.Task[Any]] = set()
+        """Counted work that goes on when its client has left. It ends before the gateway does."""
         self._finishing: set[asyncio.Task[Any]] = set()
         self._unsettled = Unsettled(ledger)
         self._renewing: asyncio.Task[None] | None = None
@@ -132,6 +134,9 @@ class Turnstile:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for task in self.unattended:
+            task.cancel()
+        await asyncio.gather(*self.unattended, return_exceptions=True)
         if self._finishing:
             await asyncio.wait(self._finishing, timeout=_LAST_SETTLEMENTS_S)
         ending = [*self._finishing, *([self._renewing] if self._renewing is not None else [])]

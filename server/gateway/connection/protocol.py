@@ -18,6 +18,7 @@ from server.gateway.connection.disconnect import CLIENT_LEFT
 from server.gateway.connection.drain import CutOff
 from server.gateway.connection.joined_head import JoinedHead
 from server.gateway.connection.untaken import ClosesUntaken
+from server.gateway.connection.upgrades import IgnoresUpgrades
 from server.gateway.errors import envelope
 from server.gateway.settings import Settings
 
@@ -30,7 +31,7 @@ MOST_HEAD_LINES = 200
 def http_protocol(settings: Settings) -> type[HttpToolsProtocol]:
     """For uvicorn's `http` setting."""
 
-    class BoundedHeaders(ClosesUntaken):
+    class BoundedHeaders(IgnoresUpgrades, ClosesUntaken):
         _header_timer: TimerHandle | None = None
         _unread_bytes = 0
         """Received since something was last complete: a request, its headers, or a piece of its body."""

@@ -34,7 +34,7 @@ _RECEIPT = "s1_receipt"
 """The field or event with which an engine sends a receipt along with its answer."""
 _RECEIPT_EVENT = b'{"s1_receipt":'
 MOST_PROMPT_WORK = 3
-"""Tokenizing and rendering at once: vLLM does it in the process that serves everybody's requests."""
+"""Tokenizing and rendering at once, for all workers: vLLM does it in the process that serves everybody."""
 CONTROL_TIMEOUT_S = 15.0
 """An engine takes a word between two steps, and a step that reads a long prompt lasts."""
 
@@ -132,7 +132,7 @@ class Engine:
     pace: Pace = field(default_factory=Pace)
     parts_received: int = 0
     """Parts of streams so far: as long as it grows, the engine makes tokens."""
-    prompt_places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_PROMPT_WORK))
+    prompt_places: asyncio.Semaphore = field(init=False)
     """For work on prompts that generates nothing (`prompt_work.py`)."""
     _connections: Connections = field(init=False)
     _under_way: set[Connection] = field(default_factory=set)
@@ -141,6 +141,7 @@ class Engine:
     def __post_init__(self) -> None:
         self._connections = Connections(self.url, connect_timeout_s=self.settings.connect_timeout_s)
         self.url = strip_credentials(self.url)
+        self.prompt_places = asyncio.Semaphore(max(1, MOST_PROMPT_WORK // self.settings.workers))
 
     @property
     def open_streams(self) -> int:

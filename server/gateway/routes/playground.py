@@ -48,7 +48,7 @@ def add_playground(app: FastAPI, *, shown: bool) -> None:
     Args:
         shown: False leaves out the page and its files; `/` then answers everybody alike.
     """
-    files = _Files(directory=FOLDER)
+    files = PageFiles(directory=FOLDER)
 
     @app.get("/", include_in_schema=False)
     async def root(request: Request) -> Response:
@@ -61,7 +61,9 @@ def add_playground(app: FastAPI, *, shown: bool) -> None:
         app.mount(PLAYGROUND_PREFIX, files)
 
 
-class _Files(StaticFiles):
+class PageFiles(StaticFiles):
+    """A page's files, with headers that keep everything else away from it."""
+
     def file_response(
         self,
         full_path: str | os.PathLike[str],

@@ -28,6 +28,9 @@ from server.gateway.workers.totals import (
 
 log = structlog.get_logger(__name__)
 
+_ANSWER_S = 3.0
+"""A worker that hangs holds up probes and scrapes, which aren't waited for much longer."""
+
 
 @dataclass(slots=True)
 class Member:
@@ -40,15 +43,17 @@ class Member:
 
 
 class Hub:
-    def __init__(self, workers: int, *, answer_s: float) -> None:
+    def __init__(self, workers: int, *, control_s: float, answer_s: float = _ANSWER_S) -> None:
         """
         Args:
-            answer_s: for a worker that is asked; control waits for an engine in between.
+            control_s: for a worker that is to end a thinking: it waits for an engine in between.
+            answer_s: for one that is asked anything else.
         """
         self.draining = False
         self.complete = False
         """Whether all workers have been there at once."""
         self._workers = workers
+        self._control_s = control_s
         self._answer_s = answer_s
         self._members: dict[int, Member] = {}
         self._ended: Snapshot = []
@@ -63,7 +68,7 @@ class Hub:
         return app
 
     def join(self, index: int, socket: Path) -> None:
-        self._members[index] = Member(index, socket_session(str(socket), timeout_s=self._answer_s))
+        self._members[index] = Member(index, socket_session(str(socket), timeout_s=self._control_s))
         self.complete = self.complete or len(self._members) == self._workers
 
     def has_joined(self, index: int) -> bool:
@@ -122,8 +127,9 @@ class Hub:
 
     async def _ask(self, member: Member, name: str, body: Any) -> Any:
         """Its answer; None if it has ended, `_SILENT` if it doesn't answer, or not in time."""
+        limit = aiohttp.ClientTimeout(total=self._control_s if name == "answer_now" else self._answer_s)
         try:
-            async with member.session.post(f"http://worker/{name}", json=body) as response:
+            async with member.session.post(f"http://worker/{name}", json=body, timeout=limit) as response:
                 return await response.json()
         except TimeoutError:
             return _SILENT

@@ -40,7 +40,7 @@ _MAX_BACKOFF_S = 30.0
 _STEADY_S = 60.0
 """A worker that ran this long was well: the next death starts the back-off anew."""
 _ASKING_S = 5.0
-"""Beyond what it waits for an engine, a worker that is asked has so long."""
+"""Beyond what it waits for an engine, a worker that is to end a thinking has so long."""
 _SOCKET_PATH_BYTES = 107
 _LAST_S = 15.0
 """Beyond its own limits a worker that stops has so long, then it is killed."""
@@ -63,7 +63,7 @@ class Workers:
             PolicyFileError
         """
         self.failure: WorkersError | None = None
-        self.hub = Hub(settings.workers, answer_s=engine_wait_s(settings) + _ASKING_S)
+        self.hub = Hub(settings.workers, control_s=engine_wait_s(settings) + _ASKING_S)
         self._settings = settings
         self._address = address
         self._directory = _private_directory()
