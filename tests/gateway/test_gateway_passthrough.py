@@ -72,6 +72,11 @@ async def test_completions_stream(client: httpx.AsyncClient, engine: StandIn) ->
         ({"prompt": [[1], [True]]}, "prompt[1][0]"),
         ({"prompt": [None]}, "prompt[0]"),
         ({"prompt_embeds": ["a"] * 129}, "prompt_embeds"),
+        ({"prompt_embeds": [1] * 1000}, "prompt_embeds"),
+        ({"vllm_xargs": {"a": [{}] * 1000}}, "vllm_xargs.a[0]"),
+        ({"documents": [{"a": 1}]}, "documents[0].a"),
+        ({f"m{i}": 1 for i in range(1025)}, "body"),
+        ({"stream": True, "stream_options": {f"m{i}": 1 for i in range(1025)}}, "stream_options"),
         ({"model": 3}, "model"),
     ],
 )
@@ -102,12 +107,26 @@ async def test_prompts_that_completions_take(client: httpx.AsyncClient, engine: 
         ("/tokenize", {"messages": [{"role": "user", "content": [0]}]}, "messages[0].content[0]"),
         ("/tokenize", {"messages": [{"role": "user", "content": [{}] * 9000}] * 2}, "messages"),
         ("/tokenize", {"messages": [], "tools": [0]}, "tools[0]"),
+        ("/tokenize", {"messages": [], "tools": [{}]}, "tools[0].function"),
+        ("/tokenize", {"messages": [], "tools": [{}] * 16_385}, "tools"),
+        ("/tokenize", {"messages": [], "media_io_kwargs": {"image": 1}}, "media_io_kwargs.image"),
+        (
+            "/tokenize",
+            {"messages": [{"role": "assistant", "content": None, "refusal": 1}]},
+            "messages[0].refusal",
+        ),
+        ("/tokenize", {"prompt": "x"} | {f"m{i}": 1 for i in range(1024)}, "body"),
         ("/detokenize", {"tokens": "1"}, "tokens"),
         ("/detokenize", {"tokens": [1, "2"]}, "tokens[1]"),
         ("/detokenize", {"tokens": [0] * (2**20 + 1)}, "tokens"),
+        ("/detokenize", {"tokens": [1, 2**63]}, "tokens"),
         ("/v1/embeddings", {"input": [{}]}, "input[0]"),
         ("/v1/embeddings", {"input": ["x"] * 16_385}, "input"),
         ("/v1/embeddings", {"messages": [0]}, "messages[0]"),
+        ("/v1/embeddings", {"input": [[1] * 40_000] * 2}, "input"),
+        ("/v1/embeddings", {"input": [1] * 65_537}, "input"),
+        ("/v1/embeddings", {"input": ["x"] * 1000, "dimensions": "x"}, "dimensions"),
+        ("/v1/embeddings", {"messages": [], "chat_template": 1}, "chat_template"),
         *(
             (path, {field: {}}, field)
             for path in ("/tokenize", "/detokenize", "/v1/completions", "/v1/embeddings")

@@ -17,7 +17,7 @@ from server.budget.spec import BudgetError
 from server.gateway.apis.messages_request import chat_fields_of_messages
 from server.gateway.apis.responses_request import chat_fields_of_responses
 from server.gateway.chat.chat_call import parse_chat
-from server.gateway.chat.messages import MAX_MESSAGES, MAX_PARTS, check_messages
+from server.gateway.chat.messages import MAX_MEMBERS, MAX_MESSAGES, MAX_PARTS, check_messages
 from server.gateway.errors import GatewayError, InvalidRequest
 from server.gateway.sampling_limits import MAX_ENTRIES
 from tests.gateway.stand_in import StandIn
@@ -27,6 +27,7 @@ from tests.gateway.with_keys import error_of
 MESSAGES = [{"role": "user", "content": "x"}]
 CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 CUSTOM_CALL = {"id": "a", "type": "custom", "custom": {"name": "f", "input": ""}}
+TOOL = {"type": "function", "function": {"name": "f"}}
 LONG = "x" * 1_000_000
 MANY = 100_000
 MOST_CHARACTERS = 1000
@@ -61,7 +62,41 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"bad_words": [1] * (MAX_ENTRIES + 1)}, "bad_words"),
     ({"vllm_xargs": members(MAX_ENTRIES + 1)}, "vllm_xargs"),
     ({"vllm_xargs": {"a": [None] * (MAX_ENTRIES + 1)}}, "vllm_xargs.a"),
+    ({"vllm_xargs": {f"m{i}": [0] * 10_000 for i in range(10)}}, "vllm_xargs"),
+    ({"vllm_xargs": {"a": 1, "b": None}}, "vllm_xargs.b"),
+    ({"vllm_xargs": {"a": {}}}, "vllm_xargs.a"),
+    ({"vllm_xargs": {"a": ["x", 1, {}]}}, "vllm_xargs.a[2]"),
+    ({"bad_words": [1] * MAX_ENTRIES}, "bad_words[0]"),
+    ({"logprobs": True, "logprob_token_ids": [1, "x"]}, "logprob_token_ids[1]"),
+    ({"allowed_token_ids": [1, 1.5]}, "allowed_token_ids[1]"),
+    ({"media_io_kwargs": members(1000)}, "media_io_kwargs.m0"),
+    ({"documents": [{}, 5]}, "documents[1]"),
+    ({"documents": [{"title": "x"}, {"title": 5}]}, "documents[1].title"),
+    ({"documents": [members(MAX_ENTRIES + 1)]}, "documents[0]"),
+    ({"structured_outputs": {"choice": ["x", 1]}}, "structured_outputs.choice[1]"),
     ({"structured_outputs": {"choice": [1] * (MAX_ENTRIES + 1)}}, "structured_outputs.choice"),
+    ({"response_format": {"type": "text"} | members(MANY)}, "response_format"),
+    (
+        {"response_format": {"type": "structural_tag", "structures": [{}] * MANY, "triggers": [1] * MANY}},
+        "response_format",
+    ),
+    (
+        {"response_format": {"type": "structural_tag", "format": {"elements": [{"a": 1}] * MAX_ENTRIES}}},
+        "response_format",
+    ),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x"} | members(MANY)}},
+        "response_format.json_schema",
+    ),
+    ({"tools": [TOOL, TOOL | {"defer_loading": "x"}]}, "tools[1].defer_loading"),
+    (
+        {"tools": [{"type": "function", "function": {"name": "f", "defer_loading": {}}}]},
+        "tools[0].function.defer_loading",
+    ),
+    (said({"role": "assistant", "content": None, "tool_calls": None}, 1000), "messages[0].tool_calls"),
+    (said({"role": "developer", "tools": [{}] * (MAX_PARTS + 1)}), "messages"),
+    (said(members(MAX_MEMBERS)), "messages"),
+    (said({"content": [members(MAX_MEMBERS)]}), "messages"),
     ({"stream": True, "stream_options": members(MANY)}, "stream_options.m0"),
     ({"parallel": members(MANY)}, "parallel.m0"),
     ({"reasoning": members(MANY)}, "reasoning.m0"),
@@ -174,6 +209,18 @@ WRONG_MESSAGES: list[tuple[Any, str]] = [
     ({"role": "user", "content": "x", "name": None}, ".name"),
     ({"role": "tool", "content": "x", "tool_call_id": 1}, ".tool_call_id"),
     ({"role": "assistant", "content": None, "tool_calls": 1}, ".tool_calls"),
+    ({"role": "assistant", "content": None, "tool_calls": None}, ".tool_calls"),
+    ({"role": "assistant", "content": None, "refusal": 1}, ".refusal"),
+    ({"role": "assistant", "content": None, "audio": 1}, ".audio"),
+    ({"role": "assistant", "content": None, "audio": {}}, ".audio.id"),
+    ({"role": "assistant", "content": None, "function_call": {"name": "f"}}, ".function_call.arguments"),
+    ({"role": "function", "content": None}, ".name"),
+    ({"role": "tool", "content": "x", "name": None}, ".name"),
+    ({"role": "tool", "content": "x", "reasoning": 1}, ".reasoning"),
+    ({"role": "critic", "content": "x", "task": {}}, ".task"),
+    ({"role": "user", "tools": 1}, ".tools"),
+    ({"role": "user", "tools": [TOOL, 1]}, ".tools[1]"),
+    ({"role": "critic", "content": "x", "tool_calls": [CALL, CUSTOM_CALL]}, ".tool_calls[1].type"),
     ({"role": "assistant", "content": None, "tool_calls": [1]}, ".tool_calls[0]"),
     ({"role": "assistant", "tool_calls": [{**CALL, "id": None}]}, ".tool_calls[0].id"),
     ({"role": "assistant", "tool_calls": [{**CALL, "type": None}]}, ".tool_calls[0].type"),
@@ -190,16 +237,24 @@ UNTAKEN_PARTS: list[tuple[Any, str]] = [
     ({"type": "text"}, ".text"),
     ({"type": "image_url", "image_url": "x", "uuid": 5}, ".uuid"),
     ({"image_pil": {}}, ".image_pil"),
+    ({"type": "image_embeds", "image_embeds": 5}, ".image_embeds"),
+    ({"type": "audio_embeds", "audio_embeds": {"a": "AA==", "b": [1, "x"]}}, ".audio_embeds.b"),
 ]
 RIGHT_MESSAGES: list[dict[str, Any]] = [
     {"role": "user", "content": "x"},
     {"role": "user", "content": "x", "name": "ann"},
     {"role": "user"},
     {"role": "developer", "content": [{"type": "text", "text": "x"}]},
+    {"role": "developer", "content": "x", "tools": [TOOL]},
+    {"role": "system", "content": "x", "tools": [{"name": "f"}]},
     {"role": "system", "content": "x", "unknown": {"a": [1]}},
     {"role": "assistant", "content": None},
     {"role": "assistant", "content": "x", "reasoning": "y", "tool_calls": None, "refusal": None},
     {"role": "assistant", "content": "x", "reasoning_content": "y"},
+    {"role": "assistant", "tool_calls": None},
+    {"role": "assistant", "content": None, "refusal": None, "audio": None, "function_call": None},
+    {"role": "assistant", "content": None, "audio": {"id": "a", "expires_at": 1}},
+    {"role": "assistant", "content": None, "function_call": CALL["function"]},
     {"role": "assistant", "content": [{"type": "thinking", "thinking": "y"}, {"type": "text", "text": "x"}]},
     {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
     {"role": "assistant", "content": None, "tool_calls": [CALL, CALL]},

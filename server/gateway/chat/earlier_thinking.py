@@ -114,6 +114,9 @@ def _read(message: Mapping[str, Any], path: str, mode: PreserveThinking) -> _Mes
     if thoughts:
         found[f"{path}.content"] = _joined(thoughts, f"{path}.content", mode)
         bare["content"] = [part for part in parts if not _is_thought(part)] or None
+        if bare["content"] is None and bare.get("tool_calls", ()) is None:
+            # vLLM takes one of the two that is null, but not both.
+            del bare["tool_calls"]
     _check(found, message.get("role"))
     return _Message(bare, next(iter(found.values()), None) or None, next(iter(found), ""))
 
