@@ -29,15 +29,9 @@ from server.engine.launch import (
     require_vllm,
 )
 from server.engine.selection import SelectionError, choose_runner
-from server.gateway.access.callers import check_exposure
 from server.gateway.access.keys_cli import keys
 from server.gateway.conformance import conformance
-from server.gateway.policy_file import read_policy
-from server.gateway.settings import SettingsError, read_settings
-from server.gateway.workers.share import check_workers
-from server.logs import configure_logging
 from server.policy_cli import policy as policy_commands
-from server.serve import ServeError, serve_until_stopped
 from server.size_cli import size
 from server.top import top
 from training.ablate import ablate
@@ -139,6 +133,14 @@ def serve(
     ] = None,
 ) -> None:
     """Start an engine and the gateway before it. Whatever follows `--` is handed to vLLM."""
+    # The gateway's parts are imported here: the other commands need none of them.
+    from server.gateway.access.callers import check_exposure
+    from server.gateway.policy_file import read_policy
+    from server.gateway.settings import SettingsError, read_settings
+    from server.gateway.workers.share import check_workers
+    from server.logs import configure_logging
+    from server.serve import ServeError, serve_until_stopped
+
     options = None
     try:
         settings = read_settings(
