@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -48,21 +49,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(train)
-app.command()(ablate)
-app.command()(sft)
-app.command()(conformance)
-app.command()(chat)
-app.command()(top)
-app.command()(loadtest)
-app.command()(size)
-app.command()(traces)
-app.command()(reward)
-app.add_typer(policy_commands)
-app.add_typer(curate)
-app.add_typer(evaluate)
-app.add_typer(keys)
-
 _ENGINE_COMMANDS = ("serve", "engine", "reward")
 
 Model = Annotated[
@@ -84,7 +70,6 @@ def demo_checkpoint() -> Path:
     return Path(training.__path__[0]) / "checkpoints" / "tiny-reasoner"
 
 
-@app.command()
 def serve(
     context: typer.Context,
     model: Model = None,
@@ -187,7 +172,6 @@ def serve(
         _fail(str(error), code=1)
 
 
-@app.command()
 def engine(
     context: typer.Context,
     model: Model = None,
@@ -229,7 +213,6 @@ def engine(
     os.execve(argv[0], argv, engine_environment(options, run_dir=run_dir, base=os.environ))  # noqa: S606
 
 
-@app.command()
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
@@ -294,6 +277,20 @@ def _default_log() -> Path:
 def _fail(message: str, *, code: int = 2) -> NoReturn:
     Console(stderr=True).print(f"[bold red]s1:[/bold red] {escape(message)}", soft_wrap=True)
     raise typer.Exit(code)
+
+
+_PARTS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Serve": (serve, chat, top, engine, reward, size, version),
+    "Measure": (loadtest, conformance),
+    "Train": (train, ablate, sft, traces),
+}
+for _part, _commands in _PARTS.items():
+    for _command in _commands:
+        app.command(rich_help_panel=_part)(_command)
+app.add_typer(keys, rich_help_panel="Serve")
+app.add_typer(policy_commands, rich_help_panel="Serve")
+app.add_typer(evaluate, rich_help_panel="Measure")
+app.add_typer(curate, rich_help_panel="Train")
 
 
 def main() -> None:
