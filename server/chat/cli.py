@@ -17,6 +17,7 @@ from server.chat.client import CHAT_PATH, ChatClient, ChatError, Reply
 from server.chat.screen import Screen
 from server.chat.session import HELP, CommandError, Session, count_of
 
+DEFAULT_URL = "http://127.0.0.1:8000"
 _PROMPT = "› "
 _INTERRUPTED = 130
 """What shells make of SIGINT."""
@@ -27,7 +28,7 @@ def chat(
         str | None,
         typer.Argument(help="Ask this and leave; without it, what is piped in, or a conversation."),
     ] = None,
-    url: Annotated[str, typer.Option(help="The server.")] = "http://127.0.0.1:8000",
+    url: Annotated[str, typer.Option(help="The server.")] = DEFAULT_URL,
     model: Annotated[str | None, typer.Option(help="Default: the only one that is served.")] = None,
     key: Annotated[
         str | None,
