@@ -1,4 +1,4 @@
-"""What `s1` shows: its commands, and a server that is ready."""
+"""What `s1` shows: its commands, their key, and a server that is ready."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from server.cli import app
@@ -27,6 +28,23 @@ def test_the_commands_are_listed_by_what_they_are_for() -> None:
     listed = re.findall(r"^│ (\w+) ", shown, flags=re.MULTILINE)
     assert listed[:3] == ["serve", "chat", "top"]
     assert set(listed) >= {"loadtest", "conformance", "evaluate", "train", "sft", "keys", "policy", "curate"}
+
+
+@pytest.mark.parametrize(
+    ("command", "also"),
+    [
+        ("chat", None),
+        ("top", None),
+        ("loadtest", "S1_LOADTEST_API_KEY"),
+        ("conformance", "OPENAI_API_KEY"),
+        ("evaluate", None),
+    ],
+)
+def test_every_client_takes_its_key_from_the_same_variable(command: str, also: str | None) -> None:
+    found = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
+    (option,) = [parameter for parameter in found.params if "--api-key" in parameter.opts]
+    names = [option.envvar] if isinstance(option.envvar, str) else option.envvar
+    assert names == ["S1_API_KEY", *([also] if also else [])]
 
 
 def served_until_told(*arguments: str, env: dict[str, str]) -> str:

@@ -326,7 +326,7 @@ def conformance(
     ],
     model: Annotated[str | None, typer.Option(help="Default: the first that the server lists.")] = None,
     api_key: Annotated[
-        str | None, typer.Option(envvar="OPENAI_API_KEY", help="Sent as bearer token.")
+        str | None, typer.Option(envvar=["S1_API_KEY", "OPENAI_API_KEY"], help="Sent as bearer token.")
     ] = None,
     timeout_s: Annotated[float, typer.Option(min=1, help="For each request.")] = 300,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
