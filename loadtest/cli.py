@@ -60,7 +60,8 @@ def loadtest(
         typer.Option(help="Of the model, so that thinking is counted from token ids where nobody says it."),
     ] = None,
     api_key: Annotated[
-        str | None, typer.Option(envvar="S1_LOADTEST_API_KEY", help="Of servers that take keys.")
+        str | None,
+        typer.Option(envvar=["S1_API_KEY", "S1_LOADTEST_API_KEY"], help="Of servers that take keys."),
     ] = None,
     engine_metrics: Annotated[
         list[str] | None,

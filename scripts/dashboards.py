@@ -94,10 +94,10 @@ SERVICE = [
               {"{{model}}": f"sum by (model) (s1_queue_depth_requests{{{_MODEL}}}) or vector(0)"}),
     ]),
     Row("Requests", [
-        Panel("Requests by outcome", "invalid is the client's mistake, quota its key's limit.", "reqps",
-              {"{{outcome}}": "sum by (outcome) (rate(s1_requests_total[$__rate_interval]))"}, stacked=True),
-        Panel("Requests by API", "", "reqps",
-              {"{{api}}": "sum by (api) (rate(s1_requests_total[$__rate_interval]))"}, stacked=True),
+        Panel("Requests by outcome", "invalid is the client's mistake, quota its key's limit. "
+              "Requests that name no model are among those of all.", "reqps",
+              {"{{outcome}}": rate("s1_requests_total", "outcome")}, stacked=True),
+        Panel("Requests by API", "", "reqps", {"{{api}}": rate("s1_requests_total", "api")}, stacked=True),
         Panel("Duration", "From a request's arrival to its last byte.", "s",
               quantiles("s1_request_duration_seconds"), exemplars=True),
     ]),
@@ -117,14 +117,14 @@ SERVICE = [
             "answer": quantiles("s1_answer_rate_tokens_per_second")["p50"]}),
     ]),
     Row("Quotas", [
-        Panel("Refused by quota", "", "reqps",
+        Panel("Refused by quota", "Of all models.", "reqps",
               {"{{reason}}": "sum by (reason) (rate(s1_quota_refusals_total[$__rate_interval]))"}),
-        Panel("Reserved and used", "Tokens that requests reserved at worst, and what was used.", "short", {
+        Panel("Reserved and used", "Tokens that requests reserved at worst, and what was used. "
+              "Of all models.", "short", {
             "reserved {{kind}}": "sum by (kind) (rate(s1_quota_reserved_tokens_total[$__rate_interval]))",
             "used {{kind}}": "sum by (kind) (rate(s1_quota_used_tokens_total[$__rate_interval]))"}),
         Panel("Requests refused", "The client's mistake, its key, its quota, or no room.", "reqps",
-              {"{{outcome}}": 'sum by (outcome) (rate(s1_requests_total{outcome!~"ok|disconnected"}'
-               "[$__rate_interval]))"}),
+              {"{{outcome}}": rate("s1_requests_total", "outcome", f'outcome!~"ok|disconnected", {_MODEL}')}),
     ]),
 ]  # fmt: skip
 
@@ -228,16 +228,20 @@ def dashboard(uid: str, title: str, rows: list[Row]) -> dict[str, Any]:
         "time": {"from": "now-1h", "to": "now"},
         "timezone": "browser",
         "links": [{"type": "dashboards", "tags": ["s1-server"], "title": "s1-server", "asDropdown": False}],
-        "templating": {"list": _variables()},
+        "templating": {"list": _variables(rows)},
         "panels": list(_panels(rows)),
     }
 
 
-def _variables() -> list[dict[str, Any]]:
+def _variables(rows: list[Row]) -> list[dict[str, Any]]:
+    """The source, and what the queries ask for."""
+    asked = " ".join(query for row in rows for panel in row.panels for query in panel.queries.values())
     variables: list[dict[str, Any]] = [
         {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus"}
     ]
     for name, metric in (("model", "s1_tokens_total"), ("engine", "s1_engine_state")):
+        if f"${name}" not in asked:
+            continue
         query = f"label_values({metric}, {name})"
         variables.append({
             "name": name, "label": name, "type": "query", "datasource": _SOURCE, "refresh": 2,

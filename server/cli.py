@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -36,12 +37,6 @@ from server.engine.launch import (
     require_vllm,
 )
 from server.engine.selection import SelectionError, choose_runner
-from server.gateway.access.callers import check_exposure
-from server.gateway.policy_file import read_policy
-from server.gateway.settings import SettingsError, read_settings
-from server.gateway.workers.share import check_workers
-from server.logs import configure_logging
-from server.serve import ServeError, serve_until_stopped
 from training.ablate import ablate
 from training.curate.cli import app as curate
 from training.evaluate.cli import app as evaluate
@@ -56,21 +51,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(train)
-app.command()(ablate)
-app.command()(sft)
-app.command()(conformance)
-app.command()(chat)
-app.command()(top)
-app.command()(loadtest)
-app.command()(size)
-app.command()(traces)
-app.command()(reward)
-app.add_typer(policy_commands)
-app.add_typer(curate)
-app.add_typer(evaluate)
-app.add_typer(keys)
-
 _ENGINE_COMMANDS = ("serve", "engine", "reward")
 
 Model = Annotated[
@@ -86,7 +66,6 @@ PipelineParallel = Annotated[
 MaxModelLen = Annotated[int | None, typer.Option(min=1, help="Context length in tokens.")]
 
 
-@app.command()
 def serve(
     context: typer.Context,
     model: Model = None,
@@ -135,6 +114,14 @@ def serve(
     ] = None,
 ) -> None:
     """Start an engine and the gateway before it. Whatever follows `--` is handed to vLLM."""
+    # The gateway's parts are imported here: the other commands need none of them.
+    from server.gateway.access.callers import check_exposure
+    from server.gateway.policy_file import read_policy
+    from server.gateway.settings import SettingsError, read_settings
+    from server.gateway.workers.share import check_workers
+    from server.logs import configure_logging
+    from server.serve import ServeError, serve_until_stopped
+
     options = None
     try:
         settings = read_settings(
@@ -181,7 +168,6 @@ def serve(
         fail(str(error), code=1)
 
 
-@app.command()
 def engine(
     context: typer.Context,
     model: Model = None,
@@ -223,7 +209,6 @@ def engine(
     os.execve(argv[0], argv, engine_environment(options, run_dir=run_dir, base=os.environ))  # noqa: S606
 
 
-@app.command()
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
@@ -284,6 +269,20 @@ def _refuse_engine_settings(context: typer.Context) -> None:
 
 def _default_log() -> Path:
     return Path("logs") / f"engine-{os.getpid()}.log"
+
+
+_PARTS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Serve": (serve, chat, top, engine, reward, size, version),
+    "Measure": (loadtest, conformance),
+    "Train": (train, ablate, sft, traces),
+}
+for _part, _commands in _PARTS.items():
+    for _command in _commands:
+        app.command(rich_help_panel=_part)(_command)
+app.add_typer(keys, rich_help_panel="Serve")
+app.add_typer(policy_commands, rich_help_panel="Serve")
+app.add_typer(evaluate, rich_help_panel="Measure")
+app.add_typer(curate, rich_help_panel="Train")
 
 
 def main() -> None:

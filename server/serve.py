@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shlex
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from fastapi import FastAPI
 from rich.console import Console
 from rich.markup import escape
 
+from server.chat.cli import DEFAULT_URL as CHAT_URL
 from server.engine.launch import EngineOptions
 from server.engine.supervisor import EngineStartError, EngineSupervisor
 from server.garbage import rarely_collect_garbage
@@ -96,7 +98,7 @@ async def _serve(
     async def look() -> _Found | str:
         if not pool.ready:
             return "; ".join(f"{engine.url}: {engine.status.reason}" for engine in pool.engines)
-        return _Found(next(iter(pool.models())), pool.ready[0].status.enforcement)
+        return _Found(tuple(pool.models()), pool.ready[0].status.enforcement)
 
     announce = _Announcement(
         look, settings, url=url, console=console, engine_log=log_path if options else None
@@ -156,8 +158,9 @@ async def _serve_by_workers(
             found = await workers.hub.readiness()
             if not found["ready"]:
                 return "; ".join(f"{engine['url']}: {engine['reason']}" for engine in found["engines"])
-            engine = next(engine for engine in found["engines"] if engine["state"] == "ready")
-            return _Found(engine["models"][0], engine["enforcement"])
+            ready = [engine for engine in found["engines"] if engine["state"] == "ready"]
+            models = dict.fromkeys(model for engine in ready for model in engine["models"])
+            return _Found(tuple(models), ready[0]["enforcement"])
 
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -202,8 +205,10 @@ def _shared(host: str, port: int) -> socket.socket:
 class _Found:
     """Of a server that is ready."""
 
-    model: str
+    models: tuple[str, ...]
+    """Of all engines that are ready by then, the first engine's first."""
     enforcement: str
+    """The first engine's."""
 
 
 class _Announcement:
@@ -241,17 +246,20 @@ class _Announcement:
         if self._engine_log is not None:
             self._console.print(f"[dim]engine log: {escape(str(self._engine_log))}[/dim]")
         found = await self._until_ready()
-        model, enforced = found.model, found.enforcement
+        model, enforced = found.models[0], found.enforcement
         self._console.print(
-            f"\n[bold green]ready[/bold green]  {escape(model)} at [bold]{self._url}/v1[/bold]   "
+            f"\n[bold green]ready[/bold green]  {escape(', '.join(found.models))} "
+            f"at [bold]{self._url}/v1[/bold]   "
             f"budgets: {enforced}\n"
             f"{self._playground}"
+            f"in a terminal: [bold]{escape(chat_command(self._url, found.models))}[/bold]\n"
             f"[dim]API: {self._url}/docs   engines: {self._url}/ready   meaning: docs/budget.md[/dim]\n",
             soft_wrap=True,
         )
         example = example_curl(self._url, model, budget=enforced != "none", needs_key=self._needs_key)
         self._console.print(example, soft_wrap=True, highlight=False, markup=False)
-        self._console.print("\n[dim]Ctrl-C stops gateway and engine.[/dim]")
+        stopped = "gateway and engine" if self._engine_log is not None else "the gateway; engines run on"
+        self._console.print(f"\n[dim]Ctrl-C stops {stopped}.[/dim]")
 
     async def _until_ready(self) -> _Found:
         own = self._engine_log is not None
@@ -265,6 +273,13 @@ class _Announcement:
                     patient_until = float("inf")
                 await asyncio.sleep(_POLL_S)
         return found
+
+
+def chat_command(url: str, models: Sequence[str]) -> str:
+    """How `s1 chat` reaches this server."""
+    where = [] if url == CHAT_URL else ["--url", url]
+    which = [] if len(models) == 1 else ["--model", models[0]]
+    return shlex.join(["s1", "chat", *where, *which])
 
 
 def example_curl(url: str, model: str, *, budget: bool, needs_key: bool = False) -> str:

@@ -65,3 +65,10 @@ def test_the_gateway_loads_neither_torch_nor_vllm() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_command_waits_for_no_other_commands_imports() -> None:
+    heavy = ("fastapi", "uvicorn", "aiohttp", "structlog", "server.serve", "server.gateway.app", "torch")
+    program = f"import sys, server.cli\nprint(sorted({set(heavy)} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

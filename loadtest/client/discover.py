@@ -17,7 +17,7 @@ from loadtest.client.wire import Client, Target, WireError
 from loadtest.client.workload import BudgetFields
 from server.budget.families import FAMILIES
 
-_KEY_HINT = " (--api-key, or S1_LOADTEST_API_KEY in the environment, gives a key)"
+_KEY_HINT = " (--api-key, or S1_API_KEY in the environment, gives a key)"
 
 
 class DiscoveryError(RuntimeError):

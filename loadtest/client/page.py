@@ -15,11 +15,11 @@ from loadtest.client.plots import Points, line_plot
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}
 body{color:#222;background:#fff}
-h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}code,pre{font-size:.85rem}
+h1,h2,.warn{overflow-wrap:anywhere}h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}code,pre{font-size:.85rem}
 table{border-collapse:collapse;margin:.6rem 0}
 td,th{padding:.2rem .7rem;border-bottom:1px solid #ddd;text-align:right}
-td:first-child,th:first-child{text-align:left}pre{background:#f5f5f5;padding:.8rem;overflow-x:auto}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(22rem,1fr));gap:1rem}
+td:first-child,th:first-child{text-align:left}pre{background:#f5f5f5;padding:.8rem}pre,.scroll{overflow-x:auto}
+.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(22rem,100%),1fr));gap:1rem}
 svg text{font-size:11px}.axis{stroke:#999;fill:none}.warn{background:#fdecea;padding:.5rem .9rem}
 @media(prefers-color-scheme:dark){body{background:#181818;color:#ddd}pre{background:#242424}.warn{background:#4a2320}
 td,th{border-color:#444}}
@@ -53,7 +53,8 @@ def page(result: Mapping[str, Any], runs: Sequence[tuple[str, Run]]) -> str:
     shown = {name: result[name] for name in ("provenance", "target", "load", "client") if name in result}
     parts += ["<h2>Where this comes from</h2>", f"<pre>{escape(json.dumps(shown, indent=1))}</pre>"]
     return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>s1 loadtest</title>'
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width"><title>s1 loadtest</title>'
         f"<style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n"
     )
 
@@ -66,7 +67,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     def row(cells: Sequence[object], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{escape(_shown(cell))}</{tag}>" for cell in cells) + "</tr>"
 
-    return f"<table>{row(head, 'th')}{''.join(row(cells, 'td') for cells in rows)}</table>"
+    table = f"<table>{row(head, 'th')}{''.join(row(cells, 'td') for cells in rows)}</table>"
+    return f'<div class="scroll">{table}</div>'
 
 
 def _shown(cell: object) -> str:

@@ -8,8 +8,8 @@ from html import escape
 
 Points = Sequence[tuple[float, float]]
 
-_WIDTH, _HEIGHT = 520, 240
-_LEFT, _BOTTOM, _TOP, _RIGHT = 56, 34, 10, 12
+_WIDTH, _HEIGHT = 520, 256
+_LEFT, _BOTTOM, _TOP, _RIGHT = 56, 34, 26, 12
 _COLOURS = ("#3366cc", "#dc7a1e", "#2a9d5c", "#b03a8c", "#6b6b6b", "#8a6d1e")
 
 
@@ -43,7 +43,8 @@ def line_plot(series: Mapping[str, Points], *, x: str, y: str, log_x: bool = Fal
         value = x_low * (x_high / x_low) ** share if log_x and x_low > 0 else x_low + (x_high - x_low) * share
         parts.append(_text(at_x(value), _HEIGHT - _BOTTOM + 15, _short(value), "middle"))
     parts.append(_text(_WIDTH - _RIGHT, _HEIGHT - 4, x, "end"))
-    parts.append(_text(_LEFT + 4, _TOP + 8, y, "start"))
+    # Above the plot: a line that is high would strike it out.
+    parts.append(_text(_LEFT, _TOP - 12, y, "start"))
     for number, (name, points) in enumerate(drawn.items()):
         colour = _COLOURS[number % len(_COLOURS)]
         line = " ".join(f"{at_x(px):.1f},{at_y(py):.1f}" for px, py in points)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +17,7 @@ from server.chat.client import CHAT_PATH, ChatClient, ChatError, Reply
 from server.chat.screen import Screen
 from server.chat.session import HELP, CommandError, Session, count_of
 
+DEFAULT_URL = "http://127.0.0.1:8000"
 _PROMPT = "› "
 _INTERRUPTED = 130
 """What shells make of SIGINT."""
@@ -25,7 +28,7 @@ def chat(
         str | None,
         typer.Argument(help="Ask this and leave; without it, what is piped in, or a conversation."),
     ] = None,
-    url: Annotated[str, typer.Option(help="The server.")] = "http://127.0.0.1:8000",
+    url: Annotated[str, typer.Option(help="The server.")] = DEFAULT_URL,
     model: Annotated[str | None, typer.Option(help="Default: the only one that is served.")] = None,
     key: Annotated[
         str | None,
@@ -65,17 +68,33 @@ def chat(
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(_INTERRUPTED) from None
+    except BrokenPipeError:
+        # Whoever read has had enough; typer ends quietly then.
+        raise
+    except OSError as error:
+        screen.problem(f"standard output can't be written: {error.strerror}")
+        # What is left of it would fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from None
 
 
 def _talk(talk: Talk, question: str | None) -> None:
     if question is None and not sys.stdin.isatty():
-        question = sys.stdin.read()
+        question = _piped_in()
     if question is None:
         talk.converse()
     elif not question.strip():
         raise ChatError("there is no question: standard input is empty")
     else:
         talk.ask(question.strip())
+
+
+def _piped_in() -> str:
+    """Raises: ChatError."""
+    try:
+        return io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8").read()
+    except UnicodeDecodeError:
+        raise ChatError("standard input is not UTF-8") from None
 
 
 def _only_model(client: ChatClient) -> str:
@@ -129,14 +148,17 @@ class Talk:
         """None when the person leaves."""
         while True:
             try:
-                line = input(_PROMPT)
+                line = self._screen.read_line(_PROMPT)
             except EOFError:
                 self._screen.note("")
                 return None
             except KeyboardInterrupt:
                 self._screen.note("\nCtrl-D or /exit leaves")
                 continue
-            return None if line.strip() in ("/exit", "/quit") else line
+            except UnicodeDecodeError:
+                self._screen.problem("that line is not UTF-8")
+                continue
+            return None if line.partition(" ")[0] in ("/exit", "/quit") else line
 
     def _guarded(self, act: Callable[[], None]) -> None:
         try:

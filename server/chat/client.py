@@ -113,6 +113,8 @@ class ChatClient:
             raise ChatError(f"{self.url} did not answer in time") from None
         except httpx.TransportError as error:
             raise ChatError(f"the connection to {self.url} broke: {error}") from None
+        except UnicodeEncodeError:
+            raise ChatError("the question is not UTF-8") from None
         except orjson.JSONDecodeError:
             raise ChatError(f"{self.url} sent what is not an answer of OpenAI's API") from None
 

@@ -40,6 +40,18 @@ class Screen:
         rest = answers if answers.is_terminal else Console(stderr=True, highlight=False, soft_wrap=True)
         return cls(answers, rest)
 
+    def read_line(self, prompt: str) -> str:
+        """What the person types.
+
+        Raises:
+            EOFError, KeyboardInterrupt, UnicodeDecodeError
+        """
+        if self._rest is self._answers:
+            return input(prompt)
+        # Python would write the prompt to standard output, which gets answers only.
+        self._rest.print(Text(prompt), end="")
+        return input()
+
     def piece(self, piece: Piece) -> None:
         """Show what came; thinking and answer begin on lines of their own."""
         text = piece.text

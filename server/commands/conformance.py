@@ -84,14 +84,18 @@ class _Check:
 
 
 class Unreachable(Exception):
-    """There is no server, or none with models."""
+    """There is no server, or none with models; or its address or key can't be used."""
 
 
 class Server:
     def __init__(self, url: str, *, model: str | None, api_key: str | None, timeout_s: float) -> None:
+        """Raises: Unreachable."""
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         self.url = url.rstrip("/").removesuffix("/v1")
-        self._client = httpx.Client(base_url=self.url, headers=headers, timeout=timeout_s)
+        try:
+            self._client = httpx.Client(base_url=self.url, headers=headers, timeout=timeout_s)
+        except (httpx.InvalidURL, UnicodeEncodeError) as error:
+            raise Unreachable(f"URL or --api-key can't be used: {error}") from None
         self._model = model
 
     def __enter__(self) -> Server:
@@ -322,19 +326,19 @@ def conformance(
     ],
     model: Annotated[str | None, typer.Option(help="Default: the first that the server lists.")] = None,
     api_key: Annotated[
-        str | None, typer.Option(envvar="OPENAI_API_KEY", help="Sent as bearer token.")
+        str | None, typer.Option(envvar=["S1_API_KEY", "OPENAI_API_KEY"], help="Sent as bearer token.")
     ] = None,
     timeout_s: Annotated[float, typer.Option(min=1, help="For each request.")] = 300,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Show which thinking budgets a server holds, ignores or refuses. Fails only if it can't be reached."""
-    with Server(url, model=model, api_key=api_key, timeout_s=timeout_s) as server:
-        try:
+    try:
+        with Server(url, model=model, api_key=api_key, timeout_s=timeout_s) as server:
             findings = examine(server)
-        except Unreachable as error:
-            fail(str(error), code=1)
-        if as_json:
-            body = {"url": server.url, "model": server.model, "findings": [asdict(f) for f in findings]}
-            typer.echo(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())
-        else:
-            Console().print(_table(server, findings))
+    except Unreachable as error:
+        fail(str(error), code=1)
+    if as_json:
+        body = {"url": server.url, "model": server.model, "findings": [asdict(f) for f in findings]}
+        typer.echo(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())
+    else:
+        Console().print(_table(server, findings))

@@ -11,5 +11,6 @@ from rich.markup import escape
 
 def fail(message: str, code: int = 2) -> NoReturn:
     """Print `message` on stderr and exit with `code`; 2 is for what the caller has to change."""
-    Console(stderr=True).print(f"[bold red]s1:[/bold red] {escape(message)}", soft_wrap=True)
+    told = f"[bold red]s1:[/bold red] {escape(message)}"
+    Console(stderr=True).print(told, soft_wrap=True, highlight=False)
     raise typer.Exit(code)

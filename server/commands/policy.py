@@ -12,7 +12,6 @@ from server.budget.effort import EFFORTS
 from server.budget.policy import Policy, Rung, apply_policy, given_fields
 from server.budget.spec import BUDGET_FIELDS, ThinkingBudget
 from server.commands.failing import fail
-from server.gateway.policy_file import PolicyFileError, read_policy
 
 policy = typer.Typer(name="policy", help="Defaults and caps of thinking budgets.", no_args_is_help=True)
 _OTHERS = "any other model"
@@ -21,6 +20,8 @@ _OTHERS = "any other model"
 @policy.command()
 def check(file: Annotated[Path, typer.Argument(help="The policy, as YAML.")]) -> None:
     """Print what a policy file makes effective, or what is wrong with it and where."""
+    from server.gateway.policy_file import PolicyFileError, read_policy
+
     try:
         read = read_policy(file)
     except PolicyFileError as error:

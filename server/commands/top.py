@@ -37,15 +37,31 @@ def top(
 ) -> None:
     """Show running requests with their thinking meters, until Ctrl-C; once, where output is no terminal."""
     console = Console()
-    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-    with httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=_TIMEOUT_S) as client:
-        try:
-            if once or not console.is_terminal:
+    try:
+        with _client(url, api_key) as client:
+            # A dumb terminal has no screen that could be drawn over.
+            if once or not console.is_terminal or console.is_dumb_terminal:
                 console.print(_screen(_running(client), url, rates={}, width=console.width))
             else:
                 _watch(client, url, console, interval_s)
-        except TopError as error:
-            fail(str(error), code=1)
+    except TopError as error:
+        fail(str(error), code=1)
+
+
+def _client(url: str, api_key: str | None) -> httpx.Client:
+    """
+    Args:
+        url: the server, with or without /v1.
+
+    Raises:
+        TopError: it is no URL, or the key can't be sent.
+    """
+    base = url.rstrip("/").removesuffix("/v1")
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    try:
+        return httpx.Client(base_url=base, headers=headers, timeout=_TIMEOUT_S)
+    except (httpx.InvalidURL, UnicodeEncodeError) as error:
+        raise TopError(f"URL or --api-key can't be used: {error}") from None
 
 
 def _watch(client: httpx.Client, url: str, console: Console, interval_s: float) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -111,6 +112,24 @@ async def test_errors_are_one_line_in_plain_words(
     assert told in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("printf 'How \\xff many' | {s1}", "standard input is not UTF-8"),
+        ("{s1} \"$(printf 'How \\xff many')\"", "the question is not UTF-8"),
+        ("{s1} hi > /dev/full", "standard output can't be written: No space left on device"),
+    ],
+)
+async def test_what_cannot_be_read_or_written_is_one_line_too(url: str, script: str, told: str) -> None:
+    s1 = shlex.join([*CHAT, "--url", url])
+    done = await asyncio.to_thread(
+        subprocess.run, ["bash", "-c", script.format(s1=s1)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"s1: {told}"
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+
+
 async def test_a_server_that_is_not_there_or_no_server_at_all() -> None:
     done = await piped("hi", "--url", "http://127.0.0.1:1")
     assert (done.returncode, done.stdout) == (1, "")
@@ -164,7 +183,11 @@ _TAKE_TERMINAL = (
 class Terminal:
     """A pseudo-terminal with `s1 chat` on it, read as it writes."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, stdout: int | None = None) -> None:
+        """
+        Args:
+            stdout: a file of the caller's instead of the terminal.
+        """
         self._ours, theirs = pty.openpty()
         os.set_blocking(self._ours, False)
         environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
@@ -172,7 +195,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [sys.executable, "-c", f"{_TAKE_TERMINAL}; {_RUN}", *arguments],
             stdin=theirs,
-            stdout=theirs,
+            stdout=theirs if stdout is None else stdout,
             stderr=theirs,
             env=environment,
             start_new_session=True,
@@ -250,9 +273,26 @@ async def test_a_conversation(terminal: Terminal, engine: StandIn) -> None:
     terminal.type("/retry\n")
     await terminal.until("8 thinking tokens · ended by the model")
     assert [message["content"] for message in engine.bodies[-1]["messages"]] == ["again?"]
-    terminal.type("/exit\n")
+    terminal.type(" /exit\n")
+    await terminal.until("8 thinking tokens · ended by the model")
+    terminal.type("/exit now\n")
     await eventually(lambda: terminal.process.poll() is not None)
     assert terminal.process.returncode == 0
+
+
+async def test_a_file_gets_answers_alone_though_questions_are_typed(url: str, tmp_path: Path) -> None:
+    with (tmp_path / "answers").open("wb") as answers:
+        terminal = Terminal("--url", url, stdout=answers.fileno())
+    try:
+        await terminal.until("› ")
+        terminal.type("6 * 7?\n")
+        await terminal.until("ended by the model")
+        await terminal.until("› ")
+        terminal.type("/exit now\n")
+        await eventually(lambda: terminal.process.poll() is not None)
+    finally:
+        terminal.close()
+    assert (tmp_path / "answers").read_text() == "42.\n"
 
 
 async def test_commands_that_cannot_be_obeyed_change_nothing(terminal: Terminal, engine: StandIn) -> None:

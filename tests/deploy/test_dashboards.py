@@ -30,6 +30,19 @@ def test_the_committed_files_are_what_the_code_writes(script: ModuleType) -> Non
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_choice_is_offered_where_it_changes_something(path: Path) -> None:
+    dashboard: dict[str, Any] = json.loads(path.read_text())
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    asked = " ".join(target["expr"] for panel in panels for target in panel["targets"])
+    for variable in dashboard["templating"]["list"]:
+        assert variable["name"] == "datasource" or f"${variable['name']}" in asked
+    if "$model" in asked:
+        for panel in panels:
+            whole = not any("$model" in target["expr"] for target in panel["targets"])
+            assert not whole or "all" in panel["description"].lower(), panel["title"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_panels_lie_side_by_side_and_have_what_they_need(path: Path) -> None:
     dashboard: dict[str, Any] = json.loads(path.read_text())
     assert dashboard["uid"] == path.stem

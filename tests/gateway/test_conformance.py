@@ -78,6 +78,13 @@ def test_a_server_that_is_not_there() -> None:
     assert done.exit_code == 1
 
 
+@pytest.mark.parametrize("given", [["http://[::"], ["http://127.0.0.1:9", "--api-key", "schlüssel→"]])
+def test_an_address_or_key_that_cannot_be_used_is_told(given: list[str]) -> None:
+    done = CliRunner().invoke(app, ["conformance", *given])
+    assert done.exit_code == 1
+    assert done.output.startswith("s1: URL or --api-key can't be used: ") and done.output.count("\n") == 1
+
+
 async def test_the_command_prints_json_and_a_table() -> None:
     async with running(StandIn()) as engine:
         shown = await asyncio.to_thread(CliRunner().invoke, app, ["conformance", engine.url, "--json"])

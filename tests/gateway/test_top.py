@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -110,6 +113,25 @@ async def test_running_requests_are_for_admins(engine: StandIn, tmp_path: Path) 
         assert done.exit_code == 0 and "ann" in done.output
 
 
+async def test_the_address_that_clients_use_will_do(engine: StandIn) -> None:
+    async with gateway(engine.url) as client:
+        done = await asyncio.to_thread(CliRunner().invoke, app, ["top", f"{client.base_url}/v1", "--once"])
+    assert done.exit_code == 0 and "nothing runs" in done.output
+
+
+@pytest.mark.parametrize("given", [["http://[::"], ["http://127.0.0.1:9", "--api-key", "schlüssel→"]])
+def test_an_address_or_key_that_cannot_be_used_is_told(given: list[str]) -> None:
+    done = CliRunner().invoke(app, ["top", *given])
+    assert done.exit_code == 1
+    assert done.output.startswith("s1: URL or --api-key can't be used: ") and done.output.count("\n") == 1
+
+
+def test_what_is_wrong_is_not_coloured_in_its_middle() -> None:
+    colours = {"FORCE_COLOR": "1", "TERM": "xterm-256color"}
+    done = CliRunner().invoke(app, ["top", "http://127.0.0.1:9"], env=colours, color=True)
+    assert "no answer from http://127.0.0.1:9" in done.output
+
+
 async def test_top_says_plainly_what_is_wrong(engine: StandIn) -> None:
     async with gateway(engine.url, observe="off") as client:
         done = await top(client)
@@ -176,3 +198,16 @@ async def test_where_output_is_no_terminal_it_is_printed_once(engine: StandIn) -
     async with gateway(engine.url) as client, thinking(client):
         done = await top(client, once=False, columns=80)
     assert done.exit_code == 0 and "3/6" in done.output and "thinking" in done.output
+
+
+async def test_a_terminal_without_a_screen_gets_it_printed_once(engine: StandIn) -> None:
+    async with gateway(engine.url) as client:
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "server.cli", "top", str(client.base_url)],
+            env=os.environ | {"FORCE_COLOR": "1", "TERM": "dumb"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 0 and "nothing runs" in done.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from loadtest.client.compare import Ratio, student_t
 from loadtest.client.counting import Counts, Markers, Seen, count, receipt_differs, violation
 from loadtest.client.draws import Draw, DrawError
 from loadtest.client.fleet import Fleet, Load, fleet
+from loadtest.client.plots import line_plot
 from loadtest.client.record import Record
 from loadtest.client.session import Plan, SessionError, run_session
 from loadtest.client.slo import Slo, SloError, is_good
@@ -234,9 +236,18 @@ def test_a_run_agrees_with_the_engine_and_writes_its_report(url: str, tmp_path: 
     written = json.loads(output.read_text())
     assert written["figures"] == found["figures"]
     html = output.with_suffix(".html").read_text()
+    assert html.count("<table") == html.count('<div class="scroll"><table') > 0
+    assert 'name="viewport"' in html
     assert "<svg" in html
     assert "http://www" not in html
     assert "<script" not in html
+
+
+def test_a_plots_title_lies_above_all_lines() -> None:
+    drawn = line_plot({"run": [(0.0, 5.0), (1.0, 5.0)]}, x="s", y="tokens")
+    title = re.search(r'<text x="[0-9.]+" y="([0-9.]+)"[^>]*>tokens<', drawn)
+    line = re.search(r'<polyline points="[0-9.]+,([0-9.]+) ', drawn)
+    assert title and line and float(title[1]) + 8 <= float(line[1])
 
 
 def test_a_server_that_ignores_budgets_is_caught(url: str) -> None:

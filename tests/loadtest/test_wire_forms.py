@@ -161,7 +161,7 @@ async def test_a_server_may_refuse_fields_that_the_load_does_not_need() -> None:
 
 async def test_a_server_that_takes_a_key_is_told_with_the_option_that_gives_one() -> None:
     async with picky(key="sk-1") as url:
-        with pytest.raises(DiscoveryError, match="a key is needed .*--api-key, or S1_LOADTEST_API_KEY"):
+        with pytest.raises(DiscoveryError, match="a key is needed .*--api-key, or S1_API_KEY"):
             await found(url)
         assert (await found(url, "sk-1")).dialect.model == "m"
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import re
+from collections.abc import Mapping
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from training.evaluate.cli import app
 from training.evaluate.equal import at_equal_tokens
 from training.evaluate.methods.registry import methods
 from training.evaluate.points import Series, make_series
-from training.evaluate.samples import Sample, write_samples
+from training.evaluate.samples import Sample, read_samples, write_samples
 from training.evaluate.summary import read_results
 
 NUM_QUESTIONS = 200
@@ -87,6 +90,17 @@ def write_run(folder: Path, series: list[Series], *, parallel: str = "", **facts
     }  # fmt: skip
     (folder / "run.json").write_text(json.dumps({**known, **facts}))
     return folder
+
+
+def with_tokens(folder: Path, tokens: Mapping[str, int]) -> None:
+    """Other thinking tokens for samples without a maximum, by their wait text."""
+    rows = [
+        row
+        if "max_thinking_tokens" in (asked := json.loads(row.parameters))
+        else replace(row, thinking_tokens=tokens[asked["wait_text"]])
+        for row in read_samples(folder / "samples.parquet")
+    ]
+    write_samples(folder / "samples.parquet", rows)
 
 
 @pytest.fixture
@@ -201,6 +215,40 @@ def test_the_report_needs_nothing_else(tmp_path: Path, budgets: Series, waits: S
     assert summary["series"][0]["performance_percent"]["value"] == pytest.approx(80)
     first = (folder / "report.html").read_bytes()
     assert s1("report", folder).exit_code == 0 and (folder / "report.html").read_bytes() == first
+
+
+def test_the_report_says_first_what_its_metrics_are_and_where_things_stand(
+    tmp_path: Path, budgets: Series
+) -> None:
+    folder = write_run(tmp_path, [budgets])
+    assert s1("report", folder).exit_code == 0
+    text = (folder / "report.html").read_text()
+    first = text[: text.index("<h2")]
+    assert all(f"<b>{metric}</b> is" in first for metric in ("Control", "Scaling", "Performance"))
+    links = re.findall(r'href="#([^"]+)"', first)
+    assert links == ["of-demo", "how-to-read", "conditions"]
+    assert all(f'<h2 id="{link}">' in text for link in links)
+
+
+def test_a_wide_table_scrolls_by_itself(tmp_path: Path, budgets: Series) -> None:
+    folder = write_run(tmp_path, [budgets])
+    assert s1("report", folder).exit_code == 0
+    text = (folder / "report.html").read_text()
+    assert text.count("<table") == text.count('<div class="scroll"><table') == 3
+    assert ".scroll { overflow-x: auto; }" in text
+
+
+def test_between_settings_that_are_no_amounts_there_is_no_slope(tmp_path: Path) -> None:
+    texts = make_series("texts", {"num_waits": 2, "wait_text": ["Wait", "Hmm"]}, methods())
+    some = {"max_thinking_tokens": [16, 64], "num_waits": 1, "wait_text": "Hmm"}
+    amounts = make_series("amounts", some, methods())
+    folder = write_run(tmp_path, [texts, amounts])
+    with_tokens(folder, {"Wait": 40, "Hmm": 60})
+    texts_found, amounts_found = read_results(folder).series
+    assert [run.thinking_tokens for run in texts_found.runs] == [40, 60]
+    for measured in (texts_found.points_per_doubling, texts_found.points_per_thousand_tokens):
+        assert (measured.value, measured.interval) == (None, None)
+    assert amounts_found.points_per_doubling.value is not None
 
 
 def test_one_kind_alone_is_not_compared(tmp_path: Path, budgets: Series) -> None:

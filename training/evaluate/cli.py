@@ -26,7 +26,7 @@ app.command()(demo)
 
 Url = Annotated[str | None, typer.Option(help="An OpenAI-compatible API, such as http://127.0.0.1:8000/v1.")]
 ModelName = Annotated[str | None, typer.Option(help="Model to ask; the first the server lists if absent.")]
-ApiKey = Annotated[str | None, typer.Option(help="Bearer token to send.")]
+ApiKey = Annotated[str | None, typer.Option(envvar="S1_API_KEY", help="Bearer token to send.")]
 Local = Annotated[
     Path | None,
     typer.Option(exists=True, file_okay=False, help="Ask this checkpoint folder."),

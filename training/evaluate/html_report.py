@@ -22,14 +22,20 @@ _MAX_CURVES = 8
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1, h2, h3 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
+h1, h2, h3 { line-height: 1.2; overflow-wrap: anywhere; }
+h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
 table { border-collapse: collapse; margin: 1rem 0; font-size: .88rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { text-align: left; } .scroll { overflow-x: auto; }
 figure { margin: 1.2rem 0; } figcaption { color: #555; font-size: .9rem; }
 svg { max-width: 100%; height: auto; }
 .warning { background: #fdf0d8; padding: .5rem .8rem; border-left: 4px solid #d99a1c; }
 code, pre { background: #f3f3f5; padding: .1rem .3rem; white-space: pre-wrap; overflow-wrap: anywhere; }
+"""
+_METRICS = """
+<p><b>Control</b> is the share of runs with a thinking budget whose mean thinking kept it. <b>Scaling</b> is
+how many percentage points of accuracy a doubling of the thinking brings, on average over all pairs of runs.
+<b>Performance</b> is the accuracy of the best run.</p>
 """
 _HOW_TO_READ = """
 <p>A <em>run</em> is one setting over all questions of a benchmark; a <em>series</em> is one method over
@@ -44,7 +50,8 @@ it less or more than without one.</li>
 none of whose tries fitted.</li>
 <li><b>Scaling</b>: percentage points of accuracy per doubling of thinking tokens, the mean slope over all
 pairs of runs. Runs close together in tokens make single slopes steep, so look at the curve, too. The slope
-per 1,000 tokens is the same over raw tokens. Runs without thinking have no logarithm and are left out.</li>
+per 1,000 tokens is the same over raw tokens. Runs without thinking have no logarithm and are left out; runs
+that differ in no amount of thinking, as those of several wait texts, have no slope.</li>
 <li><b>Performance</b>: the best run's accuracy. The best of many runs is partly luck.</li>
 </ul>
 """
@@ -151,9 +158,17 @@ def _page(results: Results, sections: Sequence[str]) -> str:
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width"><title>{title}</title>'
         f"<style>{_STYLE}</style></head><body>\n<h1>{title}</h1>\n"
-        f"{_warnings(results)}{''.join(sections)}<h2>How to read this</h2>{_HOW_TO_READ}"
-        f"<h2>Conditions</h2>{_conditions(results)}</body></html>\n"
+        f"{_warnings(results)}{_METRICS}{_contents(results)}{''.join(sections)}"
+        f'<h2 id="how-to-read">How to read this</h2>{_HOW_TO_READ}'
+        f'<h2 id="conditions">Conditions</h2>{_conditions(results)}</body></html>\n'
     )
+
+
+def _contents(results: Results) -> str:
+    sections = {f"of-{_slug(one.benchmark)}": one.benchmark for one in results.series}
+    links = {**sections, "how-to-read": "How to read this", "conditions": "Conditions"}
+    items = "".join(f'<li><a href="#{at}">{escape(title)}</a></li>' for at, title in links.items())
+    return f"<ul>{items}</ul>"
 
 
 def _warnings(results: Results) -> str:
@@ -178,7 +193,8 @@ def _section(benchmark: str, series: Sequence[SeriesSummary], figures: Sequence[
         for figure in figures
     )
     tables = "".join(f"<h3>{escape(one.name)}</h3>{_runs_table(one)}" for one in series)
-    return f"<h2>{escape(benchmark)}</h2>{_metrics_table(series)}{_equal_table(series)}{drawn}{tables}"
+    title = f'<h2 id="of-{_slug(benchmark)}">{escape(benchmark)}</h2>'
+    return f"{title}{_metrics_table(series)}{_equal_table(series)}{drawn}{tables}"
 
 
 def _equal_table(series: Sequence[SeriesSummary]) -> str:
@@ -301,7 +317,8 @@ def _seconds(facts: Mapping[str, Any]) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    table = f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll">{table}</div>'
 
 
 def _text(measured: Measured, digits: int) -> str:

@@ -22,6 +22,9 @@ from training.evaluate.metrics import Array
 from training.evaluate.questions import is_unprompted, per_question, tokens_by_question
 from training.evaluate.samples import SAMPLES_FILE, Sample, read_samples
 
+_NO_AMOUNTS = frozenset({"wait_text", "temperature", "top_p"})
+"""Parameters that change thinking, and don't ask for more or less of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -137,6 +140,10 @@ def _series(
         )
     )
     plain, kept = [one.run for one in questions], [one.kept.run for one in questions]
+    doubling = Measured(metrics.points_per_doubling(plain), bootstrap.scaling_interval(drawn))
+    thousand = Measured(metrics.points_per_thousand_tokens(plain), bootstrap.raw_scaling_interval(drawn))
+    if not _asks_for_amounts(described["points"]):
+        doubling = thousand = Measured(None, None)
     return SeriesSummary(
         benchmark,
         described["name"],
@@ -144,10 +151,16 @@ def _series(
         bool(described["is_parallel"]),
         runs,
         Measured(metrics.control(kept), bootstrap.control_interval(questions, drawn)),
-        Measured(metrics.points_per_doubling(plain), bootstrap.scaling_interval(drawn)),
-        Measured(metrics.points_per_thousand_tokens(plain), bootstrap.raw_scaling_interval(drawn)),
+        doubling,
+        thousand,
         Measured(metrics.performance(plain), bootstrap.performance_interval(drawn)),
     )
+
+
+def _asks_for_amounts(points: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the runs were asked for different amounts of thinking: between others there is no slope."""
+    asked = [{k: v for k, v in point["parameters"].items() if k not in _NO_AMOUNTS} for point in points]
+    return any(one != asked[0] for one in asked)
 
 
 def _first(samples: Sequence[Sample], limit: int | None) -> Sequence[Sample]:

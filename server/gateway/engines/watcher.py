@@ -111,7 +111,13 @@ class Watcher:
         status.kv_cache_tokens = await self.engine.learn_kv_cache_tokens()
         status.enforcement, status.reason, status.state = verdict.enforcement, verdict.reason, "ready"
         self._probe_again_at = self._next_probe(verdict, description)
-        log.info("engine ready", url=self.engine.url, enforcement=verdict.enforcement, reason=verdict.reason)
+        log.info(
+            "engine ready",
+            url=self.engine.url,
+            models=_names(models),
+            enforcement=verdict.enforcement,
+            reason=verdict.reason,
+        )
 
     def _next_probe(self, verdict: Verdict, description: EngineDescription | None) -> float | None:
         """Who fails a probe may have had a bad moment; an engine without our plugin will not grow one."""
