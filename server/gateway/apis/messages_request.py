@@ -35,7 +35,7 @@ _KNOWN = PASSED_ON | {
 _IDLE: Mapping[str, tuple[Any, ...]] = {
     "betas": ([],),
     "container": (),
-    "context_management": (),
+    "context_management": ({"edits": []}, {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}),
     "diagnostics": (),
     "inference_geo": (),
     "mcp_servers": ([],),
