@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from anthropic import Anthropic
+from anthropic import Anthropic, beta_tool
 from openai import OpenAI
 
 from tests.support.engines import Running
@@ -153,6 +153,31 @@ def test_a_tool_round_trip_in_messages(claude: Anthropic, served: Running, strea
     second = ask(turns, {"type": "none"}, {})
     assert second.content[-1].type == "text"
     assert second.usage.output_tokens_details.thinking_tokens <= 16
+
+
+def test_anthropics_tool_runner(claude: Anthropic, served: Running) -> None:
+    counted: list[int] = []
+
+    @beta_tool(input_schema=SCHEMA)
+    def report(count: int) -> str:
+        """Report the count."""
+        counted.append(count)
+        return "reported"
+
+    runner = claude.beta.messages.tool_runner(
+        model=served.model,
+        max_tokens=300,
+        messages=[QUESTION],
+        tools=[report],
+        tool_choice={"type": "tool", "name": "report"},
+        max_iterations=2,
+        extra_body={"max_thinking_tokens": 16} | PLAIN,
+    )
+    first, second = runner
+    assert first.stop_reason == second.stop_reason == "tool_use"
+    # The second turn had the first before it.
+    assert second.usage.input_tokens > first.usage.input_tokens + 16
+    assert len(counted) == 2
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])

@@ -57,6 +57,7 @@ def messages(*turns: dict[str, Any]) -> list[dict[str, Any]]:
             },
         ),
         ({"service_tier": "auto", "cache_control": {"type": "ephemeral"}, "container": None}, {}),
+        ({"cache_control": {"type": "ephemeral", "ttl": "5m"}, "thread": None}, {}),
         ({"context_management": {"edits": []}}, {}),
         ({"context_management": {"edits": [KEEP_THINKING]}}, {}),
     ],
@@ -196,6 +197,7 @@ def block(**fields: Any) -> dict[str, Any]:
         ({"output_config": {"format": {"type": "text"}}}, "output_config.format.type"),
         ({"service_tier": "standard_only"}, "service_tier"),
         ({"container": "c"}, "container"),
+        ({"thread": {"type": "create"}}, "thread"),
         ({"context_management": {"edits": [{**KEEP_THINKING, "keep": 1}]}}, "context_management"),
         ({"context_management": {"edits": [KEEP_THINKING, KEEP_THINKING]}}, "context_management"),
         (
