@@ -106,7 +106,7 @@ async def test_background_contexts_surround_the_pool() -> None:
         assert (await client.get("/version")).json() == {"version": __version__}
         assert (await client.get("/")).json()["docs"] == "/docs"
         assert (await client.get("/health")).json() == {"status": "ok", "version": __version__}
-        for path in ("/health", "/ready", "/version", "/v1/models"):
+        for path in ("/", "/health", "/ready", "/version", "/v1/models"):
             asked, told = await client.head(path), await client.get(path)
             assert (asked.status_code, asked.content) == (told.status_code, b"")
         assert seen == ["enter, 0 engines"]
