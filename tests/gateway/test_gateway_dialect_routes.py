@@ -165,6 +165,16 @@ async def test_anthropics_tool_runner_goes_on_without_a_thread(
     assert body["messages"] == [USER]
 
 
+async def test_models_by_anthropics_sdk(claude: anthropic.AsyncAnthropic, client: httpx.AsyncClient) -> None:
+    listed = [model async for model in claude.models.list()]
+    assert listed == [await claude.models.retrieve("tiny")]
+    (model,) = listed
+    assert (model.type, model.display_name) == ("model", "tiny")
+    plain = (await client.get("/v1/models")).json()["data"][0]
+    assert model.created_at.timestamp() == plain["created"]
+    assert not plain.keys() & {"type", "display_name", "created_at"}
+
+
 async def test_routes_that_anthropic_has_and_we_do_not(client: httpx.AsyncClient) -> None:
     response = await client.post("/v1/messages/batches", json={})
     assert response.status_code == 404
