@@ -363,7 +363,8 @@ def _tool(tool: Mapping[str, Any], path: str, namespace: str | None = None) -> d
     kind = tool.get("type")
     if kind != "function":
         hint = ' (Codex leaves it out with web_search = "disabled")' if kind == "web_search" else ""
-        refuse(f"{path}.type", f"must be function: this server runs no tools of its own{hint}", kind)
+        kinds = "function or namespace" if namespace is None else "function"
+        refuse(f"{path}.type", f"must be {kinds}: this server runs no tools of its own{hint}", kind)
     check_members(
         tool,
         path,
