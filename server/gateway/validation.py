@@ -11,6 +11,8 @@ from pydantic_core import ErrorDetails
 from server.budget.shown import cut, show
 from server.gateway.errors import InvalidRequest
 
+MOST_LABELS = 16
+
 _EXPECTED = {
     "greater_than_equal": "must be >= {ge}",
     "greater_than": "must be > {gt}",
@@ -47,6 +49,26 @@ def check_members_known(given: object, model: type[BaseModel], path: str = "") -
         raise InvalidRequest(
             f"`{field}` {_EXPECTED['extra_forbidden']}. Given: {show(given[name])}", param=field
         )
+
+
+def check_labels(labels: object, field: str) -> None:
+    """Labels that clients give their requests, for their own books.
+
+    Raises:
+        InvalidRequest: they aren't an object of at most 16 strings.
+    """
+    if labels is None:
+        return
+    if not isinstance(labels, Mapping):
+        raise InvalidRequest(f"`{field}` must be an object. Given: {show(labels)}", param=field)
+    if len(labels) > MOST_LABELS:
+        raise InvalidRequest(
+            f"`{field}` must have at most {MOST_LABELS} members. Given: {len(labels)}", param=field
+        )
+    for name, value in labels.items():
+        if not isinstance(value, str):
+            where = f"{field}.{cut(name)}"
+            raise InvalidRequest(f"`{where}` must be a string. Given: {show(value)}", param=where)
 
 
 def invalid_request(error: ValidationError) -> InvalidRequest:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from anthropic import Anthropic
+from anthropic import Anthropic, beta_tool
 from openai import OpenAI
 
 from tests.support.engines import Running
@@ -155,6 +155,31 @@ def test_a_tool_round_trip_in_messages(claude: Anthropic, served: Running, strea
     assert second.usage.output_tokens_details.thinking_tokens <= 16
 
 
+def test_anthropics_tool_runner(claude: Anthropic, served: Running) -> None:
+    counted: list[int] = []
+
+    @beta_tool(input_schema=SCHEMA)
+    def report(count: int) -> str:
+        """Report the count."""
+        counted.append(count)
+        return "reported"
+
+    runner = claude.beta.messages.tool_runner(
+        model=served.model,
+        max_tokens=300,
+        messages=[QUESTION],
+        tools=[report],
+        tool_choice={"type": "tool", "name": "report"},
+        max_iterations=2,
+        extra_body={"max_thinking_tokens": 16} | PLAIN,
+    )
+    first, second = runner
+    assert first.stop_reason == second.stop_reason == "tool_use"
+    # The second turn had the first before it.
+    assert second.usage.input_tokens > first.usage.input_tokens + 16
+    assert len(counted) == 2
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_a_tool_round_trip_in_responses(client: OpenAI, served: Running, stream: bool) -> None:
     tool: Any = {"type": "function", "name": "report", "parameters": SCHEMA, "strict": True}
@@ -179,3 +204,31 @@ def test_a_tool_round_trip_in_responses(client: OpenAI, served: Running, stream:
     second = ask([QUESTION, *given_back, result], "none", {})
     assert second.output_text
     assert second.usage.output_tokens_details.reasoning_tokens <= 16
+
+
+def test_a_namespaces_function_by_both_its_names(client: OpenAI, served: Running) -> None:
+    function = {"type": "function", "name": "report", "parameters": SCHEMA, "strict": True}
+    group: Any = {"type": "namespace", "name": "crm", "description": "Customers.", "tools": [function]}
+    arguments: Any = {"model": served.model, "max_output_tokens": 300, "tools": [group]}
+    budget = {"max_thinking_tokens": 16}
+    first = client.responses.create(
+        input=[QUESTION], tool_choice="required", extra_body=PLAIN | budget, **arguments
+    )
+    call: Any = first.output[-1]
+    assert (call.type, call.namespace, call.name) == ("function_call", "crm", "report")
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "reported"}
+    given_back = [item.model_dump(exclude_none=True) for item in first.output]
+    second = client.responses.create(
+        input=[QUESTION, *given_back, result], tool_choice="none", extra_body=budget, **arguments
+    )
+    assert second.output_text
+
+
+def test_a_turn_cut_in_its_thinking_is_taken_back(client: OpenAI, served: Running) -> None:
+    cut = client.responses.create(model=served.model, input=[QUESTION], max_output_tokens=8)
+    assert [item.type for item in cut.output] == ["reasoning"]
+    given_back: Any = [item.model_dump(exclude_none=True) for item in cut.output]
+    after = client.responses.create(
+        model=served.model, input=[QUESTION, *given_back, QUESTION], max_output_tokens=300
+    )
+    assert after.output_text

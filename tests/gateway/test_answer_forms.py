@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 from anthropic.lib.streaming._messages import accumulate_event
-from anthropic.types import Message
+from anthropic.types import Message, RawMessageStreamEvent
 from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
@@ -83,7 +83,7 @@ def completion(deltas: list[dict[str, Any]], finish: str, stop: int | str | None
 def test_messages_whole_and_streamed(case: str) -> None:
     deltas, finish, stop, reason = CASES[case]
     whole = message_of_completion(completion(deltas, finish, stop), id="msg_1")
-    Message.model_validate(whole)
+    Message.model_validate(whole, strict=True)
     assert (whole["stop_reason"], whole["stop_sequence"]) == (
         reason,
         "\n" if reason == "stop_sequence" else None,
@@ -92,9 +92,11 @@ def test_messages_whole_and_streamed(case: str) -> None:
     assert whole["thinking_budget"] == RECEIPT
     stream = MessageStream("msg_1")
     events = [event for chunk in chunks(deltas, finish, stop) for event in stream.read(chunk)]
+    reader: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
     snapshot: Any = None
     buffers: dict[int, bytes] = {}
     for event in events:
+        reader.validate_python(event, strict=True)
         snapshot = accumulate_event(event=event, current_snapshot=snapshot, json_bufs=buffers)  # type: ignore[arg-type]
     streamed = snapshot.to_dict()
     expected = [
@@ -170,7 +172,7 @@ def test_responses_whole_and_streamed(case: str, summary: str | None) -> None:
     deltas, finish, stop, _ = CASES[case]
     shape = ResponseShape("resp_1", 5, {"input": "q", "reasoning": {"effort": "low", "summary": summary}})
     whole = response_of_completion(completion(deltas, finish, stop), shape)
-    Response.model_validate(whole)
+    Response.model_validate(whole, strict=True)
     cut = finish == "length"
     assert whole["status"] == ("incomplete" if cut else "completed")
     assert whole["incomplete_details"] == ({"reason": "max_output_tokens"} if cut else None)
@@ -185,7 +187,7 @@ def test_responses_whole_and_streamed(case: str, summary: str | None) -> None:
     state: Any = ResponseStreamState(input_tools=openai.omit, text_format=openai.omit)
     reader: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
     for event in events:
-        state.handle_event(reader.validate_python(event))
+        state.handle_event(reader.validate_python(event, strict=True))
     if not cut:
         assert [item.type for item in state._completed_response.output] == [
             i["type"] for i in whole["output"]
@@ -199,6 +201,22 @@ def test_where_thinking_stands_in_a_response(summary: str | None) -> None:
     shown, empty = ("summary", "content") if summary else ("content", "summary")
     assert item[shown] == [{"type": f"{'summary' if summary else 'reasoning'}_text", "text": "t0 t1"}]
     assert item[empty] == []
+
+
+@pytest.mark.parametrize("namespace", [None, "crm"])
+def test_a_call_names_its_function(namespace: str | None) -> None:
+    tool: dict[str, Any] = {"type": "function", "name": "report", "parameters": {}}
+    called = "report"
+    if namespace is not None:
+        tool = {"type": "namespace", "name": namespace, "description": "d", "tools": [tool]}
+        called = "crm__report"
+    deltas = [{"tool_calls": [{"index": 0, "id": "c0", "function": {"name": called, "arguments": "{}"}}]}]
+    stream = ResponseStream(ResponseShape("resp_1", 5, {"input": "q", "tools": [tool]}))
+    events = [event for chunk in chunks(deltas, "tool_calls", None) for event in stream.read(chunk)]
+    told = [event for event in events if event["type"] == "response.function_call_arguments.done"]
+    assert [event["name"] for event in told] == ["report"]
+    items = [event["item"] for event in events if "item" in event] + events[-1]["response"]["output"]
+    assert [(item["name"], item.get("namespace")) for item in items] == [("report", namespace)] * 3
 
 
 def test_a_failed_response() -> None:

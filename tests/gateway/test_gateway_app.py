@@ -18,6 +18,7 @@ from server.gateway.chat.chat_fields import (
     GATEWAY_FIELDS,
     UNSUPPORTED_OPENAI_FIELDS,
     VLLM_FIELDS,
+    WITHOUT_EFFECT,
 )
 from server.gateway.chat.chat_request import ChatCompletionRequest
 from server.gateway.settings import Settings, SettingsError, read_settings
@@ -105,7 +106,7 @@ async def test_background_contexts_surround_the_pool() -> None:
         assert (await client.get("/version")).json() == {"version": __version__}
         assert (await client.get("/")).json()["docs"] == "/docs"
         assert (await client.get("/health")).json() == {"status": "ok", "version": __version__}
-        for path in ("/health", "/ready", "/version", "/v1/models"):
+        for path in ("/", "/health", "/ready", "/version", "/v1/models"):
             asked, told = await client.head(path), await client.get(path)
             assert (asked.status_code, asked.content) == (told.status_code, b"")
         assert seen == ["enter, 0 engines"]
@@ -124,7 +125,8 @@ def test_the_api_documents_its_request() -> None:
 
 
 def test_field_lists_agree_with_the_model() -> None:
-    assert set(ChatCompletionRequest.model_fields) <= VLLM_FIELDS | set(BUDGET_FIELDS) | GATEWAY_FIELDS
+    known = VLLM_FIELDS | set(BUDGET_FIELDS) | GATEWAY_FIELDS | WITHOUT_EFFECT
+    assert set(ChatCompletionRequest.model_fields) <= known
     assert not VLLM_FIELDS & set(BUDGET_FIELDS)
     assert not VLLM_FIELDS & UNSUPPORTED_OPENAI_FIELDS
     assert ENGINE_IGNORES <= VLLM_FIELDS

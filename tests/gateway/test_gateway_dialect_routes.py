@@ -136,6 +136,35 @@ async def test_anthropics_errors(
     assert body["request_id"] == response.headers["request-id"] == response.headers["x-request-id"]
 
 
+@anthropic.beta_async_tool
+async def report(count: int) -> str:
+    """Say it."""
+    return str(count)
+
+
+async def test_anthropics_tool_runner_goes_on_without_a_thread(
+    claude: anthropic.AsyncAnthropic, client: httpx.AsyncClient, engine: StandIn
+) -> None:
+    refused = await client.post("/v1/messages", json=ASK | {"thread": {"type": "create"}})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["details"] == {"error_code": "thread_unsupported_request"}
+    runner = claude.beta.messages.tool_runner(model="tiny", max_tokens=100, messages=[USER], tools=[report])
+    message = await runner.until_done()
+    assert [block.type for block in message.content] == ["thinking", "text"]
+    (body,) = engine.bodies
+    assert body["messages"] == [USER]
+
+
+async def test_models_by_anthropics_sdk(claude: anthropic.AsyncAnthropic, client: httpx.AsyncClient) -> None:
+    listed = [model async for model in claude.models.list()]
+    assert listed == [await claude.models.retrieve("tiny")]
+    (model,) = listed
+    assert (model.type, model.display_name) == ("model", "tiny")
+    plain = (await client.get("/v1/models")).json()["data"][0]
+    assert model.created_at.timestamp() == plain["created"]
+    assert not plain.keys() & {"type", "display_name", "created_at"}
+
+
 async def test_routes_that_anthropic_has_and_we_do_not(client: httpx.AsyncClient) -> None:
     response = await client.post("/v1/messages/batches", json={})
     assert response.status_code == 404

@@ -9,6 +9,7 @@ import httpx
 import openai
 import orjson
 import pytest
+from openai.types.chat import ChatCompletionChunk
 
 from server.gateway.chat import sse
 from tests.gateway.stand_in import NATURAL_THINKING, PROMPT_TOKENS, Faults, StandIn
@@ -53,6 +54,14 @@ async def test_the_sdk_streams_reasoning_answer_and_receipt(sdk: openai.AsyncOpe
     assert chunks[-1].usage.completion_tokens_details.reasoning_tokens == 5
     assert chunks[-1].choices == []
     assert len({chunk.id for chunk in chunks}) == 1
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"n": 2, "stream_options": {"include_usage": True}}, {"max_thinking_tokens": 0}], ids=str
+)
+async def test_chunks_are_as_the_sdk_types_them(client: httpx.AsyncClient, fields: dict[str, Any]) -> None:
+    for chunk in (await events(client, **fields))[:-1]:
+        ChatCompletionChunk.model_validate(chunk, strict=True)
 
 
 async def test_the_usage_chunk_comes_only_if_asked_for(client: httpx.AsyncClient, engine: StandIn) -> None:

@@ -15,6 +15,7 @@ USER = {"role": "user", "content": "q"}
 ASK: dict[str, Any] = {"max_tokens": 2000, "messages": [USER]}
 TOOL = {"name": "report", "description": "Say it", "input_schema": {"type": "object", "properties": {}}}
 USE = {"type": "tool_use", "id": "c1", "name": "report", "input": {"count": 3}}
+KEEP_THINKING = {"type": "clear_thinking_20251015", "keep": "all"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "report", "arguments": '{"count":3}'}}
 
 
@@ -56,6 +57,9 @@ def messages(*turns: dict[str, Any]) -> list[dict[str, Any]]:
             },
         ),
         ({"service_tier": "auto", "cache_control": {"type": "ephemeral"}, "container": None}, {}),
+        ({"cache_control": {"type": "ephemeral", "ttl": "5m"}, "thread": None}, {}),
+        ({"context_management": {"edits": []}}, {}),
+        ({"context_management": {"edits": [KEEP_THINKING]}}, {}),
     ],
 )
 def test_root_fields(fields: dict[str, Any], expected: dict[str, Any] | None) -> None:
@@ -193,6 +197,13 @@ def block(**fields: Any) -> dict[str, Any]:
         ({"output_config": {"format": {"type": "text"}}}, "output_config.format.type"),
         ({"service_tier": "standard_only"}, "service_tier"),
         ({"container": "c"}, "container"),
+        ({"thread": {"type": "create"}}, "thread"),
+        ({"context_management": {"edits": [{**KEEP_THINKING, "keep": 1}]}}, "context_management"),
+        ({"context_management": {"edits": [KEEP_THINKING, KEEP_THINKING]}}, "context_management"),
+        (
+            {"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}},
+            "context_management",
+        ),
         ({"mcp_servers": [{}]}, "mcp_servers"),
         ({"n": 2}, "n"),
         ({"max_token": 5}, "max_token"),
@@ -225,4 +236,5 @@ def test_limits_of_the_thinking_form(thinking: dict[str, Any], param: str) -> No
 
 
 def test_counting_needs_no_max_tokens() -> None:
-    assert chat_fields_of_messages({"messages": [USER]}, counting=True) == {"messages": [USER]}
+    asked = {"messages": [USER], "context_management": {"edits": [KEEP_THINKING]}}
+    assert chat_fields_of_messages(asked, counting=True) == {"messages": [USER]}

@@ -14,6 +14,15 @@ from server.gateway.errors import InvalidRequest
 USER = {"role": "user", "content": "q"}
 SCHEMA = {"type": "object", "properties": {}}
 TOOL = {"type": "function", "name": "report", "parameters": SCHEMA, "strict": True}
+NAMESPACE = {
+    "type": "namespace",
+    "name": "crm",
+    "description": "Customers.",
+    "tools": [
+        {"type": "function", "name": "report", "description": "Say it.", "parameters": SCHEMA},
+        {"type": "function", "name": "find", "parameters": SCHEMA},
+    ],
+}
 CALL = {"type": "function_call", "call_id": "c1", "name": "report", "arguments": "{}"}
 CHAT_CALL = {"id": "c1", "type": "function", "function": {"name": "report", "arguments": "{}"}}
 OUTPUT = {"type": "function_call_output", "call_id": "c1", "output": "yes"}
@@ -46,6 +55,8 @@ def messages(*items: dict[str, Any]) -> list[dict[str, Any]]:
         ({"reasoning": {"effort": "low", "summary": "auto"}}, {"reasoning": {"effort": "low"}}),
         ({"reasoning": {"summary": "detailed"}}, {}),
         ({"metadata": {"a": "b"}, "store": False, "truncation": "disabled", "include": []}, {}),
+        ({"include": ["reasoning.encrypted_content"], "prompt_cache_key": "k"}, {}),
+        ({"client_metadata": {"session": "s"}}, {}),
         ({"previous_response_id": None, "background": False, "tool_choice": "auto"}, {}),
         ({"text": {"format": {"type": "text"}, "verbosity": "medium"}}, {}),
         ({"text": {"format": {"type": "json_object"}}}, {"response_format": {"type": "json_object"}}),
@@ -139,6 +150,41 @@ def test_each_turn_has_its_own_reasoning() -> None:
     ]
 
 
+def test_a_turn_that_was_cut_in_its_thinking() -> None:
+    assert messages(USER, THOUGHT, USER)[1] == {"role": "assistant", "content": "", "reasoning": "hm"}
+    assert messages(THOUGHT, CALL, THOUGHT, USER)[1] == {
+        "role": "assistant",
+        "content": "",
+        "reasoning": "hm",
+    }
+
+
+def test_functions_of_a_namespace_have_both_names() -> None:
+    call = {**CALL, "namespace": "crm"}
+    chat = converted(tools=[{**TOOL, "name": "crm"}, NAMESPACE], input=[USER, call, OUTPUT])
+    assert [tool["function"]["name"] for tool in chat["tools"]] == ["crm", "crm__report", "crm__find"]
+    assert chat["tools"][1]["function"] == {
+        "name": "crm__report",
+        "description": "Customers.\n\nSay it.",
+        "parameters": SCHEMA,
+    }
+    assert "description" not in chat["tools"][2]["function"]
+    assert chat["messages"][1]["tool_calls"][0]["function"]["name"] == "crm__report"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"store": True},
+        {"previous_response_id": "r"},
+        {"input": [USER, {"type": "item_reference", "id": "msg_1"}]},
+    ],
+)
+def test_what_would_need_a_store_says_what_to_send(fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match="stores nothing.*`store: false`"):
+        converted(**fields)
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -152,7 +198,6 @@ def test_each_turn_has_its_own_reasoning() -> None:
         ({"input": [{"role": "user", "content": 3}]}, "input[0].content"),
         ({"input": [OUTPUT]}, "input[0].call_id"),
         ({"input": [USER, THOUGHT]}, "input[1]"),
-        ({"input": [THOUGHT, USER]}, "input[0]"),
         ({"input": [{**THOUGHT, "encrypted_content": "x"}, CALL]}, "input[0].encrypted_content"),
         (
             {"input": [{**THOUGHT, "summary": [{"type": "summary_text", "text": "no"}]}, CALL]},
@@ -162,10 +207,15 @@ def test_each_turn_has_its_own_reasoning() -> None:
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"max_tokens": 5}, "max_tokens"),
         ({"store": True}, "store"),
+        ({"tools": [{**NAMESPACE, "tools": [{"type": "custom", "name": "x"}]}]}, "tools[0].tools[0].type"),
+        ({"tools": [{**NAMESPACE, "tools": None}]}, "tools[0].tools"),
+        ({"tools": [NAMESPACE, {**TOOL, "name": "crm__report"}]}, "tools"),
+        ({"prompt_cache_key": 3}, "prompt_cache_key"),
+        ({"client_metadata": {"a": 1}}, "client_metadata.a"),
         ({"previous_response_id": "r"}, "previous_response_id"),
         ({"background": True}, "background"),
         ({"conversation": "c"}, "conversation"),
-        ({"include": ["reasoning.encrypted_content"]}, "include"),
+        ({"include": ["message.output_text.logprobs"]}, "include"),
         ({"truncation": "auto"}, "truncation"),
         ({"service_tier": "flex"}, "service_tier"),
         ({"top_logprobs": 2}, "top_logprobs"),

@@ -13,11 +13,13 @@ from pydantic.json_schema import models_json_schema
 from server.budget.forms import ANTHROPIC_FORMS, RESPONSES_FORMS, root_schemas
 from server.gateway.apis.body_fields import PASSED_ON
 from server.gateway.chat.chat_request import MAX_STOP_STRINGS, ChatCompletionRequest
+from server.gateway.validation import MOST_LABELS
 
 _CHAT = "ChatCompletionRequest"
 _COMPONENTS = "#/components/schemas/"
 _TEXT: dict[str, Any] = {"type": "string"}
 _OBJECT: dict[str, Any] = {"type": "object"}
+_LABELS: dict[str, Any] = {"type": "object", "additionalProperties": _TEXT, "maxProperties": MOST_LABELS}
 _BLOCKS: dict[str, Any] = {"type": "array", "items": {"type": "object", "required": ["type"]}}
 _TEXT_OR_BLOCKS: dict[str, Any] = {"anyOf": [_TEXT, _BLOCKS]}
 
@@ -116,6 +118,13 @@ def _responses() -> dict[str, Any]:
         parameters=_OBJECT,
         strict={"type": "boolean"},
     )
+    namespace = _closed(
+        *("type", "name", "tools"),
+        type={"enum": ["namespace"]},
+        name=_TEXT,
+        description=_TEXT,
+        tools={"type": "array", "items": tool},
+    )
     named = _closed("type", "name", type={"enum": ["function"]}, name=_TEXT)
     formats = [_closed("type", type={"enum": ["text", "json_object"]}), _schema_format("schema")]
     formats[1]["properties"] |= {"name": _TEXT, "description": _TEXT, "strict": {"type": "boolean"}}
@@ -131,9 +140,12 @@ def _responses() -> dict[str, Any]:
         },
         "include_reasoning": {"type": "boolean"},
         "text": _closed(format={"anyOf": formats}),
-        "tools": {"type": "array", "items": tool},
+        "tools": {"type": "array", "items": {"anyOf": [tool, namespace]}},
         "tool_choice": {"anyOf": [{"enum": ["none", "auto", "required"]}, named]},
         "parallel_tool_calls": {"type": "boolean"},
         "user": _TEXT,
-        "metadata": {"type": "object", "additionalProperties": _TEXT},
+        "metadata": _LABELS,
+        "client_metadata": _LABELS,
+        "prompt_cache_key": _TEXT,
+        "include": {"type": "array", "items": {"enum": ["reasoning.encrypted_content"]}, "maxItems": 1},
     }

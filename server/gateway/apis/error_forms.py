@@ -17,6 +17,9 @@ from starlette.types import Receive, Scope, Send
 MESSAGES_PATH = "/v1/messages"
 RESPONSES_PATH = "/v1/responses"
 
+THREAD_UNSUPPORTED = "thread_unsupported_request"
+"""Anthropic's own code, by which its SDK knows to go on without a thread."""
+
 _RENAMED: Mapping[str, Mapping[str, str]] = {
     MESSAGES_PATH: {
         "max_completion_tokens": "max_tokens",
@@ -64,9 +67,12 @@ def error_body(envelope: Mapping[str, Any], status: int, scope: Scope) -> Mappin
     if api == RESPONSES_PATH:
         return {"error": error}
     fallback = "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "api_error"
+    told: dict[str, Any] = {"type": _ANTHROPIC_TYPES.get(status, fallback), "message": error["message"]}
+    if error["code"] == THREAD_UNSUPPORTED:
+        told["details"] = {"error_code": error["code"]}
     return {
         "type": "error",
-        "error": {"type": _ANTHROPIC_TYPES.get(status, fallback), "message": error["message"]},
+        "error": told,
         "request_id": scope.get("state", {}).get("request_id"),
     }
 

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from server.budget.aliases import read_messages
+from server.budget.shown import show
 from server.gateway.apis.body_fields import (
     PASSED_ON,
     check_members,
@@ -17,8 +18,10 @@ from server.gateway.apis.body_fields import (
     refuse,
     required,
 )
+from server.gateway.apis.error_forms import THREAD_UNSUPPORTED
 from server.gateway.chat.chat_request import MAX_STOP_STRINGS
 from server.gateway.chat.messages import MAX_MESSAGES, MAX_PARTS
+from server.gateway.errors import InvalidRequest
 
 _KNOWN = PASSED_ON | {
     "cache_control",
@@ -35,7 +38,7 @@ _KNOWN = PASSED_ON | {
 _IDLE: Mapping[str, tuple[Any, ...]] = {
     "betas": ([],),
     "container": (),
-    "context_management": (),
+    "context_management": ({"edits": []}, {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}),
     "diagnostics": (),
     "inference_geo": (),
     "mcp_servers": ([],),
@@ -58,6 +61,14 @@ def chat_fields_of_messages(body: Mapping[str, Any], *, counting: bool = False) 
         InvalidRequest, BudgetError: `param` is the path in the Messages request.
     """
     given = {name: value for name, value in body.items() if value is not None}
+    if "thread" in given:
+        # Its own refusal, upon which clients send the whole conversation instead of its new messages.
+        raise InvalidRequest(
+            f"`thread` is not supported by this server, which stores nothing: send the whole conversation "
+            f"without it. Given: {show(given['thread'])}",
+            param="thread",
+            code=THREAD_UNSUPPORTED,
+        )
     check_members(given, "", known=_KNOWN, idle=_IDLE)
     if not counting or "max_tokens" in given:
         max_tokens = required(given, "max_tokens", int, "")
@@ -74,11 +85,14 @@ def chat_fields_of_messages(body: Mapping[str, Any], *, counting: bool = False) 
 
 
 def _check_cache_control(held: Mapping[str, Any], path: str) -> None:
-    """Every prefix is cached by the engine itself, so a mark has nothing to do; a time can't be promised."""
+    """Every prefix is cached by the engine itself, so a mark has nothing to do; a time can't be promised.
+
+    Five minutes are the API's own default, and what many clients send without having been asked.
+    """
     control = optional(held, "cache_control", dict, path)
     if control is not None:
         where = f"{path}.cache_control" if path else "cache_control"
-        check_members(control, where, known=("type",), idle={"ttl": ()})
+        check_members(control, where, known=("type",), idle={"ttl": ("5m",)})
         choose(control.get("type"), ("ephemeral",), f"{where}.type")
 
 

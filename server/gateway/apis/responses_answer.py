@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from server.gateway.apis.answer_parts import Answer, Closed, Grew, Opened, Part, Step
+from server.gateway.apis.namespaces import members_of_call
 from server.gateway.apis.responses_request import wants_summary
 
 Event = dict[str, Any]
@@ -77,8 +78,12 @@ class ResponseShape:
             return item | {"type": "reasoning", **held, "encrypted_content": None}
         if part.kind == "text":
             return item | {"type": "message", "role": "assistant", "content": [self.piece(part)]}
-        call = {"call_id": part.call_id, "name": part.name, "arguments": part.text}
+        call = {"call_id": part.call_id, **self.called(part), "arguments": part.text}
         return item | {"type": "function_call", **call}
+
+    def called(self, part: Part) -> Mapping[str, str]:
+        """Members that name a call's function."""
+        return members_of_call(self.body.get("tools"), part.name)
 
     def item_id(self, part: Part) -> str:
         prefix = {"thinking": "rs", "text": "msg", "tool": "fc"}[part.kind]
@@ -164,7 +169,10 @@ class ResponseStream:
                 "delta": step.text,
             }
         elif isinstance(step, Closed):
-            text = {"arguments" if part.kind == "tool" else "text": part.text}
+            if part.kind == "tool":
+                text = {"name": shape.called(part)["name"], "arguments": part.text}
+            else:
+                text = {"text": part.text}
             yield {"type": f"response.{self._stem(part)}.done", **at, **self._place(part), **text}
             yield from self._piece("done", part, at)
             item = shape.item(part, _status(cut=step.cut))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from server.budget.aliases import read_responses
-from server.budget.shown import cut
 from server.gateway.apis.body_fields import (
     PASSED_ON,
     check_members,
@@ -16,15 +16,20 @@ from server.gateway.apis.body_fields import (
     refuse,
     required,
 )
+from server.gateway.apis.namespaces import plain_name
 from server.gateway.chat.messages import MAX_MESSAGES, MAX_PARTS
+from server.gateway.validation import check_labels
 
 _KNOWN = PASSED_ON | {
+    "client_metadata",
     "include_reasoning",
     "input",
     "instructions",
     "max_output_tokens",
     "metadata",
     "parallel_tool_calls",
+    # A hint: every prefix is cached by the engine itself.
+    "prompt_cache_key",
     "reasoning",
     "text",
     "tool_choice",
@@ -38,25 +43,26 @@ _IDLE: Mapping[str, tuple[Any, ...]] = {
     "context_management": ([],),
     "conversation": (),
     "image": (),
-    "include": ([],),
+    # Nothing is encrypted: reasoning is readable, and is what the client can send again.
+    "include": ([], ["reasoning.encrypted_content"]),
     "max_tool_calls": (),
     "moderation": (),
-    "previous_response_id": (),
     "prompt": (),
-    "prompt_cache_key": (),
     "prompt_cache_options": (),
     "prompt_cache_retention": (),
     "safety_identifier": (),
     "service_tier": ("auto",),
-    # Nothing is stored.
     "store": (False,),
     "stream_options": ({}, {"include_obfuscation": False}),
     "top_logprobs": (0,),
     "truncation": ("disabled",),
 }
+_NOTHING_STORED = (
+    "this server stores nothing. Send the items themselves, with `store: false` "
+    "(AI SDK: `providerOptions.openai.store = false`, or @ai-sdk/openai-compatible)"
+)
 _SUMMARIES = ("auto", "detailed")
 _REASONING = ("reasoning.summary", "reasoning.generate_summary", "reasoning.context", "reasoning.mode")
-_MAX_METADATA = 16
 _ITEMS = ("message", "reasoning", "function_call", "function_call_output")
 
 
@@ -67,10 +73,13 @@ def chat_fields_of_responses(body: Mapping[str, Any]) -> dict[str, Any]:
         InvalidRequest, BudgetError: `param` is the path in the Responses request.
     """
     given = {name: value for name, value in body.items() if value is not None}
+    _check_nothing_is_stored(given)
     check_members(given, "", known=_KNOWN, idle=_IDLE)
     read_responses(given, also=_REASONING)
     _check_reasoning(given.get("reasoning", {}))
-    _check_metadata(given)
+    for name in ("metadata", "client_metadata"):
+        check_labels(given.get(name), name)
+    optional(given, "prompt_cache_key", str)
     same = PASSED_ON | {"include_reasoning", "parallel_tool_calls", "user"}
     fields = {name: given[name] for name in same if name in given}
     effort = given.get("reasoning", {}).get("effort")
@@ -98,12 +107,11 @@ def _check_reasoning(reasoning: Mapping[str, Any]) -> None:
         choose(reasoning["summary"], _SUMMARIES, "reasoning.summary")
 
 
-def _check_metadata(given: Mapping[str, Any]) -> None:
-    metadata = optional(given, "metadata", dict) or {}
-    if len(metadata) > _MAX_METADATA:
-        refuse("metadata", f"must have at most {_MAX_METADATA} members", len(metadata))
-    for name, value in metadata.items():
-        expect(value, str, f"metadata.{cut(name)}")
+def _check_nothing_is_stored(given: Mapping[str, Any]) -> None:
+    if given.get("store") is True:
+        refuse("store", f"must be false: {_NOTHING_STORED}", True)
+    if "previous_response_id" in given:
+        refuse("previous_response_id", f"can't be found: {_NOTHING_STORED}", given["previous_response_id"])
 
 
 def _instructions(given: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -133,9 +141,11 @@ class _Conversation:
         self._called: set[str] = set()
         self._turn: dict[str, Any] | None = None
         self._reasoning_at = ""
-        """Where reasoning stands that nothing has followed yet."""
+        """Where the last reasoning stands."""
 
     def read(self, item: Mapping[str, Any], path: str) -> None:
+        if item.get("type") == "item_reference":
+            refuse(f"{path}.type", f"can't be item_reference: {_NOTHING_STORED}", item.get("id"))
         kind = choose(item.get("type", "message"), _ITEMS, f"{path}.type")
         if kind == "reasoning":
             self._reasoning(item, path)
@@ -147,6 +157,10 @@ class _Conversation:
             self._message(item, path)
 
     def end(self) -> list[dict[str, Any]]:
+        if self._turn is not None and _only_thinks(self._turn):
+            refuse(
+                self._reasoning_at, "must not come last: thinking can't be begun for the model", "reasoning"
+            )
         self._flush()
         return self._messages
 
@@ -181,18 +195,17 @@ class _Conversation:
             self._flush()
             turn = self._open()
         turn["content"] = content
-        self._reasoning_at = ""
 
     def _call(self, item: Mapping[str, Any], path: str) -> None:
         known = ("type", "id", "call_id", "name", "arguments", "status")
-        idle = {"caller": ({"type": "direct"},), "namespace": (), "async": (False,)}
-        check_members(item, path, known=known, idle=idle)
+        idle = {"caller": ({"type": "direct"},), "async": (False,)}
+        check_members(item, path, known=(*known, "namespace"), idle=idle)
         turn = self._turn or self._open()
         call_id, name = (required(item, field, str, path) for field in ("call_id", "name"))
-        function = {"name": name, "arguments": required(item, "arguments", str, path)}
+        called = plain_name(optional(item, "namespace", str, path), name)
+        function = {"name": called, "arguments": required(item, "arguments", str, path)}
         turn.setdefault("tool_calls", []).append({"id": call_id, "type": "function", "function": function})
         self._called.add(call_id)
-        self._reasoning_at = ""
 
     def _output(self, item: Mapping[str, Any], path: str) -> None:
         known = ("type", "id", "call_id", "output", "status")
@@ -213,11 +226,17 @@ class _Conversation:
         return self._turn
 
     def _flush(self) -> None:
-        if self._reasoning_at:
-            refuse(self._reasoning_at, "must be followed by the message or call that it led to", "reasoning")
-        if self._turn is not None:
-            self._messages.append(self._turn)
+        turn = self._turn
+        if turn is not None:
+            if _only_thinks(turn):
+                # Its tokens ran out there.
+                turn["content"] = ""
+            self._messages.append(turn)
         self._turn = None
+
+
+def _only_thinks(turn: Mapping[str, Any]) -> bool:
+    return turn["content"] is None and "tool_calls" not in turn
 
 
 def _joined(parts: object, path: str, kind: str) -> str:
@@ -290,9 +309,7 @@ def _tools(given: Mapping[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     tools = optional(given, "tools", list)
     if tools:
-        fields["tools"] = [
-            _tool(expect(each, dict, f"tools[{i}]"), f"tools[{i}]") for i, each in enumerate(tools)
-        ]
+        fields["tools"] = _functions(tools)
     choice = given.get("tool_choice")
     if isinstance(choice, dict):
         check_members(choice, "tool_choice", known=("type", "name"), idle={"mode": (), "tools": ()})
@@ -307,9 +324,47 @@ def _tools(given: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _tool(tool: Mapping[str, Any], path: str) -> dict[str, Any]:
-    if tool.get("type") != "function":
-        refuse(f"{path}.type", "must be function: this server runs no tools of its own", tool.get("type"))
+def _functions(tools: list[Any]) -> list[dict[str, Any]]:
+    """Those of namespaces among the others."""
+    found: list[dict[str, Any]] = []
+    for i, tool in enumerate(tools):
+        path = f"tools[{i}]"
+        if expect(tool, dict, path).get("type") == "namespace":
+            found += _namespace(tool, path)
+        else:
+            found.append(_tool(tool, path))
+    if len(found) > len(tools):
+        _check_told_apart(found)
+    return found
+
+
+def _namespace(tool: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
+    check_members(tool, path, known=("type", "name", "description", "tools"))
+    namespace, members = required(tool, "name", str, path), required(tool, "tools", list, path)
+    found = [
+        _tool(expect(each, dict, f"{path}.tools[{i}]"), f"{path}.tools[{i}]", namespace)
+        for i, each in enumerate(members)
+    ]
+    description = optional(tool, "description", str, path)
+    if description and found:
+        first = found[0]["function"]
+        first["description"] = "\n\n".join(filter(None, (description, first.get("description"))))
+    return found
+
+
+def _check_told_apart(functions: list[dict[str, Any]]) -> None:
+    names = [each["function"]["name"] for each in functions]
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        refuse("tools", "must have different names, a namespace's with two underscores before its own", twice)
+
+
+def _tool(tool: Mapping[str, Any], path: str, namespace: str | None = None) -> dict[str, Any]:
+    kind = tool.get("type")
+    if kind != "function":
+        hint = ' (Codex leaves it out with web_search = "disabled")' if kind == "web_search" else ""
+        kinds = "function or namespace" if namespace is None else "function"
+        refuse(f"{path}.type", f"must be {kinds}: this server runs no tools of its own{hint}", kind)
     check_members(
         tool,
         path,
@@ -321,7 +376,7 @@ def _tool(tool: Mapping[str, Any], path: str) -> dict[str, Any]:
             "output_schema": (),
         },
     )
-    function: dict[str, Any] = {"name": required(tool, "name", str, path)}
+    function: dict[str, Any] = {"name": plain_name(namespace, required(tool, "name", str, path))}
     for name, kind in (("description", str), ("parameters", dict), ("strict", bool)):
         value = optional(tool, name, kind, path)
         if value is not None:

@@ -22,6 +22,7 @@ from server.gateway.chat.chat_fields import (
     ENGINE_IGNORES,
     KNOWN_FIELDS,
     UNSUPPORTED_OPENAI_FIELDS,
+    WITHOUT_EFFECT,
 )
 from server.gateway.chat.chat_request import ROLES, ChatCompletionRequest, StreamOptions
 from server.gateway.chat.granularity import STREAM_GRANULARITY, Granularity
@@ -35,7 +36,7 @@ from server.gateway.parallel.fields import (
     shared_budget,
 )
 from server.gateway.sampling_limits import check_sampling_limits
-from server.gateway.validation import check_members_known, invalid_request
+from server.gateway.validation import check_labels, check_members_known, invalid_request
 
 _NOT_FORWARDED = frozenset(BUDGET_FIELDS) | {"request_id", "n", "return_token_ids"}
 _MOST_BODIES_BYTES = 128 * 1024 * 1024
@@ -189,6 +190,7 @@ def parse_chat(fields: Mapping[str, Any]) -> ChatCall:
     _check_names(fields)
     check_sampling_limits(fields)
     check_messages(fields, roles=ROLES)
+    check_labels(fields.get("metadata"), "metadata")
     for name, model in _CLOSED.items():
         check_members_known(fields.get(name), model, name)
     try:
@@ -198,7 +200,7 @@ def parse_chat(fields: Mapping[str, Any]) -> ChatCall:
     given = {
         name: value
         for name, value in fields.items()
-        if value is not None and name not in UNSUPPORTED_OPENAI_FIELDS
+        if value is not None and name not in UNSUPPORTED_OPENAI_FIELDS | WITHOUT_EFFECT
     }
     asked = read_chat(given)
     check_conflicts(given, asked.budget, hides_thinking=asked.hides_thinking)

@@ -90,11 +90,9 @@ UNSUPPORTED_OPENAI_FIELDS = frozenset(
         "audio",
         "function_call",
         "functions",
-        "metadata",
         "modalities",
         "moderation",
         "prediction",
-        "prompt_cache_key",
         "prompt_cache_options",
         "prompt_cache_retention",
         "safety_identifier",
@@ -108,7 +106,6 @@ UNSUPPORTED_OPENAI_FIELDS = frozenset(
 
 ASKS_FOR_NOTHING: Mapping[str, Collection[Any]] = {
     "functions": ([],),
-    "metadata": ({},),
     "modalities": (["text"],),
     "service_tier": ("auto", "default"),
     "store": (False,),
@@ -116,10 +113,14 @@ ASKS_FOR_NOTHING: Mapping[str, Collection[Any]] = {
 }
 """Values of those with which nothing is asked: taken, and left out of what goes on."""
 
+WITHOUT_EFFECT = frozenset({"metadata", "prompt_cache_key"})
+"""OpenAI's labels, and its hint for a cache of prefixes, which engines have by themselves: checked, and left
+out of what goes on."""
+
 GATEWAY_FIELDS = frozenset({"parallel", "stream_granularity"})
 """What the gateway makes of several generations, beside the budget of each, and of a stream."""
 
-KNOWN_FIELDS = VLLM_FIELDS | frozenset(BUDGET_FIELDS) | ALIAS_ROOTS | GATEWAY_FIELDS
+KNOWN_FIELDS = VLLM_FIELDS | frozenset(BUDGET_FIELDS) | ALIAS_ROOTS | GATEWAY_FIELDS | WITHOUT_EFFECT
 
 RESERVED_XARGS = frozenset(BUDGET_FIELDS) | {"receipt_id", "answer_prompt"}
 """Names in `vllm_xargs` that only the gateway may set."""

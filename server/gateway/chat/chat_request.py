@@ -25,6 +25,7 @@ from server.budget.spec import (
 )
 from server.gateway.chat.granularity import Granularity
 from server.gateway.parallel.fields import ParallelField
+from server.gateway.validation import MOST_LABELS
 
 MAX_CHOICES = 128
 MAX_STOP_STRINGS = 4
@@ -164,9 +165,25 @@ class ChatCompletionRequest(_Checked):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     max_completion_tokens: _TokenCount | None = Field(None, description="Thinking, markers and answer.")
     max_tokens: _TokenCount | None = Field(None, description="The older name of max_completion_tokens.")
+    metadata: Annotated[
+        Any,
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {
+                        "type": "object",
+                        "maxProperties": MOST_LABELS,
+                        "additionalProperties": {"type": "string"},
+                    },
+                    {"type": "null"},
+                ]
+            }
+        ),
+    ] = Field(None, description="Labels, without any effect here.")
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     parallel_tool_calls: bool | None = None
     presence_penalty: _Penalty | None = None
+    prompt_cache_key: str | None = Field(None, description="Without effect: every prefix is cached.")
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     response_format: ResponseFormat | None = None
     seed: _Int64 | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -17,7 +18,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 @router.get("", summary="The models that are served now, and what thinking budgets they take")
 async def list_models(request: Request) -> dict[str, Any]:
     caller, served = caller_of(request), context_of(request).engines.models()
-    cards = [_card(model, engines) for model, engines in served.items() if caller.may_use(model)]
+    cards = [_card(request, model, engines) for model, engines in served.items() if caller.may_use(model)]
     return {"object": "list", "data": cards}
 
 
@@ -26,15 +27,15 @@ async def list_models(request: Request) -> dict[str, Any]:
 async def get_model(request: Request, model: str) -> dict[str, Any]:
     engines = context_of(request).engines
     caller_of(request).check_model(model)
-    return _card(engines.resolve_model(model), engines.models()[model])
+    return _card(request, engines.resolve_model(model), engines.models()[model])
 
 
-def _card(model: str, engines: list[Engine]) -> dict[str, Any]:
+def _card(request: Request, model: str, engines: list[Engine]) -> dict[str, Any]:
     """Of several engines that serve a model, the one that enforces most speaks for it: budgets go there."""
     best = max(engines, key=lambda engine: len(engine.enforced_fields))
     own = next(card for card in best.status.models if card["id"] == model)
     description = best.budget_description
-    return {
+    card = {
         "id": model,
         "object": "model",
         "created": own.get("created", 0),
@@ -47,4 +48,16 @@ def _card(model: str, engines: list[Engine]) -> dict[str, Any]:
             "enforcement": best.status.enforcement,
             "fields": list(best.enforced_fields),
         },
+    }
+    return card | _anthropics(card) if "anthropic-version" in request.headers else card
+
+
+def _anthropics(card: dict[str, Any]) -> dict[str, Any]:
+    """What a model has in Anthropic's API and not in OpenAI's."""
+    return {
+        "type": "model",
+        "display_name": card["id"],
+        "created_at": datetime.fromtimestamp(card["created"] or 0, UTC).isoformat().replace("+00:00", "Z"),
+        "lifecycle": "active",
+        "max_input_tokens": card["max_model_len"],
     }

@@ -50,6 +50,7 @@ def add_playground(app: FastAPI, *, shown: bool) -> None:
     """
     files = PageFiles(directory=FOLDER)
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def root(request: Request) -> Response:
         if shown and "text/html" in request.headers.get("accept", ""):
