@@ -71,14 +71,20 @@ def exact_answer(attempt: str | None) -> str:
     return (attempt or "").strip().removeprefix(FORCED_PREFIX).strip()
 
 
-def check(reference: str | None, attempts: Sequence[str]) -> list[Verdict] | None:
+def check(reference: str | None, attempts: Sequence[str], cut: Sequence[bool] = ()) -> list[Verdict] | None:
     """Verdicts on mathematics, or None where the reference isn't mathematics that can be compared.
+
+    Args:
+        cut: of each attempt, whether it was cut off at a limit of tokens; none was where this is empty.
 
     `graded_by` is `math-verify` whichever of its rules decided, as curation records it, or `failed: …`.
     """
     if reference is None or not is_checkable(reference):
         return None
-    verdicts = [grade(reference, attempt) for attempt in attempts]
+    verdicts = [
+        grade(reference, attempt, cut=was_cut)
+        for attempt, was_cut in zip(attempts, cut or [False] * len(attempts), strict=True)
+    ]
     return [
         verdict if verdict.graded_by.startswith(_FAILED) else replace(verdict, graded_by="math-verify")
         for verdict in verdicts
