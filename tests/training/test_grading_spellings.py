@@ -122,6 +122,8 @@ EXACT_AND_DECIMAL: _Rows = [
     ("\\ln 2", "\\boxed{\\ln 2 \\approx 0.693}", RIGHT),
     ("\\ln 2", "\\boxed{\\ln 3 \\approx 1.099}", WRONG),
     ("e^2", "\\boxed{e^2 \\approx 7.389}", RIGHT),
+    ("0.52", "\\boxed{\\sin 31^\\circ \\approx 0.52}", RIGHT),
+    ("0.52", "\\boxed{\\sin 31^\\circ \\approx 0.51}", WRONG),
     ("0.13", "\\boxed{k \\approx 0.13}", RIGHT),
     ("0.13", "\\boxed{k \\approx 0.14}", WRONG),
     ("k \\approx 0.13", "\\boxed{k \\approx 0.14}", WRONG),

@@ -22,6 +22,7 @@ _DECIMAL = re.compile(r"-?(?:\d*\.\d+|\d{2,})")
 _IN_BRACKETS = re.compile(
     r"(?P<exact>.*\S)\s+\(\s*(?:\\approx|≈|=|or|about)?\s*(?P<decimal>-?\d*\.\d+)\s*\)", re.DOTALL
 )
+_DEGREES = re.compile(r"\\circ(?![a-zA-Z])|°")
 _VARIABLE = re.compile(r"(?!e)[^\W\d_]")
 
 
@@ -57,7 +58,9 @@ def restated(text: str) -> tuple[str, str] | None:
     else:
         return None
     exact = units.without_quoted_unit(exact) or exact
-    is_number = exact and not _VARIABLE.search(_COMMAND.sub(" ", exact.rpartition("=")[2]))
+    # Degrees are read as no angle: the value of `\sin 30^\circ` isn't known.
+    has_value = exact and not _DEGREES.search(exact)
+    is_number = has_value and not _VARIABLE.search(_COMMAND.sub(" ", exact.rpartition("=")[2]))
     return (exact, decimal) if is_number and _DECIMAL.fullmatch(decimal) else None
 
 
