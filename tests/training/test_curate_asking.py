@@ -229,16 +229,19 @@ def test_the_grader_is_asked_only_about_what_the_program_left_open(tmp_path: Pat
     ]
 
 
-def test_a_solver_that_ran_out_of_tokens_has_not_solved_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("said", ["First of all, I note that a mile is longer than", "8"])
+def test_a_solver_or_teacher_that_ran_out_of_tokens_has_not_solved_it(tmp_path: Path, said: str) -> None:
     def cut(_: Json) -> Json:
-        reply = openai_reply("First of all, I note that a mile is longer than", "Hm.")
+        reply = openai_reply(said, "Hm.")
         reply["choices"][0]["finish_reason"] = "length"
         return reply
 
     pool = write_jsonl(tmp_path / "pool.jsonl", [{"question": "What is 2 times 4?", "answer": "8"}])
     with fake_models(cut) as models:
         s1_ok("curate", "difficulty", pool, "--solver", f"m@{models.url}", "--out", tmp_path / "2")
+        s1_ok("traces", pool, "--teacher", f"m@{models.url}", "--out", tmp_path / "3")
     assert [attempt["correct"] for attempt in rows(tmp_path / "2")[0]["attempts"]] == [False]
+    assert [row["trace_correct"] for row in rows(tmp_path / "3")] == [False]
 
 
 def test_only_correct_and_a_tokenizer_that_counts(tmp_path: Path, pool: Path) -> None:

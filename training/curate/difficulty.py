@@ -108,10 +108,11 @@ def _check_all(
             if question.id in state.failures:
                 continue
             replies = [state.replies[question.id, place] for place in places]
-            verdicts = check(question.answer, [reply.answer for reply in replies])
-            for place, reply in enumerate(replies):
+            were_cut = [is_cut(reply.finish_reason) for reply in replies]
+            verdicts = check(question.answer, [reply.answer for reply in replies], were_cut)
+            for place in places:
                 # A solver that ran out of tokens before it stated an answer has not solved it.
-                if verdicts is not None and (verdicts[place].decided or is_cut(reply.finish_reason)):
+                if verdicts is not None and (verdicts[place].decided or were_cut[place]):
                     state.verdicts[question.id, place] = verdicts[place]
                 else:
                     ungraded.append((question, place))

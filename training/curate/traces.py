@@ -13,7 +13,7 @@ from typing import Any
 from training.curate.asking import Asking
 from training.curate.errors import CurationError
 from training.curate.progress import Progress
-from training.curate.schema import ENDED_BY_SERVER, Drop, Question, drop, reference_of
+from training.curate.schema import ENDED_BY_SERVER, Drop, Question, drop, is_cut, reference_of
 from training.curate.stage import Outcome
 from training.endpoints.cache import CallCache
 from training.endpoints.client import Caller, Endpoint, Patience
@@ -115,8 +115,9 @@ def _check_all(questions: Sequence[Question], progress: Progress, state: _State)
     with progress.bar("checking", len(answered)) as advance:
         for question in answered:
             next(advance)
-            answer = state.replies[question.id].answer
-            verdicts = check(question.answer, [answer])
+            reply = state.replies[question.id]
+            answer = reply.answer
+            verdicts = check(question.answer, [answer], [is_cut(reply.finish_reason)])
             if not answer.strip():
                 state.ungraded[question.id] = "empty answer"
             elif verdicts is not None and verdicts[0].decided:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 _DELIMITERS = re.compile(r"\$|\\[()\[\]]")
 _SPACING = re.compile(
@@ -11,22 +10,17 @@ _SPACING = re.compile(
 )
 FRACTION = re.compile(r"\\[dtc]frac")
 _TEXT_COMMAND = re.compile(
-    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|operatorname|mbox|rm)\s*\{([^{}]*)\}"
+    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|mathtt|boldsymbol|bm|operatorname|mbox|rm)"
+    r"\s*\{([^{}]*)\}"
 )
 _INTEGER = re.compile(r"[+-]?\d+|[+-]?\d{1,3}(?:,\d{3})+")
 _WORD = re.compile(r"[^\W\d_]{2,}")
-_THOUSANDS = re.compile(r"(?<=\d)(?:,?\\!|\\,|\\;|\\ |\{,\}|\{\\,\}|\u202f|\u2009)(?=\d{3}(?!\d))")
-_DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|°")
+_THOUSANDS = re.compile(r"(?<=\d)(?:,?\\!\s*|\\,|\\;|\\ |\{,\}|\{\\,\}|\u202f|\u2009)(?=\d{3}(?!\d))")
 ABOUT = re.compile(r"\\approx(?![a-zA-Z])|≈")
 _VECTOR = re.compile(r"\\(?:mathbf|vec|hat|bar|\|)")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _NAME = re.compile(r"\\?[^\W\d_]+")
 _SHORT_WORDS = frozenset({"no", "na"})
-_NUMBER = r"[-+]?(?:\d[\d.,{}]*|\.\d+|\\frac\{?\d+\}?\{?\d+\}?)(?:\\(?:times|cdot)\s?10\^\{?-?\d+\}?)?"
-_UNIT_PART = r"[^\W\d_]{1,14}(?:\^\{?\d\}?)?"
-_UNIT = re.compile(rf"(?P<number>{_NUMBER})\s*(?P<unit>{_UNIT_PART}(?:/{_UNIT_PART})?)\.?")
-_QUOTED = re.compile(r"\\(?:text|mathrm|mbox)\s*\{([^{}]*)\}")
-_NO_UNITS = frozenset({"", "and", "or", "e", "i", "if", "for"})
 
 _NUMBERS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
@@ -37,60 +31,23 @@ _IN_BASE = re.compile(
     r"\(?(?P<digits>\d[\dA-F]*|[A-F]+\d[\dA-F]*)\)?_(?:\{(?:base )?(?P<base>\d{1,2}|[a-z]+)\}|(?P<one>\d))"
 )
 
-_UNITS: tuple[frozenset[str], ...] = tuple(
-    frozenset(names.split())
-    for names in (
-        "m meter metre",
-        "cm centimeter centimetre",
-        "mm millimeter millimetre",
-        "km kilometer kilometre",
-        "mi mile",
-        "ft foot feet",
-        "in inch inche",
-        "yd yard",
-        "h hr hour",
-        "min minute",
-        "s sec second",
-        "g gram",
-        "kg kilogram",
-        "lb pound",
-        "l liter litre",
-        "mph",
-        "dollar usd",
-        "cent",
-        "day",
-        "week",
-        "month",
-        "year yr",
-        "degree deg",
-        "rad radian",
-        "hz hertz",
-        "j joule",
-        "w watt",
-        "n newton",
-        "v volt",
-        "k kelvin",
-        "ev",
-        "page",
-    )
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A number and the unit after it, in the singular; empty where there is none that is known."""
-
-    number: str
-    unit: str
-
 
 def plain(text: str) -> str:
     """One form for spacing, delimiters, fractions and text commands. Case stays: `a` is not `A`."""
-    text = _SPACING.sub(" ", _DELIMITERS.sub(" ", text))
-    text = _TEXT_COMMAND.sub(r" \1 ", FRACTION.sub(r"\\frac", text))
-    text = re.sub(r"\s+", " ", text.replace("−", "-").replace("–", "-")).strip().rstrip(".,;").strip()
+    text = spaced(text).rstrip(".,;").strip()
     # Blanks carry meaning between words and digits only, and after a comma that would else mean thousands.
     return re.sub(r"(?!(?<=\d,) \d{3}(?!\d))(?:(?<![\w.]) | (?![\w.\\]))", "", text)
+
+
+def spaced(text: str) -> str:
+    """`plain` with all blanks that stand for space."""
+    text = _SPACING.sub(" ", undelimited(text))
+    text = _TEXT_COMMAND.sub(r" \1 ", FRACTION.sub(r"\\frac", text))
+    return re.sub(r"\s+", " ", text.replace("−", "-").replace("–", "-")).strip()
+
+
+def undelimited(text: str) -> str:
+    return _DELIMITERS.sub(" ", text)
 
 
 def words(text: str, *, of_formula: bool = False) -> str:
@@ -145,31 +102,6 @@ def without_thousands(text: str) -> str:
     return _THOUSANDS.sub("", text)
 
 
-def measured(text: str, *, letters: bool = False) -> Measured:
-    """A number and its unit: `5 miles`, `6.5 \\mathrm{~cm}`, `\\$12.50`.
-
-    Args:
-        letters: whether a single letter is a unit; without it, only one in a text command is: `5 n` may be a
-            product.
-    """
-    bare = plain(_DEGREES.sub(" degree", text.replace("\\$", "")))
-    found = _UNIT.fullmatch(bare)
-    if found is None:
-        return Measured(bare, "dollar" if "\\$" in text else "")
-    if len(found["unit"]) == 1 and not letters and not _QUOTED.search(text):
-        return Measured(bare, "")
-    parts = [_unit_name(part) for part in found["unit"].split("/")]
-    return Measured(found["number"], "/".join(parts)) if all(parts) else Measured(bare, "")
-
-
-def _unit_name(part: str) -> str:
-    """One name for `mi`, `mile` and `miles`, its power after it; empty for what is no unit."""
-    name, _, power = part.casefold().partition("^")
-    singular = name[:-1] if len(name) > 2 and name.endswith("s") else name
-    known = next((sorted(names)[0] for names in _UNITS if singular in names), "")
-    return known + ("^" + power.strip("{}") if known and power else "")
-
-
 def has_several_values(text: str) -> bool:
     """Whether it gives more than one rounded value: only the last would be compared."""
     return len(ABOUT.split(text)) > 2
@@ -184,8 +116,3 @@ def parts(text: str) -> tuple[list[str], set[str]]:
     """The digit sequences of a formula, sorted, and which letters it has."""
     bare = plain(without_thousands(text))
     return sorted(re.findall(r"\d+", bare)), set(re.findall(r"[^\W\d_]", _COMMAND.sub(" ", bare)))
-
-
-def has_quoted_units(text: str) -> bool:
-    """Whether words or units stand in text commands, which math-verify drops, with what follows them."""
-    return any(quoted.strip("~ .").casefold() not in _NO_UNITS for quoted in _QUOTED.findall(text))

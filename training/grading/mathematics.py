@@ -24,7 +24,6 @@ _PLACES = (Fraction(731, 10_000), Fraction(7310, 10_000), Fraction(19_173, 10_00
 _APART = Fraction(37, 100)
 _OR = re.compile(r"\\text\s*\{\s*or\s*\}|\\(?:lor|vee)(?![a-zA-Z])|\bor\b")
 _RELATION = re.compile(r"<|>|\\(?:leq?|geq?|lt|gt|leqslant|geqslant|neq?|in)(?![a-zA-Z])")
-_QUOTED_UNIT = re.compile(r"(?<=[\d})])\s*\\(?:text|mathrm|mbox)\s*\{[^{}]*\}(?:\^\{?\d\}?)?$")
 _EQUATION = re.compile(r"(?<![\\<!>])=")
 
 
@@ -55,7 +54,7 @@ def _normal(formula: str) -> str:
     from math_verify import LatexExtractionConfig
 
     config = replace(LatexExtractionConfig().normalization_config, units=False)
-    return str(normalize_latex(f"\\boxed{{{_QUOTED_UNIT.sub('', formula)}}}", config))
+    return str(normalize_latex(f"\\boxed{{{formula}}}", config))
 
 
 def _reading(normal: str) -> Any | None:

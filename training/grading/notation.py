@@ -37,6 +37,17 @@ _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
 _RAISED_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+")
 _ROOT = re.compile(r"√\s*(?:\((?P<sum>[^()]*)\)|(?P<one>\d+(?:\.\d+)?|[^\W\d_]|\{[^{}]*\}))")
 _E_NOTATION = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]\+?(-?\d+)(?!\w)")
+_ROW_GAP = re.compile(r"(?<=\\\\)\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|in)\s*\]")
+_COLOR = re.compile(r"\\(?:text)?color\s*\{[^{}]*\}")
+_STYLED = re.compile(
+    r"\\(?:boldsymbol|bm|mathbf|mathsf|mathtt|underline)\s*"
+    r"\{(?P<content>(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}(?P<letter>(?=[a-zA-Z]))?"
+)
+_UPRIGHT = re.compile(
+    r"(?P<before>(?<=[a-zA-Z]))?\\(?:mathrm|text|textrm)\s*\{\s*(?P<number>[ei])\s*\}(?P<after>(?=[a-zA-Z]))?"
+)
+_GROUPED = re.compile(r"(?:[^=]*=)?\s*-?(?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d+)?)\s*")
+_WRITTEN_MIXED = re.compile(r"(?P<before>(?:[^=]*=)?\s*-?)(\d+)(?:\s|\\[ ,;])+(\d+)\s*/\s*(\d+)\s*")
 _SPACED_I = re.compile(r"(?<=\d) (?=i\b)")
 _MIXED_NUMBER = re.compile(r"(?<![\w.\\}])(\d+)\s*\\frac\s*\{(\d+)\}\s*\{(\d+)\}")
 _REPEATING = re.compile(r"(?<![\w.])(\d{0,30})\.(\d{0,30})\\(?:overline|bar|dot)\s*\{(\d{1,30})\}")
@@ -53,17 +64,35 @@ _WITH_I = re.compile(r"i|[abcdnqrstuvwyz]i|i[abcdnqrsuvwxyz]")
 _WORDS_WITH_I = frozenset({"is", "ii"})
 
 
+def unstyled(text: str) -> str:
+    """Without what changes a formula's looks alone: bold, colours, gaps between rows, upright `e` and `i`.
+
+    Bold letters stay bold, as they may be vectors.
+    """
+    text = _COLOR.sub("", _ROW_GAP.sub("", text)).replace("\\varnothing", "\\emptyset")
+    text = _STYLED.sub(_content, text)
+    return _UPRIGHT.sub(
+        lambda found: (
+            f"{' ' * (found['before'] is not None)}{found['number']}{' ' * (found['after'] is not None)}"
+        ),
+        text,
+    )
+
+
 def readable(text: str) -> str:
     """What math-verify would misread, in another form.
 
     `4.5e33` is a number, not 4.5 times Euler's number times 33; `4 \\frac{4}{9}` four and four ninths, not
     their product; `1\\,234` one number; `i` imaginary; `101_2` not 101; `f'` not `f`; `\\$` no delimiter;
-    of `\\cos 2 \\approx -0.42` the value is the answer.
+    of `\\cos 2 \\approx -0.42` the value is the answer; `x = 1,234` names one number, and `1 1/2` is 3/2.
     """
-    text = with_commands(text)
+    text = with_commands(unstyled(text))
     if len(about := forms.ABOUT.split(text)) == 2:
         text = about[1]
-    text = _SPACED_I.sub("", forms.without_thousands(text.replace("\\$", "")))
+    text = forms.without_thousands(text.replace("\\$", ""))
+    if grouped := _GROUPED.fullmatch(text):
+        text = text[: grouped.start("digits")] + grouped["digits"].replace(",", "")
+    text = _SPACED_I.sub("", _WRITTEN_MIXED.sub(r"\g<before>(\2+\\frac{\3}{\4})", text))
     text = _E_NOTATION.sub(r"\1 \\times 10^{\2}", text)
     text = _MIXED_NUMBER.sub(r"(\1+\\frac{\2}{\3})", forms.FRACTION.sub(r"\\frac", text))
     text = _REPEATING.sub(_as_fraction, text)
@@ -75,6 +104,13 @@ def with_commands(text: str) -> str:
     text = _SIGN.sub(lambda sign: _SIGNS[sign[0]], text)
     text = _RAISED_RUN.sub(lambda run: f"^{{{run[0].translate(_RAISED)}}}", text)
     return _ROOT.sub(lambda root: f"\\sqrt{{{(root['sum'] or root['one']).strip('{}')}}}", text)
+
+
+def _content(styled: re.Match[str]) -> str:
+    content = styled["content"].strip()
+    if re.fullmatch(r"[a-zA-Z]+", content):
+        return f"\\mathbf{{{content}}}"
+    return content + " " if styled["letter"] is not None and content[-1:].isalpha() else content
 
 
 def _as_fraction(number: re.Match[str]) -> str:

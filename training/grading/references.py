@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from training.grading import forms
+from training.grading import forms, units
 from training.grading.answers import looks_checkable
 from training.grading.program import Kind, grade
 
@@ -88,7 +88,7 @@ def perturbed(reference: str) -> str:
 
 def _is_formula(reference: str) -> bool:
     """Whether its letters count: no words, no unit, no name of a rounded value: `k \\approx 0.13`."""
-    is_measured = bool(forms.measured(reference).unit) or forms.has_quoted_units(reference)
+    is_measured = bool(units.measured(reference).unit) or units.has_quoted_units(reference)
     is_named = forms.ABOUT.search(reference) is not None
     return looks_checkable(reference) and not (forms.has_words(reference) or is_measured or is_named)
 

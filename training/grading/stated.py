@@ -18,14 +18,16 @@ _SHORT_TEXT_CHARS = 60
 
 _ANSWER = re.compile(
     r"\b(?:answer|antwort)\b(?:\s+(?:to|for)\s+[^.:\n]{1,60}?)?\s*(?:\*\*|\*|_)?\s*"
-    r"(?:(?:is|are)\b\s*(?:simply|therefore|thus|then|just)?\s*:?|[:=])\s*(?:\*\*|\*|_)?",
-    re.IGNORECASE,
+    r"(?:(?:is|are)\b\s*(?:simply|therefore|thus|then|just)?\s*:?|[:=])\s*(?:\*\*|\*|_)?"
+    r"|^[ \t#*_]*(?:the\s+)?(?:final\s+)?(?:answer|antwort)[ \t*_]*$",
+    re.IGNORECASE | re.MULTILINE,
 )
+"""In a sentence, before a colon, or a heading of its own."""
 _INLINE = r"\$(?:\\.|[^$\\\n])*?\w(?:\\.|[^$\\\n])*\$|\\\(.+?\\\)"
 """`\\$` is a dollar, and a formula without a letter or digit is half of one."""
 _MATH_FIRST = re.compile(rf"\s*(\$\$.+?\$\$|{_INLINE}|\\\[.+?\\\])", re.DOTALL)
 _JOINED_MATH = re.compile(rf"\s*(?:,|;|and|or|, and|, or)\s*({_INLINE})")
-_UNIT_AFTER = re.compile(r"[ \t]*[^\W\d_]+(?:/[^\W\d_]+)?\b")
+_UNIT_AFTER = re.compile(r"[ \t]*(?:(?:square|cubic)[ \t]+)?[^\W\d_]+(?:(?:/|[ \t]+per[ \t]+)[^\W\d_]+)?\b")
 _SENTENCE_END = re.compile(r"[.!?](?:\*\*)?(?=\s|\Z)")
 _REASON = re.compile(
     r"\s*(?:,\s*)?\b(?:because|since|as|which|that is|i\.e\.|so|where|when|but|not|hence|given|giving)\b",
@@ -37,7 +39,7 @@ _LEAD = re.compile(
 )
 """An "Answer:" inside a box, in a text command of its own or before what else stands there."""
 _IT_IS = re.compile(
-    r"\A(?:(?:so|thus|hence|therefore),?\s+)?(?:it|this|that)(?:\s+(?:is|equals)|['’]s)\s+(?=\S)",
+    r"\A(?:(?:so|thus|hence|therefore)\b,?\s+)?(?:(?:it|this|that)(?:\s+(?:is|equals)|['’]s)\s+)?(?=\S)",
     re.IGNORECASE,
 )
 """Says no more than what follows it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from training.grading import forms
+from training.grading import forms, units
 
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-z]+\*?\}(?:\{[lcr|]*\})?")
 _NAMES = re.compile(
@@ -18,39 +18,29 @@ _UNDERSTOOD = frozenset(
     | {"sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh"}
     | {"percent", "percentage", "pct"}
 )
-_NOUN = r"(?:(?:square|cubic|sq|cu)\.? ?)?[^\W\d_]{2,}"
-_UNIT = re.compile(
-    rf"(?P<value>.*[\d)}}!%.]) (?P<unit>per {_NOUN}|{_NOUN}(?: per {_NOUN}|/{_NOUN})?)(?: ?\^ ?\{{?\d\}}?)?",
-    re.DOTALL,
+_DECIMAL = re.compile(r"-?(?:\d*\.\d+|\d{2,})")
+_IN_BRACKETS = re.compile(
+    r"(?P<exact>.*\S)\s+\(\s*(?:\\approx|≈|=|or|about)?\s*(?P<decimal>-?\d*\.\d+)\s*\)", re.DOTALL
 )
-_NO_UNIT = frozenset(
-    {"hundred", "thousand", "million", "billion", "trillion", "dozen", "dozens", "score", "pair", "pairs"}
-    | {"half", "halves", "third", "thirds", "quarter", "quarters", "times", "squared", "cubed", "factorial"}
-    | {"more", "less", "fewer", "most", "least", "over", "under", "plus", "minus", "maximum", "minimum"}
-    | {"approximately", "about", "nearly", "almost", "roughly", "maybe", "perhaps", "probably", "possibly"}
-    | {"not", "never", "none", "too", "wrong", "incorrect"}
-)
-"""What stands beside a number and changes it."""
-_RESTATED = re.compile(
-    r"(?P<value>.*\S)\s+\(\s*(?:\\approx|≈|=|or|about)?\s*(?P<decimal>-?\d*\.\d+)\s*\)", re.DOTALL
-)
+_DEGREES = re.compile(r"\\circ(?![a-zA-Z])|°")
+_VARIABLE = re.compile(r"(?!e)[^\W\d_]")
 
 
-def formula_of(text: str, known: str = "") -> str | None:
-    """The formula that an answer consists of, without the unit after its number.
+def formulas_of(text: str, known: str = "") -> list[str]:
+    """The formulas that an answer can be read as: without the unit after its value, and with those letters
+    that could be factors.
 
     Args:
         known: a text whose words mean the same in both, as the names of products do: the reference.
 
     Returns:
-        None where words are left, such as `not 5`, `12 million` and `3 hours 20 minutes`.
+        Nothing where words are left, such as `not 5`, `12 million` and `3 hours 20 minutes`.
     """
-    if not (unknown := _words(text) - _words(known)):
-        return text
-    measured = _UNIT.fullmatch(forms.plain(_ENVIRONMENT.sub(" ", text)))
-    if measured is None or _NO_UNIT & set(measured["unit"].casefold().split()):
-        return None
-    return None if unknown & _words(measured["value"]) else measured["value"]
+    understood = _words(known)
+    value = units.without_quoted_unit(text)
+    if value is None and _words(text) - understood:
+        value = units.without_noun(_ENVIRONMENT.sub(" ", text))
+    return [formula for formula in (value, text) if formula is not None and not _words(formula) - understood]
 
 
 def has_words(text: str) -> bool:
@@ -59,11 +49,19 @@ def has_words(text: str) -> bool:
 
 
 def restated(text: str) -> tuple[str, str] | None:
-    """`3/4` and `0.75` of `3/4 (0.75)`."""
-    found = _RESTATED.fullmatch(text.replace("$", "").strip())
-    if found is None or re.search(r"[^\W\d_]", _COMMAND.sub(" ", found["value"])):
+    """`3/4` and `0.75` of `3/4 (0.75)` and of `x = 3/4 \\approx 0.75`."""
+    text = text.replace("$", "").strip()
+    if (found := _IN_BRACKETS.fullmatch(text)) is not None:
+        exact, decimal = found["exact"], found["decimal"]
+    elif len(parts := forms.ABOUT.split(text)) == 2:
+        exact, decimal = parts[0].strip(), parts[1].strip()
+    else:
         return None
-    return found["value"], found["decimal"]
+    exact = units.without_quoted_unit(exact) or exact
+    # Degrees are read as no angle: the value of `\sin 30^\circ` isn't known.
+    has_value = exact and not _DEGREES.search(exact)
+    is_number = has_value and not _VARIABLE.search(_COMMAND.sub(" ", exact.rpartition("=")[2]))
+    return (exact, decimal) if is_number and _DECIMAL.fullmatch(decimal) else None
 
 
 def _words(text: str) -> set[str]:
