@@ -44,7 +44,7 @@ class Page {
       changed: () => this._learned(),
       locked: (failure) => this._keys.open(failure.title),
     });
-    this._keys = new KeyDialog(() => this._connection.learn());
+    this._keys = new KeyDialog(() => this._connection.tryKey());
     this._talk = new Talk({
       connection: this._connection,
       settings: readSettings,

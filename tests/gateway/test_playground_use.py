@@ -1,0 +1,95 @@
+"""The playground for whoever uses it: keys, the keyboard, screen readers, small screens."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, Page, expect
+
+from tests.gateway.serving import gateway
+from tests.gateway.stand_in import StandIn, running
+from tests.gateway.with_keys import KeysForTests
+from tests.support.browser import Visit, chromium, visiting
+
+# One browser for all of these tests, and so one loop.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+fixture = functools.partial(pytest_asyncio.fixture, loop_scope="module")
+
+QUESTION = "6 * 7?"
+
+
+@fixture(scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with chromium() as opened:
+        yield opened
+
+
+@fixture
+async def engine() -> AsyncIterator[StandIn]:
+    async with running(StandIn()) as started:
+        yield started
+
+
+@fixture
+async def visit(browser: Browser, engine: StandIn) -> AsyncIterator[Visit]:
+    async with gateway(engine.url) as client, visiting(browser) as opened:
+        await opened.open(str(client.base_url).rstrip("/"))
+        yield opened
+
+
+@asynccontextmanager
+async def locked(browser: Browser, engine: StandIn, folder: Path) -> AsyncIterator[tuple[Visit, str]]:
+    """A visit without the key that the server asks for, and that key."""
+    keys = KeysForTests(folder / "keys.json")
+    keys.add("ann")
+    async with gateway(engine.url, keys_file=keys.path) as client, visiting(browser) as visit:
+        await visit.page.goto(str(client.base_url))
+        await expect(visit.page.locator("#key-dialog")).to_be_visible()
+        yield visit, keys.secrets["ann"]
+
+
+def runs(visit: Visit, state: str) -> Any:
+    return visit.page.locator(f".run[data-state={state}]")
+
+
+async def watch(page: Page, selector: str) -> None:
+    """Record each text that is written to an element in `window.seen`."""
+    await page.evaluate(
+        """(selector) => {
+          const watched = document.querySelector(selector);
+          window.seen = [];
+          new MutationObserver(() => window.seen.push(watched.textContent))
+            .observe(watched, { childList: true, characterData: true, subtree: true });
+        }""",
+        selector,
+    )
+
+
+async def test_the_key_dialog_can_be_dismissed(browser: Browser, engine: StandIn, tmp_path: Path) -> None:
+    async with locked(browser, engine, tmp_path) as (visit, key):
+        page = visit.page
+        dialog, state = page.locator("#key-dialog"), page.locator("#status")
+        for leave in ("Escape", "Cancel"):
+            if leave == "Escape":
+                await page.keyboard.press("Escape")
+            else:
+                await page.click("#open-key")
+                await page.click("#cancel-key")
+            await expect(dialog).to_be_hidden()
+            await watch(page, "#status-text")
+            for _ in range(2):
+                async with page.expect_response("**/v1/models"):
+                    pass
+            await expect(dialog).to_be_hidden()
+            assert await page.evaluate("() => window.seen") == []
+            await expect(state).to_have_attribute("data-state", "locked")
+        await page.click("#open-key")
+        await page.fill("#key", key)
+        await page.keyboard.press("Enter")
+        await expect(state).to_have_attribute("data-state", "ready")
