@@ -93,3 +93,24 @@ async def test_the_key_dialog_can_be_dismissed(browser: Browser, engine: StandIn
         await page.fill("#key", key)
         await page.keyboard.press("Enter")
         await expect(state).to_have_attribute("data-state", "ready")
+
+
+async def test_forced_colours_show_what_is_on(browser: Browser, engine: StandIn) -> None:
+    async with gateway(engine.url) as client, visiting(browser, forced_colors="active") as visit:
+        page = visit.page
+        await visit.open(str(client.base_url).rstrip("/"))
+        await visit.ask(QUESTION)
+        await expect(runs(visit, "done")).to_have_count(1)
+        colours = await page.evaluate(
+            """() => {
+              const of = (selector) => getComputedStyle(document.querySelector(selector)).backgroundColor;
+              return Object.fromEntries(
+                ['body', '.dot', '.ruler-fill', '.tick-wait', '[aria-pressed=true]', '[aria-pressed=false]']
+                  .map((selector) => [selector, of(selector)]),
+              );
+            }"""
+        )
+        for shown in (".dot", ".ruler-fill", ".tick-wait"):
+            assert colours[shown] != colours["body"], shown
+        assert colours["[aria-pressed=true]"] != colours["[aria-pressed=false]"]
+        assert await visit.serious() == []
