@@ -95,6 +95,46 @@ async def test_the_key_dialog_can_be_dismissed(browser: Browser, engine: StandIn
         await expect(state).to_have_attribute("data-state", "ready")
 
 
+WIDTHS = (320, 360, 412, 768)
+
+
+async def check_widths(page: Page, state: str) -> None:
+    for width in WIDTHS:
+        await page.set_viewport_size({"width": width, "height": 740})
+        wide = await page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
+        assert wide <= 0, f"{state}: {wide} px too wide at {width}"
+
+
+async def test_no_narrow_screen_scrolls_sideways(
+    browser: Browser, visit: Visit, engine: StandIn, tmp_path: Path
+) -> None:
+    page = visit.page
+    await check_widths(page, "ready")
+    await expect(page.locator("#panel")).to_be_hidden()
+    await page.click("#open-panel")
+    await check_widths(page, "panel open")
+    await page.check("#compare")
+    await page.fill("#budget-B-max", "3")
+    await visit.ask(QUESTION)
+    await expect(runs(visit, "done")).to_have_count(2)
+    await check_widths(page, "comparing")
+    await page.click("#open-panel")
+    await check_widths(page, "compared")
+    await visit.context.set_offline(True)
+    await expect(page.locator("#status")).to_have_attribute("data-state", "offline")
+    await check_widths(page, "offline")
+    await visit.context.set_offline(False)
+    async with locked(browser, engine, tmp_path) as (other, key):
+        await other.page.keyboard.press("Escape")
+        await check_widths(other.page, "locked")
+        await other.page.set_viewport_size({"width": 1280, "height": 740})
+        await other.page.click("#open-key")
+        await other.page.fill("#key", key)
+        await other.page.keyboard.press("Enter")
+        await expect(other.page.locator("#open-key")).to_have_text("API key set")
+        await check_widths(other.page, "with a key")
+
+
 async def test_forced_colours_show_what_is_on(browser: Browser, engine: StandIn) -> None:
     async with gateway(engine.url) as client, visiting(browser, forced_colors="active") as visit:
         page = visit.page
