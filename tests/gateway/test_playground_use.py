@@ -13,7 +13,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page, expect
 
 from tests.gateway.serving import gateway
-from tests.gateway.stand_in import StandIn, running
+from tests.gateway.stand_in import Faults, StandIn, running
 from tests.gateway.with_keys import KeysForTests
 from tests.support.browser import Visit, chromium, visiting
 
@@ -93,6 +93,30 @@ async def test_the_key_dialog_can_be_dismissed(browser: Browser, engine: StandIn
         await page.fill("#key", key)
         await page.keyboard.press("Enter")
         await expect(state).to_have_attribute("data-state", "ready")
+
+
+async def test_a_key_that_no_header_can_hold_is_refused(
+    browser: Browser, engine: StandIn, tmp_path: Path
+) -> None:
+    async with locked(browser, engine, tmp_path) as (visit, key):
+        page = visit.page
+        await page.fill("#key", key[:8] + "…")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#key-note")).to_contain_text("characters that no key has")
+        await page.fill("#key", key)
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#status")).to_have_attribute("data-state", "ready")
+
+
+async def test_escape_in_the_key_dialog_stops_nothing(visit: Visit, engine: StandIn) -> None:
+    engine.faults = Faults(stall_after=2)
+    await visit.ask(QUESTION)
+    await expect(runs(visit, "thinking")).to_have_count(1)
+    await visit.page.click("#open-key")
+    await visit.page.keyboard.press("Escape")
+    await expect(visit.page.locator("#key-dialog")).to_be_hidden()
+    engine.release.set()
+    await expect(runs(visit, "done")).to_have_count(1)
 
 
 WIDTHS = (320, 360, 412, 768)

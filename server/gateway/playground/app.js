@@ -68,7 +68,7 @@ class Page {
     byId('compare').addEventListener('change', () => this._compared());
     byId('copy').addEventListener('click', () => copyCode());
     byId('open-panel').addEventListener('click', (event) => togglePanel(event.currentTarget));
-    addEventListener('keydown', (event) => event.key === 'Escape' && this._talk.stop());
+    addEventListener('keydown', (event) => this._escaped(event));
     for (const id of ['temperature', 'max-completion', 'remember']) byId(id).addEventListener('input', () => this.refresh());
     for (const language of ['curl', 'python']) byId(`code-${language}`).addEventListener('click', () => this._speak(language));
     this._compared();
@@ -113,6 +113,11 @@ class Page {
     byId('stop').hidden = !busy;
     byId('ask').hidden = busy;
     if (!busy) this.refresh();
+  }
+
+  _escaped(event) {
+    if (event.key !== 'Escape' || event.defaultPrevented || event.isComposing || this._keys.isOpen) return;
+    this._talk.stop();
   }
 
   _clear() {
