@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Route, expect
 
 from tests.gateway.serving import gateway
 from tests.gateway.stand_in import Faults, StandIn, running
@@ -117,6 +118,32 @@ async def test_escape_in_the_key_dialog_stops_nothing(visit: Visit, engine: Stan
     await expect(visit.page.locator("#key-dialog")).to_be_hidden()
     engine.release.set()
     await expect(runs(visit, "done")).to_have_count(1)
+
+
+def _stream(*deltas: dict[str, Any], error: dict[str, Any] | None = None) -> str:
+    chunks = [{"id": "x", "choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+    events = [json.dumps(chunk) for chunk in [*chunks, *([{"error": error}] if error else [])]]
+    return "".join(f"data: {event}\n\n" for event in [*events, "[DONE]"])
+
+
+async def test_thinking_that_nobody_counted_is_not_told_as_none(visit: Visit) -> None:
+    page = visit.page
+
+    async def answer(route: Route) -> None:
+        body = _stream({"content": "so, "}, {"content": "42."})
+        await route.fulfill(content_type="text/event-stream", body=body)
+
+    await page.route("**/v1/chat/completions", answer)
+    await page.fill("#budget-A-max", "")
+    await page.fill("#budget-A-waits", "")
+    await visit.ask(QUESTION)
+    await expect(runs(visit, "done")).to_have_count(1)
+    await expect(page.locator(".ruler-figures")).to_contain_text("thinking not counted by this server")
+    await expect(page.locator(".pane-note").first).to_contain_text("doesn’t split thinking from answer")
+    await expect(page.locator("#announce")).to_have_text("Answer: so, 42.")
+    assert "yet" not in str(
+        await page.locator(".pane-text").evaluate_all("(all) => all.map((e) => e.dataset.empty)")
+    )
 
 
 WIDTHS = (320, 360, 412, 768)

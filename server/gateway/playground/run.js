@@ -54,6 +54,11 @@ export class Run {
     return ['waiting', 'thinking', 'answering'].includes(this.state);
   }
 
+  /** Whether it is known how much was thought: without a receipt, an engine may not split thinking from answer. */
+  get isCounted() {
+    return this.state !== 'done' || this.receipt !== null || this.thinkingTokens > 0;
+  }
+
   textOf(kind) {
     return this.pieces.map((piece) => (piece.kind === kind ? piece.text : '')).join('');
   }

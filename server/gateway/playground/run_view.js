@@ -4,6 +4,7 @@ import { count, el, plural } from './dom.js';
 import { clampWords, ending, guessed, parts } from './marks.js';
 import { Ruler } from './ruler.js';
 
+const NOT_SPLIT = 'Without a budget, the engine here doesn’t split thinking from answer.';
 const STATES = {
   waiting: 'waiting for the first token',
   thinking: 'thinking',
@@ -72,7 +73,9 @@ export class RunView {
       into.replaceChildren();
       append(into, [plain(run.answer.trim())]);
     });
-    this._thinking.note.textContent = legend(thinking, run.receipt);
+    this._thinking.note.textContent = run.isCounted ? legend(thinking, run.receipt) : NOT_SPLIT;
+    this._thinking.text.dataset.empty = run.isCounted ? 'No thinking' : 'Not split from the answer';
+    this._answer.text.dataset.empty = 'No answer';
     this._shown = run.pieces.length;
     this._status();
     this._finish();
