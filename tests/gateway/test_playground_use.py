@@ -120,6 +120,19 @@ async def test_escape_in_the_key_dialog_stops_nothing(visit: Visit, engine: Stan
     await expect(runs(visit, "done")).to_have_count(1)
 
 
+async def test_live_regions_tell_each_thing_once(visit: Visit, engine: StandIn) -> None:
+    page = visit.page
+    assert await page.locator("output").count() == 0
+    await page.check("#compare")
+    await page.fill("#budget-B-max", "3")
+    await watch(page, "#budget-A-max-enforced")
+    await visit.ask(QUESTION)
+    await expect(runs(visit, "done")).to_have_count(2)
+    assert await page.evaluate("() => window.seen") == ["enforced 256"]
+    told = "A: Answer after 12 thinking tokens: 42. B: Answer after 3 thinking tokens: 42."
+    await expect(page.locator("#announce")).to_have_text(told)
+
+
 def _stream(*deltas: dict[str, Any], error: dict[str, Any] | None = None) -> str:
     chunks = [{"id": "x", "choices": [{"index": 0, "delta": delta}]} for delta in deltas]
     events = [json.dumps(chunk) for chunk in [*chunks, *([{"error": error}] if error else [])]]
@@ -144,6 +157,13 @@ async def test_thinking_that_nobody_counted_is_not_told_as_none(visit: Visit) ->
     assert "yet" not in str(
         await page.locator(".pane-text").evaluate_all("(all) => all.map((e) => e.dataset.empty)")
     )
+
+
+async def test_an_engine_that_died_shows_soon_in_the_status(visit: Visit, engine: StandIn) -> None:
+    engine.faults = Faults(die_after=3, unhealthy=True)
+    await visit.ask(QUESTION)
+    await expect(runs(visit, "failed")).to_have_count(1)
+    await expect(visit.page.locator("#status")).to_have_attribute("data-state", "starting", timeout=8_000)
 
 
 WIDTHS = (320, 360, 412, 768)

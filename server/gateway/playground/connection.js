@@ -31,13 +31,19 @@ export class Connection {
     return this.models.find(({ id }) => id === byId('model').value) ?? null;
   }
 
-  async look() {
+  /** Look after a failure: at once, and again soon, as the server itself may not know yet. */
+  async doubt({ status }) {
+    if (status === 401) await this.learn();
+    else await this.look(HURRIED_MS);
+  }
+
+  async look(calmMs = CALM_MS) {
     clearTimeout(this._timer);
     const found = await readiness();
     if (found !== 'ready') this._enter(found);
     else if (this._state !== 'ready' || !this.models.length) await this.learn();
     clearTimeout(this._timer);
-    this._timer = setTimeout(() => this.look(), this._state === 'ready' ? CALM_MS : HURRIED_MS);
+    this._timer = setTimeout(() => this.look(), this._state === 'ready' ? calmMs : HURRIED_MS);
   }
 
   /** With another key: a refusal is told again. */

@@ -55,7 +55,7 @@ export class Talk {
     const holder = el('div', { class: 'columns', 'data-count': columns.length }, ...columns.map(({ element }) => element));
     const element = el('article', { class: 'turn' }, el('h2', { class: 'question' }, question), holder);
     const before = [...this._turns];
-    const turn = { question, columns, element };
+    const turn = { question, columns, element, unsaid: [] };
     this._turns.push(turn);
     byId('talk').append(element);
     columns.forEach((column, index) => {
@@ -83,8 +83,7 @@ export class Talk {
         this.marked(run);
       },
     };
-    const letter = turn.columns.length > 1 ? `${column.letter}: ` : '';
-    const view = new RunView(run, `${letter}${run.title ?? budgetWords(run.asked)}`, actions, this.connection.can);
+    const view = new RunView(run, `${letterOf(turn, index)}${run.title ?? budgetWords(run.asked)}`, actions, this.connection.can);
     if (instead) {
       column.runs.splice(column.runs.indexOf(instead.run), 1, run);
       instead.view.element.replaceWith(view.element);
@@ -97,17 +96,21 @@ export class Talk {
       view.update();
       this.showing(index, run);
     });
-    this._ended(run);
+    this._ended(turn, index, run);
   }
 
-  _ended(run) {
-    if (run.state === 'done') {
-      this.settled(run);
-      say(`Answer after ${count(run.thinkingTokens)} thinking tokens: ${run.answer.trim()}`);
-    } else if (run.failure) {
-      say(`${run.failure.title}. ${run.failure.message}`);
-    }
+  _ended(turn, index, run) {
+    if (run.state === 'done') this.settled(run);
+    if (run.failure) this.connection.doubt(run.failure);
+    turn.unsaid.push({ index, words: endWords(run) });
+    if (!turn.columns.some(({ runs }) => runs.some((other) => other.isOpen))) this._announce(turn);
     if (!this.isBusy) this.busy(false);
+  }
+
+  /** What became of a turn's runs, together: each announcement takes the place of the one before. */
+  _announce(turn) {
+    const inOrder = turn.unsaid.splice(0).sort((one, other) => one.index - other.index);
+    say(inOrder.map(({ index, words }) => `${letterOf(turn, index)}${words}`).join(' '));
   }
 
   async _answerNow(run, view) {
@@ -126,6 +129,18 @@ export class Talk {
     this._start(turn, index, further, { path, body: { num_waits: waits, stream: true, return_token_ids: true } });
     this.showing(index, further);
   }
+}
+
+/** Which of two budgets, where there are two. */
+function letterOf(turn, index) {
+  return turn.columns.length > 1 ? `${turn.columns[index].letter}: ` : '';
+}
+
+function endWords(run) {
+  if (run.state === 'stopped') return 'Stopped.';
+  if (run.failure) return `${run.failure.title}. ${run.failure.message}`;
+  const after = run.isCounted ? ` after ${count(run.thinkingTokens)} thinking tokens` : '';
+  return `Answer${after}: ${run.answer.trim()}`;
 }
 
 /** A turn as messages, as the column of a budget has it; nothing of a turn without an answer. */
