@@ -120,6 +120,32 @@ async def test_escape_in_the_key_dialog_stops_nothing(visit: Visit, engine: Stan
     await expect(runs(visit, "done")).to_have_count(1)
 
 
+async def test_the_focus_is_never_lost(visit: Visit, engine: StandIn) -> None:
+    page = visit.page
+    engine.faults = Faults(stall_after=2)
+    await page.fill("#prompt", QUESTION)
+    await page.focus("#ask")
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#stop")).to_be_focused()
+    await expect(runs(visit, "thinking")).to_have_count(1)
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#prompt")).to_be_focused()
+    await expect(page.locator("#announce")).to_have_text("Stopped.")
+    await page.get_by_role("button", name="Try again").press("Enter")
+    await expect(page.locator(".run")).to_be_focused()
+    now = page.get_by_role("button", name="Answer now")
+    await expect(now).to_be_enabled()
+    await now.focus()
+    engine.release.set()
+    await expect(runs(visit, "done")).to_have_count(1)
+    await expect(page.locator(".pane-thinking .pane-text")).to_be_focused()
+    for name in ("Right", "Wrong"):
+        button = page.get_by_role("button", name=name)
+        await button.press("Enter")
+        await expect(button).to_be_focused()
+        await expect(button).to_have_attribute("aria-pressed", "true")
+
+
 async def test_live_regions_tell_each_thing_once(visit: Visit, engine: StandIn) -> None:
     page = visit.page
     assert await page.locator("output").count() == 0

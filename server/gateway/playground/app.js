@@ -109,9 +109,13 @@ class Page {
     this.refresh();
   }
 
+  /** Ask and Stop are in one place; whoever is on the one that goes is not left on nothing. */
   _busy(busy) {
-    byId('stop').hidden = !busy;
-    byId('ask').hidden = busy;
+    const [shown, gone] = busy ? [byId('stop'), byId('ask')] : [byId('ask'), byId('stop')];
+    const wasOnIt = document.activeElement === gone;
+    shown.hidden = false;
+    gone.hidden = true;
+    if (wasOnIt) byId(busy ? 'stop' : 'prompt').focus();
     if (!busy) this.refresh();
   }
 

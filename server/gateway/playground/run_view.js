@@ -32,7 +32,7 @@ export class RunView {
     this._foot = el('footer', { class: 'run-foot' });
     const head = el('header', { class: 'run-head' }, el('h3', {}, heading), this._state);
     const panes = el('div', { class: 'panes' }, this._thinking.element, this._answer.element);
-    this.element = el('section', { class: 'run', 'aria-label': heading }, head, this._ruler.element, panes, this._problem, this._foot);
+    this.element = el('section', { class: 'run', tabindex: -1, 'aria-label': heading }, head, this._ruler.element, panes, this._problem, this._foot);
     this.update();
   }
 
@@ -86,8 +86,14 @@ export class RunView {
     this.element.dataset.state = run.state;
     this._state.textContent = STATES[run.state];
     this._ruler.update(run);
-    this._now.hidden = !['waiting', 'thinking'].includes(run.state);
+    this._hideNow(!['waiting', 'thinking'].includes(run.state));
     this._now.disabled = !this._can.answerNow || run.id === null;
+  }
+
+  /** Whoever is on the button goes on with the thinking. */
+  _hideNow(hidden) {
+    if (hidden && document.activeElement === this._now) this._thinking.text.focus({ preventScroll: true });
+    this._now.hidden = hidden;
   }
 
   _finish() {
@@ -131,15 +137,17 @@ export class RunView {
   }
 
   _marking() {
-    const button = (value, words) => el('button', {
+    const values = [true, false];
+    const buttons = values.map((value) => el('button', {
       type: 'button',
-      'aria-pressed': String(this._run.right === value),
       onclick: () => {
         this._actions.mark(this._run, this._run.right === value ? null : value);
-        this._finish();
+        press();
       },
-    }, words);
-    return el('div', { class: 'segments marking', role: 'group', 'aria-label': 'Is this answer right?' }, button(true, 'Right'), button(false, 'Wrong'));
+    }, value ? 'Right' : 'Wrong'));
+    const press = () => buttons.forEach((button, index) => button.setAttribute('aria-pressed', String(this._run.right === values[index])));
+    press();
+    return el('div', { class: 'segments marking', role: 'group', 'aria-label': 'Is this answer right?' }, ...buttons);
   }
 }
 

@@ -87,6 +87,7 @@ export class Talk {
     if (instead) {
       column.runs.splice(column.runs.indexOf(instead.run), 1, run);
       instead.view.element.replaceWith(view.element);
+      view.element.focus({ preventScroll: true });
     } else {
       column.runs.push(run);
       column.element.append(view.element);
