@@ -192,6 +192,29 @@ async def test_an_engine_that_died_shows_soon_in_the_status(visit: Visit, engine
     await expect(visit.page.locator("#status")).to_have_attribute("data-state", "starting", timeout=8_000)
 
 
+async def test_thinking_more_is_no_run_of_the_budget_set(visit: Visit, engine: StandIn) -> None:
+    page = visit.page
+
+    async def further(route: Route) -> None:
+        fields = {"messages": [{"role": "user", "content": "x"}], "stream": True, "num_waits": 1}
+        url = route.request.url.partition("/v1/")[0] + "/v1/chat/completions"
+        await route.fulfill(response=await route.fetch(url=url, post_data=json.dumps(fields)))
+
+    await page.route("**/think_more", further)
+    await page.set_viewport_size({"width": 1280, "height": 600})
+    await visit.ask(QUESTION)
+    await expect(runs(visit, "done")).to_have_count(1)
+    await page.get_by_role("button", name="Think more").click()
+    await expect(runs(visit, "done")).to_have_count(2)
+    await expect(page.locator("#budget-A-max-enforced")).to_have_text("enforced 256")
+    await expect(page.locator("#chart circle")).to_have_count(1)
+    further_head = page.locator(".run").nth(1).locator(".ruler")
+    box = await further_head.bounding_box()
+    composer = await page.locator("#composer").bounding_box()
+    assert box is not None and composer is not None
+    assert box["y"] + box["height"] <= composer["y"]
+
+
 WIDTHS = (320, 360, 412, 768)
 
 

@@ -48,7 +48,8 @@ class Page {
     this._talk = new Talk({
       connection: this._connection,
       settings: readSettings,
-      showing: (column, run) => this._controls[column]?.show(run),
+      // A continuation's budget is not the one that is set here.
+      showing: (column, run) => run.continues || this._controls[column]?.show(run),
       settled: (run) => this._chart.add(run),
       marked: () => this._chart.draw(),
       busy: (busy) => this._busy(busy),

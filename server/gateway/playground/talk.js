@@ -77,7 +77,11 @@ export class Talk {
     const actions = {
       answerNow: () => this._answerNow(run, view),
       thinkMore: (_, waits) => this._thinkMore(turn, index, run, waits),
-      again: () => this._start(turn, index, new Run(turn.question, run.asked, { title: run.title }), request, { instead: { run, view } }),
+      again: () => {
+        const { title, continues } = run;
+        this._start(turn, index, new Run(turn.question, run.asked, { title, continues }), request, { instead: { run, view } });
+      },
+      edit: () => this.edit(turn.question),
       mark: (_, right) => {
         run.right = right;
         this.marked(run);
@@ -92,6 +96,7 @@ export class Talk {
       column.runs.push(run);
       column.element.append(view.element);
     }
+    if (run.continues) view.element.scrollIntoView({ block: 'nearest' });
     this.busy(true);
     await run.ask(request.path, request.body, () => {
       view.update();
@@ -125,10 +130,9 @@ export class Talk {
 
   _thinkMore(turn, index, run, waits) {
     const title = `thought further, ${waits === 1 ? '1 more wait' : `${count(waits)} more waits`}`;
-    const further = new Run(turn.question, { max: null, min: null, waits }, { title });
+    const further = new Run(turn.question, { max: null, min: null, waits }, { title, continues: true });
     const path = `${CHAT}/${encodeURIComponent(run.id)}/think_more`;
     this._start(turn, index, further, { path, body: { num_waits: waits, stream: true, return_token_ids: true } });
-    this.showing(index, further);
   }
 }
 
