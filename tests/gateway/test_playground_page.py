@@ -81,7 +81,7 @@ async def test_thinking_streams_with_its_meter_and_is_settled_by_the_receipt(
     await expect(page.locator(".pane-note").first).to_contain_text("2 marked waits injected")
     await expect(page.locator(".end")).to_have_text("The model ended its thinking.")
     await expect(page.locator(".receipt")).to_contain_text(
-        "16 thinking + 2 marker + 4 answer tokens · 2 waits"
+        "It thought for 16 tokens and answered in 4 tokens; 2 more mark where one ends and the other begins."
     )
     await expect(page.locator("#announce")).to_have_text("Answer after 16 thinking tokens: 42.")
     assert engine.bodies[-1]["vllm_xargs"]["max_thinking_tokens"] == 50

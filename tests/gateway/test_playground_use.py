@@ -192,6 +192,31 @@ async def test_an_engine_that_died_shows_soon_in_the_status(visit: Visit, engine
     await expect(visit.page.locator("#status")).to_have_attribute("data-state", "starting", timeout=8_000)
 
 
+async def test_the_first_example_asks_twice(visit: Visit, engine: StandIn) -> None:
+    page = visit.page
+    await expect(page.locator(".example").first).to_contain_text("Asked twice, side by side")
+    await page.locator(".example").first.click()
+    await expect(runs(visit, "done")).to_have_count(2)
+    sent = sorted(body["vllm_xargs"]["max_thinking_tokens"] for body in engine.bodies)
+    assert sent == [0, 256]
+    note = "Same model, same question; the right side was made to reconsider."
+    assert (await page.locator(".turn-note").inner_text()) == note
+    await expect(page.locator(".run h3").first).to_have_text("A: no thinking")
+    await expect(page.locator(".run").nth(1).locator(".receipt")).to_contain_text(
+        "1 wait was injected, as asked."
+    )
+
+
+async def test_the_receipt_tells_which_waits_the_minimum_asked_for(visit: Visit) -> None:
+    page = visit.page
+    await page.fill("#budget-A-min", "20")
+    await page.fill("#budget-A-waits", "1")
+    await visit.ask(QUESTION)
+    await expect(runs(visit, "done")).to_have_count(1)
+    told = page.locator(".receipt")
+    await expect(told).to_contain_text("3 waits were injected: 1 as asked, 2 more to keep the minimum.")
+
+
 async def test_thinking_more_is_no_run_of_the_budget_set(visit: Visit, engine: StandIn) -> None:
     page = visit.page
 

@@ -11,6 +11,9 @@ import { Talk } from './talk.js';
 import { followTheme } from './theme.js';
 
 const DEMO = 'tiny-reasoner';
+/** What the first example compares, A beside B. */
+const COMPARED_WORDS = 'Asked twice, side by side: without thinking, and with up to 256 tokens and one wait';
+const COMPARED = [{ max: 0, min: null, waits: null }, { max: 256, min: null, waits: 1 }];
 const EXAMPLES = {
   [DEMO]: [
     'How many r in raspberry?',
@@ -88,12 +91,12 @@ class Page {
     byId('code').textContent = write(url, body, key.get() !== null);
   }
 
-  _ask() {
+  _ask(note = null) {
     const prompt = byId('prompt');
     const question = prompt.value.trim();
     if (!question || this._talk.isBusy) return;
     byId('welcome').hidden = true;
-    this._talk.ask(question, this._shown().map(({ letter, value }) => ({ letter, value })));
+    this._talk.ask(question, this._shown().map(({ letter, value }) => ({ letter, value })), note);
     prompt.value = '';
     this.refresh();
   }
@@ -145,16 +148,38 @@ class Page {
     if (this._chosen !== model?.id) byId('remember').checked = model?.id !== DEMO;
     this._chosen = model?.id;
     const questions = EXAMPLES[model?.id] ?? EXAMPLES.any;
-    byId('examples').replaceChildren(...questions.map((question) => el('li', {}, this._example(question))));
+    const [first, ...others] = questions;
+    // Without enforcement there is nothing to compare.
+    const beginning = model?.thinking?.enforcement === 'none' ? this._example(first) : this._comparison(first);
+    const items = [beginning, ...others.map((question) => this._example(question))];
+    byId('examples').replaceChildren(...items.map((item) => el('li', {}, item)));
     this.refresh();
   }
 
   _example(question) {
-    return el('button', { type: 'button', class: 'example', onclick: () => {
-      byId('prompt').value = question;
-      this.refresh();
-      byId('prompt').focus();
-    } }, question);
+    return el('button', { type: 'button', class: 'example', onclick: () => this._put(question) }, question);
+  }
+
+  _comparison(question) {
+    const note = el('span', { class: 'example-note' }, COMPARED_WORDS);
+    return el('button', { type: 'button', class: 'example', onclick: () => this._compareOn(question) }, question, note);
+  }
+
+  _compareOn(question) {
+    byId('compare').checked = true;
+    this._controls.forEach((control, index) => {
+      control.value = COMPARED[index];
+    });
+    this._compared();
+    this._put(question);
+    const side = [el('span', { class: 'beside' }, 'right side'), el('span', { class: 'below' }, 'second answer')];
+    this._ask(el('p', { class: 'turn-note' }, 'Same model, same question; the ', ...side, ' was made to reconsider.'));
+  }
+
+  _put(question) {
+    byId('prompt').value = question;
+    this.refresh();
+    byId('prompt').focus();
   }
 
   _speak(language) {

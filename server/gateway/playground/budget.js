@@ -20,6 +20,7 @@ export function budgetFields(budget) {
 
 export function budgetWords(budget) {
   const words = [];
+  if (budget.max === 0) return 'no thinking';
   if (budget.max !== null) words.push(`at most ${count(budget.max)}`);
   if (budget.min !== null) words.push(`at least ${count(budget.min)}`);
   if (budget.waits !== null) words.push(budget.waits === 1 ? '1 wait' : `${count(budget.waits)} waits`);
@@ -39,12 +40,16 @@ export class BudgetControls {
     const rows = ROWS.map(({ name }) => this._rows[name].element);
     const children = [this._legend, ...rows, this._warning, this._clamped];
     this.element = el('fieldset', { class: 'budget', 'data-letter': letter }, ...children);
-    for (const [name, value] of Object.entries(initial)) this._write(name, value);
-    this._check();
+    this.value = initial;
   }
 
   get value() {
     return Object.fromEntries(ROWS.map(({ name }) => [name, this._read(name)]));
+  }
+
+  set value(budget) {
+    for (const [name, value] of Object.entries(budget)) this._write(name, value);
+    this._check();
   }
 
   /** The model's context: no slider goes beyond it. */

@@ -1,7 +1,8 @@
 // A run on the page: its meter, thinking and answer in panes of their own, receipt and buttons.
 
 import { count, el, plural } from './dom.js';
-import { clampWords, ending, guessed, parts } from './marks.js';
+import { ending, guessed, parts } from './marks.js';
+import { receiptWords } from './receipt.js';
 import { Ruler } from './ruler.js';
 
 const NOT_SPLIT = 'Without a budget, the engine here doesn’t split thinking from answer.';
@@ -183,17 +184,4 @@ function legend(thinking, receipt) {
   if (!thinking.some((part) => part.kind === 'possible')) return '';
   if (!receipt) return 'Underlined words may be injected waits: there is no receipt to tell.';
   return `${plural(receipt.waits, 'wait')} injected; which of the underlined words they are is not told.`;
-}
-
-function receiptWords(run) {
-  const { receipt } = run;
-  const words = [`${count(receipt.thinking_tokens)} thinking`];
-  if (receipt.marker_tokens !== undefined) words.push(`${count(receipt.marker_tokens)} marker`);
-  if (receipt.answer_tokens !== undefined) words.push(`${count(receipt.answer_tokens)} answer`);
-  const sentences = [`${words.join(' + ')} tokens`];
-  if (receipt.continues) sentences.push(`going on from ${count(receipt.continues.thinking_tokens)} thinking tokens`);
-  if (receipt.waits) sentences.push(plural(receipt.waits, 'wait'));
-  if (receipt.clamped_by.length) sentences.push(`budget changed by ${clampWords(receipt.clamped_by)}`);
-  sentences.push(`${((run.endedAt - run.startedAt) / 1000).toFixed(1)} s`);
-  return el('p', { class: 'run-words receipt' }, sentences.join(' · '));
 }

@@ -50,10 +50,12 @@ export class Talk {
     };
   }
 
-  ask(question, budgets) {
+  /** `note` is said below the question, if anything. */
+  ask(question, budgets, note = null) {
     const columns = budgets.map(({ letter, value }) => ({ letter, budget: value, runs: [], element: el('div', { class: 'column' }) }));
     const holder = el('div', { class: 'columns', 'data-count': columns.length }, ...columns.map(({ element }) => element));
-    const element = el('article', { class: 'turn' }, el('h2', { class: 'question' }, question), holder);
+    const asked = el('h2', { class: 'question' }, question);
+    const element = el('article', { class: 'turn' }, asked, note, holder);
     const before = [...this._turns];
     const turn = { question, columns, element, unsaid: [] };
     this._turns.push(turn);
