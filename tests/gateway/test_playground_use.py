@@ -185,6 +185,21 @@ async def test_thinking_that_nobody_counted_is_not_told_as_none(visit: Visit) ->
     )
 
 
+async def test_a_long_question_scrolls_and_can_be_edited(visit: Visit, engine: StandIn) -> None:
+    page = visit.page
+    long = "How many?\n" * 60
+    refusal = {"message": "This model's maximum context length is 2048 tokens.", "param": "input_tokens"}
+    engine.faults = Faults(refuse=(400, {"error": {**refusal, "type": "BadRequestError", "code": 400}}))
+    await visit.ask(long)
+    await expect(page.locator(".told strong")).to_have_text("The question is too long")
+    question = page.locator(".question")
+    assert await question.evaluate("(element) => element.clientHeight") <= 12 * 16
+    await expect(question).to_have_attribute("tabindex", "0")
+    await page.get_by_role("button", name="Edit").click()
+    await expect(page.locator("#prompt")).to_have_value(long.strip())
+    await expect(page.locator("#prompt")).to_be_focused()
+
+
 async def test_an_engine_that_died_shows_soon_in_the_status(visit: Visit, engine: StandIn) -> None:
     engine.faults = Faults(die_after=3, unhealthy=True)
     await visit.ask(QUESTION)

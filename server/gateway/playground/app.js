@@ -55,6 +55,7 @@ class Page {
       showing: (column, run) => run.continues || this._controls[column]?.show(run),
       settled: (run) => this._chart.add(run),
       marked: () => this._chart.draw(),
+      edit: (question) => this._put(question),
       busy: (busy) => this._busy(busy),
     });
   }

@@ -16,7 +16,7 @@ const STATES = {
 };
 
 export class RunView {
-  /** `actions` has answerNow, thinkMore, again and mark, each given the run; `can` is what the server offers. */
+  /** `actions` has answerNow, thinkMore, again, edit and mark, each given the run; `can` is what the server offers. */
   constructor(run, heading, actions, can) {
     this._run = run;
     this._actions = actions;
@@ -104,7 +104,7 @@ export class RunView {
     const foot = [];
     if (run.receipt) foot.push(receiptWords(run));
     if (run.state === 'done') foot.push(this._marking(), this._more());
-    if (run.state === 'stopped') foot.push(el('p', { class: 'run-words' }, 'You stopped it.'), this._againButton());
+    if (run.state === 'stopped') foot.push(el('p', { class: 'run-words' }, 'You stopped it.'), this._anewButtons());
     this._foot.replaceChildren(...foot);
   }
 
@@ -116,12 +116,13 @@ export class RunView {
 
   _told(failure) {
     const said = [el('strong', {}, failure.title), el('p', {}, failure.message)];
-    if (failure === this._run.failure) said.push(this._againButton());
+    if (failure === this._run.failure) said.push(this._anewButtons());
     return el('div', { class: 'told' }, ...said);
   }
 
-  _againButton() {
-    return el('button', { type: 'button', class: 'quiet', onclick: () => this._actions.again(this._run) }, 'Try again');
+  _anewButtons() {
+    const button = (action, words) => el('button', { type: 'button', class: 'quiet', onclick: () => this._actions[action](this._run) }, words);
+    return el('div', { class: 'anew' }, button('again', 'Try again'), button('edit', 'Edit'));
   }
 
   _answerNowButton() {

@@ -11,11 +11,11 @@ const CHAT = 'v1/chat/completions';
 export class Talk {
   /**
    * `connection` knows the model; `settings()` gives temperature, maxCompletion and remember;
-   * `showing(column, run)` is told of every change; `settled(run)` of runs that ended well; `busy(whether)`
-   * whether anything runs.
+   * `showing(column, run)` is told of every change; `settled(run)` of runs that ended well; `edit(question)` of
+   * one that is to be asked otherwise; `busy(whether)` whether anything runs.
    */
-  constructor({ connection, settings, showing, settled, marked, busy }) {
-    Object.assign(this, { connection, settings, showing, settled, marked, busy });
+  constructor({ connection, settings, showing, settled, marked, edit, busy }) {
+    Object.assign(this, { connection, settings, showing, settled, marked, edit, busy });
     this._turns = [];
   }
 
@@ -60,6 +60,8 @@ export class Talk {
     const turn = { question, columns, element, unsaid: [] };
     this._turns.push(turn);
     byId('talk').append(element);
+    // A long one scrolls, also by keyboard.
+    if (asked.scrollHeight > asked.clientHeight) asked.tabIndex = 0;
     columns.forEach((column, index) => {
       const body = this.body(question, column.budget, index, before);
       this._start(turn, index, new Run(question, column.budget), { path: CHAT, body: this._streamed(body) });
