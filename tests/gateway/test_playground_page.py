@@ -71,7 +71,7 @@ async def test_thinking_streams_with_its_meter_and_is_settled_by_the_receipt(
     await expect(page.locator(".pane-thinking .pane-text")).to_have_text("t0 t1 t2 t3")
     await expect(page.locator("[role=meter]")).to_have_attribute("aria-valuetext", "4 of 50 thinking tokens")
     # Known from the response's headers, before the receipt.
-    await expect(page.locator("output[for=budget-A-waits]")).to_have_text("enforced 2")
+    await expect(page.locator("#budget-A-waits-enforced")).to_have_text("enforced 2")
     await expect(page.locator("#ask")).to_be_hidden()
     engine.release.set()
     await expect(runs(visit, "done")).to_have_count(1)
@@ -81,7 +81,7 @@ async def test_thinking_streams_with_its_meter_and_is_settled_by_the_receipt(
     await expect(page.locator(".pane-note").first).to_contain_text("2 marked waits injected")
     await expect(page.locator(".end")).to_have_text("The model ended its thinking.")
     await expect(page.locator(".receipt")).to_contain_text(
-        "16 thinking + 2 marker + 4 answer tokens · 2 waits"
+        "It thought for 16 tokens and answered in 4 tokens; 2 more mark where one ends and the other begins."
     )
     await expect(page.locator("#announce")).to_have_text("Answer after 16 thinking tokens: 42.")
     assert engine.bodies[-1]["vllm_xargs"]["max_thinking_tokens"] == 50
@@ -105,8 +105,8 @@ async def test_sliders_set_the_budget_and_say_what_changed_it(visit: Visit, engi
     await expect(runs(visit, "done")).to_have_count(1)
     assert "num_waits" not in engine.bodies[-1]["vllm_xargs"]
     # A quarter of 20 is kept for the answer, 8 for markers.
-    await expect(page.locator("output[for=budget-A-max]")).to_have_text("enforced 7")
-    await expect(page.locator("output[for=budget-A-max]")).to_have_class(re.compile("changed"))
+    await expect(page.locator("#budget-A-max-enforced")).to_have_text("enforced 7")
+    await expect(page.locator("#budget-A-max-enforced")).to_have_class(re.compile("changed"))
     await expect(page.locator(".budget-clamped").first).to_have_text("Changed by the most tokens in all.")
     await expect(page.locator(".end.forced")).to_contain_text("The maximum was reached")
     await expect(page.locator(".ruler-off")).to_have_attribute("style", re.compile(r"0\.7%"))

@@ -86,6 +86,7 @@ export function described(error, status, retryAfter = null) {
 }
 
 function titleOf(status, error, retryAfter) {
+  const { param } = error;
   const later = retryAfter ? ` Try again in ${retryAfter} s.` : '';
   if (status === 0) return 'The answer broke off';
   if (status === 401) return key.get() ? 'This key is not accepted' : 'This server asks for an API key';
@@ -96,5 +97,6 @@ function titleOf(status, error, retryAfter) {
   if (status === 429) return `This key’s quota is used up.${later}`;
   if (status === 503) return `No engine can answer just now.${later}`;
   if (status >= 500) return 'The server failed';
-  return error.param ? `The server refuses ${error.param}` : 'The server refuses this request';
+  if (param === 'input_tokens') return 'The question is too long';
+  return param ? `The server refuses ${param}` : 'The server refuses this request';
 }

@@ -11,6 +11,9 @@ import { Talk } from './talk.js';
 import { followTheme } from './theme.js';
 
 const DEMO = 'tiny-reasoner';
+/** What the first example compares, A beside B. */
+const COMPARED_WORDS = 'Asked twice, side by side: without thinking, and with up to 256 tokens and one wait';
+const COMPARED = [{ max: 0, min: null, waits: null }, { max: 256, min: null, waits: 1 }];
 const EXAMPLES = {
   [DEMO]: [
     'How many r in raspberry?',
@@ -44,13 +47,15 @@ class Page {
       changed: () => this._learned(),
       locked: (failure) => this._keys.open(failure.title),
     });
-    this._keys = new KeyDialog(() => this._connection.learn());
+    this._keys = new KeyDialog(() => this._connection.tryKey());
     this._talk = new Talk({
       connection: this._connection,
       settings: readSettings,
-      showing: (column, run) => this._controls[column]?.show(run),
+      // A continuation's budget is not the one that is set here.
+      showing: (column, run) => run.continues || this._controls[column]?.show(run),
       settled: (run) => this._chart.add(run),
       marked: () => this._chart.draw(),
+      edit: (question) => this._put(question),
       busy: (busy) => this._busy(busy),
     });
   }
@@ -68,7 +73,7 @@ class Page {
     byId('compare').addEventListener('change', () => this._compared());
     byId('copy').addEventListener('click', () => copyCode());
     byId('open-panel').addEventListener('click', (event) => togglePanel(event.currentTarget));
-    addEventListener('keydown', (event) => event.key === 'Escape' && this._talk.stop());
+    addEventListener('keydown', (event) => this._escaped(event));
     for (const id of ['temperature', 'max-completion', 'remember']) byId(id).addEventListener('input', () => this.refresh());
     for (const language of ['curl', 'python']) byId(`code-${language}`).addEventListener('click', () => this._speak(language));
     this._compared();
@@ -87,12 +92,12 @@ class Page {
     byId('code').textContent = write(url, body, key.get() !== null);
   }
 
-  _ask() {
+  _ask(note = null) {
     const prompt = byId('prompt');
     const question = prompt.value.trim();
     if (!question || this._talk.isBusy) return;
     byId('welcome').hidden = true;
-    this._talk.ask(question, this._shown().map(({ letter, value }) => ({ letter, value })));
+    this._talk.ask(question, this._shown().map(({ letter, value }) => ({ letter, value })), note);
     prompt.value = '';
     this.refresh();
   }
@@ -109,10 +114,19 @@ class Page {
     this.refresh();
   }
 
+  /** Ask and Stop are in one place; whoever is on the one that goes is not left on nothing. */
   _busy(busy) {
-    byId('stop').hidden = !busy;
-    byId('ask').hidden = busy;
+    const [shown, gone] = busy ? [byId('stop'), byId('ask')] : [byId('ask'), byId('stop')];
+    const wasOnIt = document.activeElement === gone;
+    shown.hidden = false;
+    gone.hidden = true;
+    if (wasOnIt) byId(busy ? 'stop' : 'prompt').focus();
     if (!busy) this.refresh();
+  }
+
+  _escaped(event) {
+    if (event.key !== 'Escape' || event.defaultPrevented || event.isComposing || this._keys.isOpen) return;
+    this._talk.stop();
   }
 
   _clear() {
@@ -135,16 +149,38 @@ class Page {
     if (this._chosen !== model?.id) byId('remember').checked = model?.id !== DEMO;
     this._chosen = model?.id;
     const questions = EXAMPLES[model?.id] ?? EXAMPLES.any;
-    byId('examples').replaceChildren(...questions.map((question) => el('li', {}, this._example(question))));
+    const [first, ...others] = questions;
+    // Without enforcement there is nothing to compare.
+    const beginning = model?.thinking?.enforcement === 'none' ? this._example(first) : this._comparison(first);
+    const items = [beginning, ...others.map((question) => this._example(question))];
+    byId('examples').replaceChildren(...items.map((item) => el('li', {}, item)));
     this.refresh();
   }
 
   _example(question) {
-    return el('button', { type: 'button', class: 'example', onclick: () => {
-      byId('prompt').value = question;
-      this.refresh();
-      byId('prompt').focus();
-    } }, question);
+    return el('button', { type: 'button', class: 'example', onclick: () => this._put(question) }, question);
+  }
+
+  _comparison(question) {
+    const note = el('span', { class: 'example-note' }, COMPARED_WORDS);
+    return el('button', { type: 'button', class: 'example', onclick: () => this._compareOn(question) }, question, note);
+  }
+
+  _compareOn(question) {
+    byId('compare').checked = true;
+    this._controls.forEach((control, index) => {
+      control.value = COMPARED[index];
+    });
+    this._compared();
+    this._put(question);
+    const side = [el('span', { class: 'beside' }, 'right side'), el('span', { class: 'below' }, 'second answer')];
+    this._ask(el('p', { class: 'turn-note' }, 'Same model, same question; the ', ...side, ' was made to reconsider.'));
+  }
+
+  _put(question) {
+    byId('prompt').value = question;
+    this.refresh();
+    byId('prompt').focus();
   }
 
   _speak(language) {

@@ -1,13 +1,13 @@
 // The controls of one budget: a slider and a number for each limit, and what came of it.
 
-import { count, el } from './dom.js';
+import { count, el, write } from './dom.js';
 import { clampWords } from './marks.js';
 
 const STOPS = [0, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192, 16384, 32768];
 const ROWS = [
-  { name: 'max', label: 'Maximum', unit: 'tokens', blank: 'what fits', limit: 16777216 },
-  { name: 'min', label: 'Minimum', unit: 'tokens', blank: 'none', limit: 16777216 },
-  { name: 'waits', label: 'Waits', unit: 'waits', blank: 'none', limit: 1024 },
+  { name: 'max', label: 'Maximum', blank: 'what fits', limit: 16777216, hint: 'The most tokens it may think: there the server ends the thinking.' },
+  { name: 'min', label: 'Minimum', blank: 'none', limit: 16777216, hint: 'The fewest: if it wants to stop earlier, the server writes “Wait”.' },
+  { name: 'waits', label: 'Waits', blank: 'none', limit: 1024, hint: 'How often, when it wants to stop, the server writes “Wait” and it thinks on.' },
 ];
 const WIRE = { max: 'max_thinking_tokens', min: 'min_thinking_tokens', waits: 'num_waits' };
 const EFFECTIVE = { max: 'max', min: 'min', waits: 'num_waits' };
@@ -20,6 +20,7 @@ export function budgetFields(budget) {
 
 export function budgetWords(budget) {
   const words = [];
+  if (budget.max === 0) return 'no thinking';
   if (budget.max !== null) words.push(`at most ${count(budget.max)}`);
   if (budget.min !== null) words.push(`at least ${count(budget.min)}`);
   if (budget.waits !== null) words.push(budget.waits === 1 ? '1 wait' : `${count(budget.waits)} waits`);
@@ -39,12 +40,16 @@ export class BudgetControls {
     const rows = ROWS.map(({ name }) => this._rows[name].element);
     const children = [this._legend, ...rows, this._warning, this._clamped];
     this.element = el('fieldset', { class: 'budget', 'data-letter': letter }, ...children);
-    for (const [name, value] of Object.entries(initial)) this._write(name, value);
-    this._check();
+    this.value = initial;
   }
 
   get value() {
     return Object.fromEntries(ROWS.map(({ name }) => [name, this._read(name)]));
+  }
+
+  set value(budget) {
+    for (const [name, value] of Object.entries(budget)) this._write(name, value);
+    this._check();
   }
 
   /** The model's context: no slider goes beyond it. */
@@ -62,13 +67,13 @@ export class BudgetControls {
     const known = run?.receipt ? run.receipt.effective : run?.announced;
     for (const { name } of ROWS) {
       const enforced = known?.[EFFECTIVE[name]];
-      const output = this._rows[name].output;
-      output.textContent = enforced === undefined || enforced === null ? '' : `enforced ${count(enforced)}`;
-      output.classList.toggle('changed', enforced !== undefined && run.asked[name] !== null && enforced !== run.asked[name]);
+      const inForce = this._rows[name].enforced;
+      write(inForce, enforced === undefined || enforced === null ? '' : `enforced ${count(enforced)}`);
+      inForce.classList.toggle('changed', enforced !== undefined && run.asked[name] !== null && enforced !== run.asked[name]);
     }
     const by = (run?.receipt ?? run?.announced)?.clamped_by ?? [];
-    this._clamped.textContent = by.length ? `Changed by ${clampWords(by)}.` : '';
-    if (run?.receipt && !known) this._clamped.textContent = 'No budget was asked: the thinking was counted, not limited.';
+    const unlimited = run?.receipt && !known ? 'No budget was asked: the thinking was counted, not limited.' : '';
+    write(this._clamped, by.length ? `Changed by ${clampWords(by)}.` : unlimited);
   }
 
   _stops(name) {
@@ -78,11 +83,13 @@ export class BudgetControls {
     return name === 'max' ? [...within, null] : within;
   }
 
-  _row({ name, label, blank, limit }) {
+  _row({ name, label, blank, limit, hint }) {
     const id = `budget-${this.letter}-${name}`;
-    const slider = el('input', { type: 'range', id: `${id}-slider`, min: 0, step: 1, 'aria-label': `${label}, slider` });
-    const number = el('input', { type: 'number', id, min: 0, max: limit, step: 1, placeholder: blank, inputmode: 'numeric' });
-    const output = el('output', { class: 'enforced', for: id });
+    // One explanation is enough for both budgets.
+    const explained = `budget-A-${name}-hint`;
+    const slider = el('input', { type: 'range', id: `${id}-slider`, min: 0, step: 1, 'aria-label': `${label}, slider`, 'aria-describedby': explained });
+    const number = el('input', { type: 'number', id, min: 0, max: limit, step: 1, placeholder: blank, inputmode: 'numeric', 'aria-describedby': `${explained} ${id}-enforced` });
+    const enforced = el('span', { class: 'enforced', id: `${id}-enforced` });
     slider.addEventListener('input', () => {
       this._write(name, this._stops(name)[Number(slider.value)]);
       this._edited();
@@ -91,8 +98,9 @@ export class BudgetControls {
       this._place(name);
       this._edited();
     });
-    const head = el('div', { class: 'row-head' }, el('label', { for: id }, label), output, number);
-    return { element: el('div', { class: 'row' }, head, slider), slider, number, output, blank };
+    const head = el('div', { class: 'row-head' }, el('label', { for: id }, label), enforced, number);
+    const words = this.letter === 'A' ? el('p', { class: 'hint', id: explained }, hint) : null;
+    return { element: el('div', { class: 'row' }, head, slider, words), slider, number, enforced, blank };
   }
 
   _edited() {
@@ -129,6 +137,6 @@ export class BudgetControls {
   _check() {
     const { max, min } = this.value;
     const beyond = max !== null && min !== null && min > max;
-    this._warning.textContent = beyond ? 'The minimum is above the maximum: the server will refuse this.' : '';
+    write(this._warning, beyond ? 'The minimum is above the maximum: the server will refuse this.' : '');
   }
 }

@@ -16,7 +16,8 @@ export class Chart {
   }
 
   add(run) {
-    if (!run.receipt?.effective) return;
+    // What was not asked to stay below a maximum can't be seen against one.
+    if (!run.receipt?.effective || run.asked.max === null) return;
     this._runs = [...this._runs, run].slice(-KEPT);
     this.draw();
   }
@@ -34,7 +35,7 @@ export class Chart {
 }
 
 function lengths(runs) {
-  if (!runs.length) return [note('Each answer with a budget puts a point here: how long it thought against what it was allowed.')];
+  if (!runs.length) return [note('Each answer with a maximum puts a point here: how long it thought against what it was allowed.')];
   const points = runs.map((run) => ({ x: run.receipt.effective.max, y: run.receipt.thinking_tokens, waits: run.receipt.waits }));
   const top = Math.max(16, ...points.map(({ x, y }) => Math.max(x, y)));
   const across = log(top, BOX.left, BOX.width - BOX.right);

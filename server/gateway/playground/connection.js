@@ -1,7 +1,7 @@
 // Whether the server is there, which models it serves, and what its routes can do.
 
 import { getJson, readiness } from './api.js';
-import { byId } from './dom.js';
+import { byId, write } from './dom.js';
 
 const CALM_MS = 15_000;
 const HURRIED_MS = 2_000;
@@ -20,6 +20,7 @@ export class Connection {
     this._changed = changed;
     this._locked = locked;
     this._state = 'starting';
+    this._told = false;
     this._timer = null;
     addEventListener('online', () => this.look());
     addEventListener('offline', () => this._enter('offline'));
@@ -30,35 +31,49 @@ export class Connection {
     return this.models.find(({ id }) => id === byId('model').value) ?? null;
   }
 
-  async look() {
-    clearTimeout(this._timer);
-    const found = await readiness();
-    const wasReady = this._state === 'ready';
-    this._enter(found);
-    if (found === 'ready' && (!wasReady || !this.models.length)) await this.learn();
-    clearTimeout(this._timer);
-    this._timer = setTimeout(() => this.look(), this._state === 'ready' ? CALM_MS : HURRIED_MS);
+  /** Look after a failure: at once, and again soon, as the server itself may not know yet. */
+  async doubt({ status }) {
+    if (status === 401) await this.learn();
+    else await this.look(HURRIED_MS);
   }
 
-  /** Models and abilities; without a key that is needed, the person is asked for one. */
+  async look(calmMs = CALM_MS) {
+    clearTimeout(this._timer);
+    const found = await readiness();
+    if (found !== 'ready') this._enter(found);
+    else if (this._state !== 'ready' || !this.models.length) await this.learn();
+    clearTimeout(this._timer);
+    this._timer = setTimeout(() => this.look(), this._state === 'ready' ? calmMs : HURRIED_MS);
+  }
+
+  /** With another key: a refusal is told again. */
+  async tryKey() {
+    this._told = false;
+    await this.learn();
+  }
+
+  /** Models and abilities; without a key that is needed, the person is asked for one, once. */
   async learn() {
     try {
       const [models, can] = await Promise.all([getJson('v1/models'), abilities()]);
       this.models = models.data;
       this.can = can;
       this._list();
+      this._told = false;
       this._enter('ready');
       this._changed();
     } catch (error) {
       this._enter(error.status === 401 ? 'locked' : 'offline');
-      if (error.status === 401) this._locked(error);
+      if (error.status !== 401 || this._told) return;
+      this._told = true;
+      this._locked(error);
     }
   }
 
   _enter(state) {
     this._state = state;
     byId('status').dataset.state = state;
-    byId('status-text').textContent = WORDS[state];
+    write(byId('status-text'), WORDS[state]);
   }
 
   _list() {

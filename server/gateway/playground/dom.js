@@ -24,6 +24,11 @@ function fill(element, attributes, children) {
   return element;
 }
 
+/** Write only what differs: a live region tells each writing anew. */
+export function write(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
 export function say(text) {
   byId('announce').textContent = text;
 }

@@ -1,7 +1,9 @@
 // Where an API key is typed in; `api.js` keeps it for this tab.
 
 import { key } from './api.js';
-import { byId } from './dom.js';
+import { byId, el } from './dom.js';
+
+const SENDABLE = /^[\x20-\x7e]*$/;
 
 export class KeyDialog {
   constructor(changed) {
@@ -12,9 +14,13 @@ export class KeyDialog {
     byId('forget-key').addEventListener('click', () => this._use(''));
     byId('key-form').addEventListener('submit', (event) => {
       event.preventDefault();
-      this._use(byId('key').value.trim());
+      this._submit(byId('key').value.trim());
     });
     this._label();
+  }
+
+  get isOpen() {
+    return this._dialog.open;
   }
 
   open(why) {
@@ -26,6 +32,12 @@ export class KeyDialog {
     byId('key').focus();
   }
 
+  /** No header can hold other characters; a key with them was copied wrong. */
+  _submit(value) {
+    if (SENDABLE.test(value)) this._use(value);
+    else byId('key-note').textContent = 'This has characters that no key has. Copy the key again.';
+  }
+
   _use(value) {
     key.set(value);
     byId('key').value = '';
@@ -35,6 +47,6 @@ export class KeyDialog {
   }
 
   _label() {
-    byId('open-key').textContent = key.get() ? 'API key set' : 'API key';
+    byId('open-key').replaceChildren('API key', ...(key.get() ? [el('span', { class: 'only-wide' }, ' set')] : []));
   }
 }

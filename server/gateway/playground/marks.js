@@ -88,6 +88,7 @@ const ENDS = {
 export function ending(receipt) {
   const by = receipt?.ended_by;
   if (!by) return null;
+  if (receipt.effective?.max === 0) return { words: 'The maximum is 0: it had to answer at once.', forced: true };
   return { words: ENDS[by] ?? `Ended by ${by}.`, forced: by !== 'model' };
 }
 

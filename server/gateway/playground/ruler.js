@@ -2,6 +2,8 @@
 
 import { count, el } from './dom.js';
 
+const NOT_COUNTED = 'thinking not counted by this server';
+
 export class Ruler {
   constructor() {
     this._fill = el('div', { class: 'ruler-fill' });
@@ -22,9 +24,9 @@ export class Ruler {
     const used = run.thinkingTokens;
     const percent = (tokens) => `${Math.min(100, (100 * tokens) / Math.max(1, scale))}%`;
     this._fill.style.inlineSize = percent(used);
-    this._off.style.insetInlineStart = percent(budget.max ?? scale);
-    this._used.textContent = count(used);
-    this._of.textContent = budget.max === null ? ' thinking tokens' : ` of ${count(budget.max)} thinking tokens`;
+    this._off.style.insetInlineStart = percent(run.asked.max === 0 ? scale : budget.max ?? scale);
+    this._used.textContent = run.isCounted ? count(used) : '';
+    this._of.textContent = run.isCounted ? ofWords(budget) : NOT_COUNTED;
     this._rest.textContent = run.answerTokens ? `${count(run.answerTokens)} in the answer` : '';
     this._meter.setAttribute('aria-valuenow', Math.min(used, scale));
     this._meter.setAttribute('aria-valuemax', scale);
@@ -32,6 +34,10 @@ export class Ruler {
     this._meter.classList.toggle('full', budget.max !== null && used >= budget.max);
     this._ticks.replaceChildren(...ticks(run, budget, percent));
   }
+}
+
+function ofWords({ max }) {
+  return max === null ? ' thinking tokens' : ` of ${count(max)} thinking tokens`;
 }
 
 /** `max` is what holds, `shownTo` the end of the scale: what was asked, if that was more. */

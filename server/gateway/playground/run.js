@@ -19,11 +19,15 @@ function announced(headers) {
 }
 
 export class Run {
-  /** `asked` is the budget in `max`, `min` and `waits`, null where nothing was asked. */
-  constructor(question, asked, { title = null } = {}) {
+  /**
+   * `asked` is the budget in `max`, `min` and `waits`, null where nothing was asked; one that `continues`
+   * thinks on from where another run ended.
+   */
+  constructor(question, asked, { title = null, continues = false } = {}) {
     this.question = question;
     this.asked = asked;
     this.title = title;
+    this.continues = continues;
     this.state = 'waiting';
     this.id = null;
     this.pieces = [];
@@ -52,6 +56,11 @@ export class Run {
 
   get isOpen() {
     return ['waiting', 'thinking', 'answering'].includes(this.state);
+  }
+
+  /** Whether it is known how much was thought: without a receipt, an engine may not split thinking from answer. */
+  get isCounted() {
+    return this.state !== 'done' || this.receipt !== null || this.thinkingTokens > 0;
   }
 
   textOf(kind) {

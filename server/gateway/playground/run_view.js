@@ -1,9 +1,11 @@
 // A run on the page: its meter, thinking and answer in panes of their own, receipt and buttons.
 
 import { count, el, plural } from './dom.js';
-import { clampWords, ending, guessed, parts } from './marks.js';
+import { ending, guessed, parts } from './marks.js';
+import { receiptWords } from './receipt.js';
 import { Ruler } from './ruler.js';
 
+const NOT_SPLIT = 'Without a budget, the engine here doesn’t split thinking from answer.';
 const STATES = {
   waiting: 'waiting for the first token',
   thinking: 'thinking',
@@ -14,7 +16,7 @@ const STATES = {
 };
 
 export class RunView {
-  /** `actions` has answerNow, thinkMore, again and mark, each given the run; `can` is what the server offers. */
+  /** `actions` has answerNow, thinkMore, again, edit and mark, each given the run; `can` is what the server offers. */
   constructor(run, heading, actions, can) {
     this._run = run;
     this._actions = actions;
@@ -31,7 +33,7 @@ export class RunView {
     this._foot = el('footer', { class: 'run-foot' });
     const head = el('header', { class: 'run-head' }, el('h3', {}, heading), this._state);
     const panes = el('div', { class: 'panes' }, this._thinking.element, this._answer.element);
-    this.element = el('section', { class: 'run', 'aria-label': heading }, head, this._ruler.element, panes, this._problem, this._foot);
+    this.element = el('section', { class: 'run', tabindex: -1, 'aria-label': heading }, head, this._ruler.element, panes, this._problem, this._foot);
     this.update();
   }
 
@@ -72,7 +74,9 @@ export class RunView {
       into.replaceChildren();
       append(into, [plain(run.answer.trim())]);
     });
-    this._thinking.note.textContent = legend(thinking, run.receipt);
+    this._thinking.note.textContent = run.isCounted ? legend(thinking, run.receipt) : NOT_SPLIT;
+    this._thinking.text.dataset.empty = run.isCounted ? 'No thinking' : 'Not split from the answer';
+    this._answer.text.dataset.empty = 'No answer';
     this._shown = run.pieces.length;
     this._status();
     this._finish();
@@ -83,8 +87,14 @@ export class RunView {
     this.element.dataset.state = run.state;
     this._state.textContent = STATES[run.state];
     this._ruler.update(run);
-    this._now.hidden = !['waiting', 'thinking'].includes(run.state);
+    this._hideNow(!['waiting', 'thinking'].includes(run.state));
     this._now.disabled = !this._can.answerNow || run.id === null;
+  }
+
+  /** Whoever is on the button goes on with the thinking. */
+  _hideNow(hidden) {
+    if (hidden && document.activeElement === this._now) this._thinking.text.focus({ preventScroll: true });
+    this._now.hidden = hidden;
   }
 
   _finish() {
@@ -94,7 +104,7 @@ export class RunView {
     const foot = [];
     if (run.receipt) foot.push(receiptWords(run));
     if (run.state === 'done') foot.push(this._marking(), this._more());
-    if (run.state === 'stopped') foot.push(el('p', { class: 'run-words' }, 'You stopped it.'), this._againButton());
+    if (run.state === 'stopped') foot.push(el('p', { class: 'run-words' }, 'You stopped it.'), this._anewButtons());
     this._foot.replaceChildren(...foot);
   }
 
@@ -106,12 +116,13 @@ export class RunView {
 
   _told(failure) {
     const said = [el('strong', {}, failure.title), el('p', {}, failure.message)];
-    if (failure === this._run.failure) said.push(this._againButton());
+    if (failure === this._run.failure) said.push(this._anewButtons());
     return el('div', { class: 'told' }, ...said);
   }
 
-  _againButton() {
-    return el('button', { type: 'button', class: 'quiet', onclick: () => this._actions.again(this._run) }, 'Try again');
+  _anewButtons() {
+    const button = (action, words) => el('button', { type: 'button', class: 'quiet', onclick: () => this._actions[action](this._run) }, words);
+    return el('div', { class: 'anew' }, button('again', 'Try again'), button('edit', 'Edit'));
   }
 
   _answerNowButton() {
@@ -128,15 +139,17 @@ export class RunView {
   }
 
   _marking() {
-    const button = (value, words) => el('button', {
+    const values = [true, false];
+    const buttons = values.map((value) => el('button', {
       type: 'button',
-      'aria-pressed': String(this._run.right === value),
       onclick: () => {
         this._actions.mark(this._run, this._run.right === value ? null : value);
-        this._finish();
+        press();
       },
-    }, words);
-    return el('div', { class: 'segments marking', role: 'group', 'aria-label': 'Is this answer right?' }, button(true, 'Right'), button(false, 'Wrong'));
+    }, value ? 'Right' : 'Wrong'));
+    const press = () => buttons.forEach((button, index) => button.setAttribute('aria-pressed', String(this._run.right === values[index])));
+    press();
+    return el('div', { class: 'segments marking', role: 'group', 'aria-label': 'Is this answer right?' }, ...buttons);
   }
 }
 
@@ -172,17 +185,4 @@ function legend(thinking, receipt) {
   if (!thinking.some((part) => part.kind === 'possible')) return '';
   if (!receipt) return 'Underlined words may be injected waits: there is no receipt to tell.';
   return `${plural(receipt.waits, 'wait')} injected; which of the underlined words they are is not told.`;
-}
-
-function receiptWords(run) {
-  const { receipt } = run;
-  const words = [`${count(receipt.thinking_tokens)} thinking`];
-  if (receipt.marker_tokens !== undefined) words.push(`${count(receipt.marker_tokens)} marker`);
-  if (receipt.answer_tokens !== undefined) words.push(`${count(receipt.answer_tokens)} answer`);
-  const sentences = [`${words.join(' + ')} tokens`];
-  if (receipt.continues) sentences.push(`going on from ${count(receipt.continues.thinking_tokens)} thinking tokens`);
-  if (receipt.waits) sentences.push(plural(receipt.waits, 'wait'));
-  if (receipt.clamped_by.length) sentences.push(`budget changed by ${clampWords(receipt.clamped_by)}`);
-  sentences.push(`${((run.endedAt - run.startedAt) / 1000).toFixed(1)} s`);
-  return el('p', { class: 'run-words receipt' }, sentences.join(' · '));
 }

@@ -11,11 +11,11 @@ const CHAT = 'v1/chat/completions';
 export class Talk {
   /**
    * `connection` knows the model; `settings()` gives temperature, maxCompletion and remember;
-   * `showing(column, run)` is told of every change; `settled(run)` of runs that ended well; `busy(whether)`
-   * whether anything runs.
+   * `showing(column, run)` is told of every change; `settled(run)` of runs that ended well; `edit(question)` of
+   * one that is to be asked otherwise; `busy(whether)` whether anything runs.
    */
-  constructor({ connection, settings, showing, settled, marked, busy }) {
-    Object.assign(this, { connection, settings, showing, settled, marked, busy });
+  constructor({ connection, settings, showing, settled, marked, edit, busy }) {
+    Object.assign(this, { connection, settings, showing, settled, marked, edit, busy });
     this._turns = [];
   }
 
@@ -50,14 +50,18 @@ export class Talk {
     };
   }
 
-  ask(question, budgets) {
+  /** `note` is said below the question, if anything. */
+  ask(question, budgets, note = null) {
     const columns = budgets.map(({ letter, value }) => ({ letter, budget: value, runs: [], element: el('div', { class: 'column' }) }));
     const holder = el('div', { class: 'columns', 'data-count': columns.length }, ...columns.map(({ element }) => element));
-    const element = el('article', { class: 'turn' }, el('h2', { class: 'question' }, question), holder);
+    const asked = el('h2', { class: 'question' }, question);
+    const element = el('article', { class: 'turn' }, asked, note, holder);
     const before = [...this._turns];
-    const turn = { question, columns, element };
+    const turn = { question, columns, element, unsaid: [] };
     this._turns.push(turn);
     byId('talk').append(element);
+    // A long one scrolls, also by keyboard.
+    if (asked.scrollHeight > asked.clientHeight) asked.tabIndex = 0;
     columns.forEach((column, index) => {
       const body = this.body(question, column.budget, index, before);
       this._start(turn, index, new Run(question, column.budget), { path: CHAT, body: this._streamed(body) });
@@ -77,37 +81,46 @@ export class Talk {
     const actions = {
       answerNow: () => this._answerNow(run, view),
       thinkMore: (_, waits) => this._thinkMore(turn, index, run, waits),
-      again: () => this._start(turn, index, new Run(turn.question, run.asked, { title: run.title }), request, { instead: { run, view } }),
+      again: () => {
+        const { title, continues } = run;
+        this._start(turn, index, new Run(turn.question, run.asked, { title, continues }), request, { instead: { run, view } });
+      },
+      edit: () => this.edit(turn.question),
       mark: (_, right) => {
         run.right = right;
         this.marked(run);
       },
     };
-    const letter = turn.columns.length > 1 ? `${column.letter}: ` : '';
-    const view = new RunView(run, `${letter}${run.title ?? budgetWords(run.asked)}`, actions, this.connection.can);
+    const view = new RunView(run, `${letterOf(turn, index)}${run.title ?? budgetWords(run.asked)}`, actions, this.connection.can);
     if (instead) {
       column.runs.splice(column.runs.indexOf(instead.run), 1, run);
       instead.view.element.replaceWith(view.element);
+      view.element.focus({ preventScroll: true });
     } else {
       column.runs.push(run);
       column.element.append(view.element);
     }
+    if (run.continues) view.element.scrollIntoView({ block: 'nearest' });
     this.busy(true);
     await run.ask(request.path, request.body, () => {
       view.update();
       this.showing(index, run);
     });
-    this._ended(run);
+    this._ended(turn, index, run);
   }
 
-  _ended(run) {
-    if (run.state === 'done') {
-      this.settled(run);
-      say(`Answer after ${count(run.thinkingTokens)} thinking tokens: ${run.answer.trim()}`);
-    } else if (run.failure) {
-      say(`${run.failure.title}. ${run.failure.message}`);
-    }
+  _ended(turn, index, run) {
+    if (run.state === 'done') this.settled(run);
+    if (run.failure) this.connection.doubt(run.failure);
+    turn.unsaid.push({ index, words: endWords(run) });
+    if (!turn.columns.some(({ runs }) => runs.some((other) => other.isOpen))) this._announce(turn);
     if (!this.isBusy) this.busy(false);
+  }
+
+  /** What became of a turn's runs, together: each announcement takes the place of the one before. */
+  _announce(turn) {
+    const inOrder = turn.unsaid.splice(0).sort((one, other) => one.index - other.index);
+    say(inOrder.map(({ index, words }) => `${letterOf(turn, index)}${words}`).join(' '));
   }
 
   async _answerNow(run, view) {
@@ -121,11 +134,22 @@ export class Talk {
 
   _thinkMore(turn, index, run, waits) {
     const title = `thought further, ${waits === 1 ? '1 more wait' : `${count(waits)} more waits`}`;
-    const further = new Run(turn.question, { max: null, min: null, waits }, { title });
+    const further = new Run(turn.question, { max: null, min: null, waits }, { title, continues: true });
     const path = `${CHAT}/${encodeURIComponent(run.id)}/think_more`;
     this._start(turn, index, further, { path, body: { num_waits: waits, stream: true, return_token_ids: true } });
-    this.showing(index, further);
   }
+}
+
+/** Which of two budgets, where there are two. */
+function letterOf(turn, index) {
+  return turn.columns.length > 1 ? `${turn.columns[index].letter}: ` : '';
+}
+
+function endWords(run) {
+  if (run.state === 'stopped') return 'Stopped.';
+  if (run.failure) return `${run.failure.title}. ${run.failure.message}`;
+  const after = run.isCounted ? ` after ${count(run.thinkingTokens)} thinking tokens` : '';
+  return `Answer${after}: ${run.answer.trim()}`;
 }
 
 /** A turn as messages, as the column of a budget has it; nothing of a turn without an answer. */
