@@ -110,6 +110,17 @@ def test_a_server_that_ends_costs_no_sample_twice(tmp_path: Path) -> None:
     assert facts["seconds"] == pytest.approx(sum(part["seconds"] for part in facts["parts"]))
 
 
+@pytest.mark.parametrize("status", [400, 401, 404])
+def test_what_would_be_refused_again_does_not_ask_for_the_same_command(tmp_path: Path, status: int) -> None:
+    options = ("--benchmark", "demo", "--limit", 12, "--max", "64", "--out", tmp_path)
+    with fake_models(demo_reply) as models:
+        models.fault_of = lambda _: Fault(status)
+        result = run("--url", models.url, "--model", "m", *options)
+    said = " ".join(result.output.split())
+    assert result.exit_code == 2 and f"answers HTTP {status}" in said
+    assert "What was answered is kept." in said and "Run the same command" not in said
+
+
 def test_replies_of_another_server_are_not_taken_for_this_ones(tmp_path: Path) -> None:
     """Whether a run was finished there or not: a retrained checkpoint must not inherit scores."""
     options = ("--model", "m", "--benchmark", "demo", "--limit", 4, "--max", "64", "--out", tmp_path)

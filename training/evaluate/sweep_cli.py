@@ -239,8 +239,8 @@ def _hub(hub_dir: Path | None) -> Any:
 
 def endpoint(url: str, model: str | None, api_key: str | None) -> Endpoint:
     from training.endpoints.client import Endpoint
-    from training.endpoints.errors import EndpointError
-    from training.evaluate.demo_curve.client import ServerError, open_client, served_model
+    from training.endpoints.errors import EndpointError, EndpointRefuses
+    from training.evaluate.demo_curve.client import ServerError, ServerRefuses, open_client, served_model
 
     async def first_listed() -> str:
         async with open_client(url, api_key, concurrency=1) as http:
@@ -248,6 +248,8 @@ def endpoint(url: str, model: str | None, api_key: str | None) -> Endpoint:
 
     try:
         return Endpoint(model or asyncio.run(first_listed()), url, api_key=api_key)
+    except ServerRefuses as error:
+        raise EndpointRefuses(str(error)) from error
     except ServerError as error:
         raise EndpointError(str(error)) from error
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from training.endpoints.client import RETRIED
 from training.evaluate.demo_curve.results import MAX_COMPLETION_TOKENS, Outcome, Setting
 from training.grading.program import grade_exact
 from training.tiny.tasks import Question
@@ -16,6 +17,10 @@ _TIMEOUT_S = 600.0
 
 class ServerError(RuntimeError):
     """The server cannot be reached or does not say which model it serves."""
+
+
+class ServerRefuses(ServerError):
+    """The same request would be refused again: its URL or key must change."""
 
 
 class MalformedAnswer(ValueError):
@@ -70,16 +75,21 @@ async def served_model(http: httpx.AsyncClient) -> str:
     """The first model the server lists.
 
     Raises:
-        ServerError: it does not answer, or lists none.
+        ServerRefuses: it refuses to say (the key, the path), or lists none.
+        ServerError: it does not answer.
     """
     try:
         response = await http.get("models")
         response.raise_for_status()
         return str(response.json()["data"][0]["id"])
+    except httpx.HTTPStatusError as error:
+        status = error.response.status_code
+        kind = ServerError if status in RETRIED or status >= 500 else ServerRefuses
+        raise kind(f"{http.base_url}models answers HTTP {status}") from error
     except httpx.HTTPError as error:
         raise ServerError(f"{http.base_url} does not answer: {error}") from error
     except (ValueError, LookupError, TypeError) as error:
-        raise ServerError(f"{http.base_url}models lists no model; name one with --model") from error
+        raise ServerRefuses(f"{http.base_url}models lists no model; name one with --model") from error
 
 
 def read_outcome(reply: Any, truth: str) -> Outcome:
