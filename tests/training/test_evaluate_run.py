@@ -135,6 +135,9 @@ def test_replies_of_another_server_are_not_taken_for_this_ones(tmp_path: Path) -
             (tmp_path / "run.json").unlink(missing_ok=True)
         assert run("--url", f"{first.url}/", *options).exit_code == 0 and first.num_requests == 4
         assert run("--url", second.url, *options, "--moved").exit_code == 0 and second.num_requests == 0
+        # Once it is said and finished, it need not be said again.
+        assert run("--url", second.url, *options).exit_code == 0 and second.num_requests == 0
+        assert run("--url", first.url, *options).exit_code == 2
         # Another model is asked anew, wherever it is.
         other = [*options[2:-1], tmp_path / "other"]
         assert run("--url", first.url, "--model", "a", *other).exit_code == 0
@@ -232,6 +235,23 @@ def test_what_no_rule_decides_goes_to_the_grader_model(tmp_path: Path) -> None:
     judged = samples(tmp_path / "1")
     assert [(row.correct, row.graded_by) for row in judged] == [(True, "model:judge"), (False, "integers")]
     assert json.loads((tmp_path / "1/run.json").read_text())["undecided"] == 0
+
+
+def test_a_grader_elsewhere_with_the_models_name_is_not_another_server_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "facts.jsonl"
+    file.write_text('{"question": "When does it hold?", "answer": "for no real number at all"}\n')
+    with (
+        fake_models(lambda _: openai_reply("Answer: never", tokens=5)) as models,
+        fake_models(lambda _: openai_reply("Yes")) as graders,
+    ):
+        options = ("--url", models.url, "--model", "m", "--benchmark", file, "--out", tmp_path / "1")
+        for _ in ("first", "again"):
+            result = run(*options, "--grader", f"m@{graders.url}")
+            assert result.exit_code == 0, result.output
+            (tmp_path / "1" / "run.json").unlink()
+        assert run("--url", graders.url, *options[2:]).exit_code == 2
+        assert models.num_requests == graders.num_requests == 1
+    assert [row.correct for row in samples(tmp_path / "1")] == [True]
 
 
 @pytest.mark.parametrize("tokens_are", ["completion", ""])

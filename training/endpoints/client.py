@@ -55,6 +55,8 @@ class Caller:
     http: httpx.AsyncClient
     cache: CallCache
     patience: Patience
+    keeps_urls: bool = True
+    """Whether replies are kept with where they came from."""
     num_sent: int = 0
     num_cached: int = 0
     _refusals: dict[Endpoint, int] = field(default_factory=dict)
@@ -87,7 +89,7 @@ class Caller:
             raise EndpointRefuses(
                 f"{endpoint.url} answers, but not as the {endpoint.api} API does: {error}"
             ) from error
-        self.cache.put(key, endpoint.model, payload, url=endpoint.url)
+        self.cache.put(key, endpoint.model, payload, url=endpoint.url if self.keeps_urls else None)
         self._answered.add(endpoint)
         return reply
 
@@ -138,12 +140,14 @@ class Caller:
 
 
 @asynccontextmanager
-async def calling(cache: CallCache, patience: Patience, *, concurrency: int) -> AsyncIterator[Caller]:
+async def calling(
+    cache: CallCache, patience: Patience, *, concurrency: int, keeps_urls: bool = True
+) -> AsyncIterator[Caller]:
     limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
     # pool=None: waiting for a free connection is no failure of the endpoint.
     timeout = httpx.Timeout(patience.reply_timeout_s, connect=_CONNECT_TIMEOUT_S, pool=None)
     async with httpx.AsyncClient(limits=limits, timeout=timeout) as http:
-        yield Caller(http, cache, patience)
+        yield Caller(http, cache, patience, keeps_urls)
 
 
 async def for_all(items: Iterable[T], work: Callable[[T], Awaitable[None]], *, concurrency: int) -> None:

@@ -41,11 +41,14 @@ def require_same_server(cache: CallCache, endpoint: Endpoint, out: Path, *, move
     """
     if moved:
         return
-    finished = _finished(out)
+    finished, here = _finished(out), endpoint.url.rstrip("/")
     from_urls = set(cache.urls(endpoint.model))
     if finished.get("model") == endpoint.model:
-        from_urls.add(str(finished["url"]))
-    others = sorted(url for url in from_urls if url.rstrip("/") != endpoint.url.rstrip("/"))
+        if finished["url"].rstrip("/") == here:
+            # What came from elsewhere was said to be of this server's model.
+            return
+        from_urls.add(finished["url"])
+    others = sorted(url for url in from_urls if url.rstrip("/") != here)
     if others:
         raise CurationError(
             f"{out} holds replies of {endpoint.model} from {', '.join(others)}, and --url is "

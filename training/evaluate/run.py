@@ -128,8 +128,10 @@ async def _ask(plan: Plan, todo: Sequence[Any], cache: CallCache, console: Conso
 
 async def _judge(plan: Plan, verdicts: Any, asked: Any, cache: CallCache, console: Console) -> int:
     assert plan.grader is not None  # noqa: S101 -- the caller asked
-    async with calling(cache, plan.patience, concurrency=plan.model.concurrency) as caller:
-        await judge_undecided(verdicts, asked, plan.grader, caller, plan.model.concurrency, console)
+    concurrency = plan.model.concurrency
+    # A grader may have the model's name; where it is says nothing of where the model was.
+    async with calling(cache, plan.patience, concurrency=concurrency, keeps_urls=False) as caller:
+        await judge_undecided(verdicts, asked, plan.grader, caller, concurrency, console)
     return caller.num_sent
 
 
