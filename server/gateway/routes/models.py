@@ -46,5 +46,12 @@ def _card(model: str, engines: list[Engine]) -> dict[str, Any]:
             "family": description.family if description else None,
             "enforcement": best.status.enforcement,
             "fields": list(best.enforced_fields),
+            "checkpoint": _checkpoint(engines),
         },
     }
+
+
+def _checkpoint(engines: list[Engine]) -> str | None:
+    """What the engines have loaded, all of it where they differ; None where none says."""
+    said = {engine.status.description.checkpoint for engine in engines if engine.status.description}
+    return " ".join(sorted(filter(None, said))) or None
