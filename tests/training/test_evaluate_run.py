@@ -237,6 +237,42 @@ def test_what_no_rule_decides_goes_to_the_grader_model(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "1/run.json").read_text())["undecided"] == 0
 
 
+@pytest.mark.parametrize("model", [("--model", "m"), ()])
+def test_what_is_no_url_is_one_line(tmp_path: Path, model: tuple[str, ...]) -> None:
+    result = run(
+        "--url", "http://host:port/v1", *model, "--benchmark", "demo", "--limit", 1, "--out", tmp_path
+    )
+    assert result.exit_code == 2 and "http://host:port/v1 is not a URL" in " ".join(result.output.split())
+
+
+def test_a_retrained_checkpoint_behind_the_same_url_is_noticed(tmp_path: Path) -> None:
+    """Where the server says which one it has loaded: whether the run before was finished or not."""
+    options = ("--model", "m", "--benchmark", "demo", "--limit", 2, "--max", "64", "--out", tmp_path)
+    with fake_models(demo_reply) as models:
+        command = ("--url", models.url, *options)
+        models.checkpoint = "e1"
+        assert run(*command).exit_code == 0
+        assert json.loads((tmp_path / "run.json").read_text())["checkpoint"] == "e1"
+        assert run(*command).exit_code == 0
+        models.checkpoint = "b2"
+        finished = tmp_path / "run.json"
+        kept = finished.read_text()
+        for _ in ("finished", "not finished"):
+            result = run(*command)
+            said = " ".join(result.output.split())
+            assert result.exit_code == 2 and "holds replies of m of checkpoint e1" in said, said
+            assert f"{models.url} serves checkpoint b2" in said and "or --moved" in said
+            finished.unlink(missing_ok=True)
+        assert models.num_requests == 2
+        # A server that says nothing is taken at its word, as is the user.
+        finished.write_text(kept)
+        models.checkpoint = None
+        assert run(*command).exit_code == 0
+        models.checkpoint = "b2"
+        assert run(*command, "--moved").exit_code == run(*command).exit_code == 0
+        assert models.num_requests == 2
+
+
 def test_a_grader_elsewhere_with_the_models_name_is_not_another_server_of_it(tmp_path: Path) -> None:
     file = tmp_path / "facts.jsonl"
     file.write_text('{"question": "When does it hold?", "answer": "for no real number at all"}\n')

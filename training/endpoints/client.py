@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from training.endpoints.cache import CallCache, request_key
+from training.endpoints.cache import NOWHERE, CallCache, Origin, request_key
 from training.endpoints.errors import EndpointError, EndpointRefuses, RequestRefused
 from training.endpoints.wire import WIRES, MalformedReply, Reply, Sampling
 from training.json_text import read_json_leniently
@@ -38,6 +38,8 @@ class Endpoint:
     url: str
     api: str = "openai"
     api_key: str | None = field(default=None, repr=False)
+    checkpoint: str | None = None
+    """Which weights it serves, as far as it says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,8 @@ class Caller:
     http: httpx.AsyncClient
     cache: CallCache
     patience: Patience
-    keeps_urls: bool = True
-    """Whether replies are kept with where they came from."""
+    keeps_origin: bool = True
+    """Whether replies are kept with the URL and checkpoint that gave them."""
     num_sent: int = 0
     num_cached: int = 0
     _refusals: dict[Endpoint, int] = field(default_factory=dict)
@@ -89,7 +91,8 @@ class Caller:
             raise EndpointRefuses(
                 f"{endpoint.url} answers, but not as the {endpoint.api} API does: {error}"
             ) from error
-        self.cache.put(key, endpoint.model, payload, url=endpoint.url if self.keeps_urls else None)
+        origin = Origin(endpoint.url, endpoint.checkpoint) if self.keeps_origin else NOWHERE
+        self.cache.put(key, endpoint.model, payload, origin)
         self._answered.add(endpoint)
         return reply
 
@@ -141,13 +144,13 @@ class Caller:
 
 @asynccontextmanager
 async def calling(
-    cache: CallCache, patience: Patience, *, concurrency: int, keeps_urls: bool = True
+    cache: CallCache, patience: Patience, *, concurrency: int, keeps_origin: bool = True
 ) -> AsyncIterator[Caller]:
     limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
     # pool=None: waiting for a free connection is no failure of the endpoint.
     timeout = httpx.Timeout(patience.reply_timeout_s, connect=_CONNECT_TIMEOUT_S, pool=None)
     async with httpx.AsyncClient(limits=limits, timeout=timeout) as http:
-        yield Caller(http, cache, patience, keeps_urls)
+        yield Caller(http, cache, patience, keeps_origin)
 
 
 async def for_all(items: Iterable[T], work: Callable[[T], Awaitable[None]], *, concurrency: int) -> None:

@@ -130,7 +130,7 @@ async def _judge(plan: Plan, verdicts: Any, asked: Any, cache: CallCache, consol
     assert plan.grader is not None  # noqa: S101 -- the caller asked
     concurrency = plan.model.concurrency
     # A grader may have the model's name; where it is says nothing of where the model was.
-    async with calling(cache, plan.patience, concurrency=concurrency, keeps_urls=False) as caller:
+    async with calling(cache, plan.patience, concurrency=concurrency, keeps_origin=False) as caller:
         await judge_undecided(verdicts, asked, plan.grader, caller, concurrency, console)
     return caller.num_sent
 
@@ -139,6 +139,7 @@ def _facts(plan: Plan, settings: Mapping[str, Any], parts: Sequence[Mapping[str,
     return {
         "command": plan.command,
         "url": plan.model.endpoint.url,
+        "checkpoint": plan.model.endpoint.checkpoint,
         "model": settings["model"],
         "grader": None if plan.grader is None else plan.grader.endpoint.model,
         "started_at": parts[0]["started_at"],

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -13,6 +14,7 @@ from training.grading.program import grade_exact
 from training.tiny.tasks import Question
 
 _TIMEOUT_S = 600.0
+_CARD_TIMEOUT_S = 30.0
 
 
 class ServerError(RuntimeError):
@@ -90,6 +92,16 @@ async def served_model(http: httpx.AsyncClient) -> str:
         raise ServerError(f"{http.base_url} does not answer: {error}") from error
     except (ValueError, LookupError, TypeError) as error:
         raise ServerRefuses(f"{http.base_url}models lists no model; name one with --model") from error
+
+
+async def served_checkpoint(http: httpx.AsyncClient, model: str) -> str | None:
+    """Which weights the server has loaded, as ours says; None where it says nothing."""
+    try:
+        response = await http.get(f"models/{quote(model)}", timeout=_CARD_TIMEOUT_S)
+        checkpoint = response.json()["thinking"]["checkpoint"]
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError):
+        return None
+    return checkpoint if isinstance(checkpoint, str) else None
 
 
 def read_outcome(reply: Any, truth: str) -> Outcome:
