@@ -14,6 +14,7 @@ from vllm.tokenizers import cached_get_tokenizer, cached_tokenizer_from_config
 from server.budget.markers import MarkerIds, wait_ids
 from server.budget.spec import BudgetError, EffectiveBudget
 from server.engine.admission import budget_of, check_extra_args, effective_budget, forces_answer_prompt
+from server.engine.checkpoint import checkpoint_of
 from server.engine.config import engine_marker_ids, receipts_address, run_dir
 from server.engine.receipts import EngineInfo, ReceiptPublisher, admission_info
 from server.engine.worker_control import may_be_told
@@ -112,6 +113,7 @@ def open_receipts(vllm_config: Any, ids: MarkerIds, *, processor: str) -> Receip
             "trust_remote_code": model_config.trust_remote_code,
         },
         may_be_told=may_be_told(parallel),
+        checkpoint=checkpoint_of(model_config.model, model_config.revision),
     )
     return ReceiptPublisher(directory, info, replica=replica_of(parallel), address=receipts_address())
 

@@ -53,6 +53,8 @@ class EngineInfo:
     """Tokens that no wait text may contain."""
     markers: dict[str, Any]
     """`MarkerIds.to_json`."""
+    checkpoint: str | None = None
+    """Another where other weights were loaded under the same name; None where that isn't known."""
 
     @classmethod
     def of(
@@ -63,6 +65,7 @@ class EngineInfo:
         max_model_len: int,
         tokenizer: dict[str, Any],
         may_be_told: bool,
+        checkpoint: str | None,
     ) -> EngineInfo:
         """
         Args:
@@ -85,6 +88,7 @@ class EngineInfo:
             tokenizer=tokenizer,
             reserved_tokens=tuple(sorted(ids.reserved)),
             markers=ids.to_json(),
+            checkpoint=checkpoint,
         )
 
     def write(self, directory: Path) -> None:

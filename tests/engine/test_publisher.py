@@ -35,6 +35,8 @@ def publishers(
     monkeypatch.setattr(plugin, "ReceiptPublisher", publisher)
     model = SimpleNamespace(
         max_model_len=1000,
+        model=str(directory),
+        revision=None,
         tokenizer="t",
         runner_type="generate",
         tokenizer_mode="auto",

@@ -35,6 +35,7 @@ INFO = EngineInfo(
     tokenizer={},
     reserved_tokens=(1, 2),
     markers={"eos": [3]},
+    checkpoint="e1",
 )
 
 

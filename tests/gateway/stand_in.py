@@ -77,6 +77,7 @@ class StandIn:
     """Of 16 tokens; None: it has no /metrics."""
     has_embeddings: bool = True
     enforces: tuple[str, ...] = BUDGET_FIELDS
+    checkpoint: str | None = None
     faults: Faults = field(default_factory=Faults)
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -336,6 +337,7 @@ async def _description(engine: StandIn, _: web.Request) -> web.Response:
             "enforces": list(engine.enforces),
             "max_model_len": MAX_MODEL_LEN,
             "minimum_room": MINIMUM_ROOM,
+            "checkpoint": engine.checkpoint,
         }
     )
 

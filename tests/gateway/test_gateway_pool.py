@@ -53,7 +53,12 @@ async def test_models_tell_what_thinking_they_take(client: httpx.AsyncClient) ->
     assert card["object"] == "model"
     assert card["owned_by"] == "vllm"
     assert card["max_model_len"] == MAX_MODEL_LEN
-    assert card["thinking"] == {"family": "s1", "enforcement": "native", "fields": list(BUDGET_FIELDS)}
+    assert card["thinking"] == {
+        "family": "s1",
+        "enforcement": "native",
+        "fields": list(BUDGET_FIELDS),
+        "checkpoint": None,
+    }
     assert (await client.get("/v1/models/tiny")).json() == card
 
 
@@ -165,6 +170,20 @@ async def test_models_of_several_engines() -> None:
         assert response.status_code == 400
         assert response.json()["error"]["param"] == "model"
         assert "a, c, org/b" in response.json()["error"]["message"]
+
+
+async def test_models_tell_which_checkpoints_their_engines_have_loaded() -> None:
+    old, new = StandIn(checkpoint="e1"), StandIn(models=("tiny", "other"), checkpoint="b2")
+    silent = StandIn()
+    async with (
+        running(old),
+        running(new),
+        running(silent),
+        gateway(old.url, new.url, silent.url) as client,
+    ):
+        await eventually(lambda: all(engine.status.state == "ready" for engine in client.pool.engines))
+        cards = (await client.get("/v1/models")).json()["data"]
+    assert {card["id"]: card["thinking"]["checkpoint"] for card in cards} == {"tiny": "b2 e1", "other": "b2"}
 
 
 async def test_an_engine_may_come_after_the_gateway() -> None:

@@ -33,6 +33,8 @@ class FakeModels:
     headers: list[dict[str, str]] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     fault_of: Callable[[Json], Fault | None] = lambda _: None
+    checkpoint: str | None = None
+    """What GET /models/{model} says, as our server does; None: 404."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -61,6 +63,12 @@ def handler_of(models: FakeModels) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
             else:
                 self._send(fault.status, fault.headers, fault.body)
+
+        def do_GET(self) -> None:
+            if models.checkpoint is None:
+                self._send(404, {}, "{}")
+            else:
+                self._send(200, {}, json.dumps({"thinking": {"checkpoint": models.checkpoint}}))
 
         def _send(self, status: int, headers: dict[str, str], text: str) -> None:
             content = text.encode()

@@ -127,7 +127,10 @@ def test_unclear_verdicts_and_refusals_are_recorded_and_asked_again(tmp_path: Pa
 
 @pytest.mark.parametrize("stage", ["difficulty", "traces"])
 def test_an_endpoint_that_goes_away_and_comes_back(tmp_path: Path, pool: Path, stage: str) -> None:
-    """One run ends when the server is gone; the next asks only what is missing, of another port."""
+    """One run ends when the server is gone; the next asks only what is missing, of another port.
+
+    A server that refuses the key is asked again with another key, not by the same command.
+    """
     asked: list[str] = []
 
     def reply(body: Json) -> Json:
@@ -144,6 +147,10 @@ def test_an_endpoint_that_goes_away_and_comes_back(tmp_path: Path, pool: Path, s
     assert f"m at {models.url} does not answer" in line and line.endswith("Run the same command to go on.")
     assert not (tmp_path / "2" / "manifest.json").exists()
     assert 5 <= len(asked) <= 6
+    with fake_models(reply) as models:
+        models.fault_of = lambda _: Fault(401)
+        line = s1_fails(2, *command, option, f"m@{models.url}")
+    assert "answers HTTP 401" in line and line.endswith("What was answered is kept.")
     assert models.num_requests <= len(asked) + 2, "nothing new is begun after an error"
     with fake_models(reply) as models:
         s1_ok(*command, option, f"m@{models.url}")

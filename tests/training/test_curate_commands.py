@@ -116,10 +116,11 @@ def test_multiple_choice_is_collected_as_it_is_evaluated(tmp_path: Path) -> None
 
     numbers = ["0", "1", "2", "3"]
     whole = [choice("Which is even?", ["1", "2"], "2"), choice("Which is even?", ["1", "3", "4"], "C")]
-    file = write_jsonl(tmp_path / "choice.jsonl", [*whole, choice("How many?", numbers, "0")])
+    more = [choice("How many?", numbers, "0"), choice("Which is odd?", ["A)21", "B)22"], "A")]
+    file = write_jsonl(tmp_path / "choice.jsonl", [*whole, *more])
     s1_ok("curate", "collect", "--source", file, "--out", tmp_path / "1")
     items = load_benchmark(str(file), hub_rows).items
-    assert len(items) == 3
+    assert len(items) == 4 and items[3].prompt == "Which is odd?\n\nA) 21\nB) 22"
     collected = [(row["id"], row["question"], row["answer"]) for row in rows(tmp_path / "1")]
     assert collected == [(item.id, item.prompt, item.reference) for item in items]
     assert json.loads(rows(tmp_path / "1")[0]["metadata"]) == {"choices": ["1", "2"]}

@@ -76,10 +76,18 @@ CITIES = ["Rome", "Paris", "Oslo"]
         ({"choices": CITIES, "answer": "Paris"}, "B"),
         ({"options": CITIES, "answer": "b"}, "B"),
         ({"choices": CITIES, "answer": 1}, "B"),
-        ({"choices": CITIES, "answer": "the capital of France"}, "the capital of France"),
+        ({"choices": CITIES, "answer": "(B)"}, "B"),
+        ({"choices": CITIES, "answer": "B."}, "B"),
+        ({"choices": CITIES, "answer": "\\text{(B)}"}, "B"),
+        ({"choices": CITIES, "answer": "B) Paris"}, "B"),
+        ({"choices": CITIES, "answer": "paris"}, "B"),
+        ({"choices": ["A)Rome", "B) Paris", "(C) Oslo"], "correct": "B"}, "B"),
+        ({"choices": ["A)Rome", "B)Paris", "C)Oslo"], "answer": "B)Paris"}, "B"),
         ({"choices": CITIES}, None),
         ({"options": {"C": "Oslo", "A": "Rome", "B": "Paris", "D": None}, "answer": "B"}, "B"),
         ({"choices": {"text": CITIES, "label": ["1", "2", "3"]}, "answer": "2"}, "B"),
+        ({"choices": {"text": CITIES, "label": ["1", "2", "3"]}, "answer": "(2) Paris"}, "B"),
+        ({"choices": {"text": CITIES, "label": ["A", "B", "C"]}, "answerKey": "B"}, "B"),
     ],
 )
 def test_options_are_part_of_the_question(fields: dict[str, object], answer: str | None) -> None:
@@ -100,7 +108,6 @@ def test_options_are_part_of_the_question(fields: dict[str, object], answer: str
         (["1", "2", "3", "4"], "2", "B"),
         ([5, 6, 7], 0.0, "A"),
         (["10", "12"], 12, "B"),
-        (["1", "2"], -1, "-1"),
     ],
 )
 def test_a_number_counts_the_options(options: list[object], answer: object, letter: str) -> None:
@@ -120,6 +127,11 @@ def test_a_number_counts_the_options(options: list[object], answer: object, lett
         ({"choices": {"first": "1", "second": "2"}}, "column 'choices' does not hold 2 to 10 options"),
         ({"choices": [1, 2, 3], "answer": 2}, "'2' is the text of one option and stands for another"),
         ({"choices": ["B", "A"], "answer": "B"}, "'B' is the text of one option and stands for another"),
+        ({"choices": ["1", "2"], "answer": -1}, "the answer '-1' is none of the options"),
+        ({"choices": CITIES, "answer": "1"}, "the answer '1' is none of the options"),
+        ({"choices": CITIES, "answer": "F"}, "the answer 'F' is none of the options"),
+        ({"choices": CITIES, "answer": "A) Paris"}, r"the answer 'A\) Paris' is none of the options"),
+        ({"choices": CITIES, "answer": "the capital of France"}, "is none of the options"),
     ],
 )
 def test_options_that_can_be_read_in_no_way_or_in_several(fields: dict[str, object], problem: str) -> None:
@@ -129,6 +141,12 @@ def test_options_that_can_be_read_in_no_way_or_in_several(fields: dict[str, obje
     assert question is not None
     with pytest.raises(OptionsError, match=problem):
         with_choices(question, row, mapping)
+
+
+def test_a_column_of_verdicts_is_no_answer() -> None:
+    row = {"question": "What is 1 + 1?", "solution": "It is \\boxed{2}.", "correct": True}
+    question = to_question(row, find_columns([row], {}, where="f"), "f")
+    assert question is not None and question.answer == "2"
 
 
 @pytest.mark.parametrize(

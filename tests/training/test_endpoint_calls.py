@@ -22,7 +22,7 @@ from tests.support.fake_models import (
 )
 from training.endpoints.cache import CallCache, request_key
 from training.endpoints.client import Caller, Endpoint, Patience, _retry_after_s, calling, for_all
-from training.endpoints.errors import CacheError, EndpointError, RequestRefused
+from training.endpoints.errors import CacheError, EndpointError, EndpointRefuses, RequestRefused
 from training.endpoints.wire import WIRES, Reply, Sampling
 
 SAMPLING = Sampling(max_tokens=4096, temperature=0.5)
@@ -195,7 +195,7 @@ async def test_an_unusable_endpoint_stops_at_once(tmp_path: Path, fault: Fault, 
     with fake_models(lambda body: openai_reply("4")) as models:
         models.faults = [fault]
         async with caller(tmp_path) as asking:
-            with pytest.raises(EndpointError, match=message):
+            with pytest.raises(EndpointRefuses, match=message):
                 await asking.ask(Endpoint("m", models.url), "q", SAMPLING)
             assert len(asking.cache) == 0
     assert models.num_requests == 1
@@ -207,8 +207,9 @@ async def test_no_server_and_no_url(tmp_path: Path) -> None:
     async with caller(tmp_path, retry_for_s=0.1) as asking:
         with pytest.raises(EndpointError, match=r"does not answer \(.+\)"):
             await asking.ask(Endpoint("m", gone), "q", SAMPLING)
-        with pytest.raises(EndpointError):
-            await asking.ask(Endpoint("m", "http://[oops/v1"), "q", SAMPLING)
+        for text in ("http://host:port/v1", "127.0.0.1:8000/v1", "localhost/v1"):
+            with pytest.raises(EndpointRefuses, match="is not a URL"):
+                await asking.ask(Endpoint("m", text), "q", SAMPLING)
 
 
 async def test_one_refused_request_is_recorded_many_from_the_start_stop(tmp_path: Path) -> None:
@@ -224,7 +225,7 @@ async def test_one_refused_request_is_recorded_many_from_the_start_stop(tmp_path
             for number in range(9):
                 with pytest.raises(RequestRefused):
                     await asking.ask(endpoint, f"bad {number}", SAMPLING)
-            with pytest.raises(EndpointError, match="so it did for all of 10 questions"):
+            with pytest.raises(EndpointRefuses, match="so it did for all of 10 questions"):
                 await asking.ask(endpoint, "bad 10", SAMPLING)
 
 
@@ -244,7 +245,7 @@ async def test_json_that_python_can_not_hold_is_no_answer(tmp_path: Path, body: 
     with fake_models(lambda _: {}) as models:
         models.faults = [Fault(200, body=body)]
         async with caller(tmp_path) as asking:
-            with pytest.raises(EndpointError, match="answers, but not JSON"):
+            with pytest.raises(EndpointRefuses, match="answers, but not JSON"):
                 await asking.ask(Endpoint("m", models.url), "2+2?", SAMPLING)
 
 

@@ -8,12 +8,19 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
 from training.evaluate.cli import app
 from training.evaluate.demo_curve.bars import failed_bars
-from training.evaluate.demo_curve.client import MalformedAnswer, read_outcome
+from training.evaluate.demo_curve.client import (
+    MalformedAnswer,
+    ServerError,
+    ServerRefuses,
+    read_outcome,
+    served_model,
+)
 from training.evaluate.demo_curve.report import (
     CARD_BEGIN,
     CARD_END,
@@ -248,6 +255,15 @@ def test_the_command_says_what_to_do_without_a_server() -> None:
     assert result.exit_code == 2 and "make serve" in result.output
     result = CliRunner().invoke(app, ["--url", "http://127.0.0.1:9/v1", "--limit", "1"])
     assert result.exit_code == 2 and "does not answer" in result.output
+
+
+@pytest.mark.parametrize(("status", "refuses"), [(401, True), (404, True), (200, True), (503, False)])
+async def test_a_server_that_refuses_its_list_is_not_one_that_is_away(status: int, refuses: bool) -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(status, json={"data": []}))
+    async with httpx.AsyncClient(base_url="http://m/v1", transport=transport) as http:
+        with pytest.raises(ServerError) as failed:
+            await served_model(http)
+    assert isinstance(failed.value, ServerRefuses) is refuses
 
 
 def test_an_option_before_a_command_is_not_ignored() -> None:

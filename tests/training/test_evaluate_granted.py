@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from tests.support.fake_models import Fault, Json, fake_models, openai_reply, prompt_of
 from training.evaluate.cli import app
-from training.evaluate.equal import at_equal_tokens, yardsticks
+from training.evaluate.equal import at_equal_tokens, left_out_at, yardsticks
 from training.evaluate.summary import Results, SeriesSummary, read_results
 
 NUM_QUESTIONS = 40
@@ -133,6 +133,46 @@ def test_maxima_that_were_not_granted_are_told_and_compared_as_granted(tmp_path:
     told = json.loads((out / "summary.json").read_text())["series"][0]["runs"]
     assert [run["clamped_by"] for run in told] == [{}, {"max_completion_tokens": 40}]
     assert [run["max_thinking_tokens_granted"] for run in told] == [512, ROOM]
+
+
+def test_questions_that_were_lowered_are_left_out_at_equal_tokens(tmp_path: Path) -> None:
+    """6 of 40 by the context, in one of two budget runs with branches to compare."""
+
+    def reply(body: Json) -> Json:
+        if "parallel" in body:
+            return reply_of(True, body["parallel"]["total_thinking_tokens"], 256)
+        maximum, lowered = body["max_thinking_tokens"], body["max_thinking_tokens"] == 128
+        if lowered and number_of(body) < 6:
+            return reply_of(True, 100, 100 + number_of(body), clamped_by="context")
+        return reply_of(number_of(body) < 20, maximum, maximum)
+
+    series = {"maximum": {"max_thinking_tokens": [64, 128]}, "vote": vote([64, 128])}
+    with fake_models(reply) as models:
+        out, _ = asked(tmp_path, models.url, series)
+    rows = at_equal_tokens(read_results(out).series)
+    assert [(row.allowed, row.series, row.num_questions) for row in rows] == [
+        (64, "maximum", 40), (64, "vote", 40), (128, "maximum", 34), (128, "vote", 34),
+    ]  # fmt: skip
+    assert rows[3].difference is not None and rows[3].difference.value == pytest.approx(100 * 20 / 34)
+    assert left_out_at(read_results(out).series) == []
+
+
+def test_a_comparison_that_no_question_allows_is_told(tmp_path: Path) -> None:
+    def reply(body: Json) -> Json:
+        if "parallel" in body:
+            return reply_of(True, body["parallel"]["total_thinking_tokens"], 256)
+        return reply_of(True, 100, 100 + number_of(body), clamped_by="context")
+
+    with fake_models(reply) as models:
+        out, _ = asked(tmp_path, models.url, {"maximum": {"max_thinking_tokens": 256}, "vote": vote([256])})
+    assert at_equal_tokens(read_results(out).series) == []
+    assert s1("report", out).exit_code == 0
+    page = (out / "report.html").read_text()
+    assert "At 256 nothing is compared: no question had them granted in full by every run." in page
+    told = json.loads((out / "summary.json").read_text())
+    assert told["equal_tokens"] == []
+    left_out = {"benchmark": "sums", "allowed_thinking_tokens": 256}
+    assert told["equal_tokens_left_out"] == [left_out]
 
 
 def test_branches_that_were_lowered_may_think_less_in_all(tmp_path: Path) -> None:

@@ -110,6 +110,17 @@ def test_a_server_that_ends_costs_no_sample_twice(tmp_path: Path) -> None:
     assert facts["seconds"] == pytest.approx(sum(part["seconds"] for part in facts["parts"]))
 
 
+@pytest.mark.parametrize("status", [400, 401, 404])
+def test_what_would_be_refused_again_does_not_ask_for_the_same_command(tmp_path: Path, status: int) -> None:
+    options = ("--benchmark", "demo", "--limit", 12, "--max", "64", "--out", tmp_path)
+    with fake_models(demo_reply) as models:
+        models.fault_of = lambda _: Fault(status)
+        result = run("--url", models.url, "--model", "m", *options)
+    said = " ".join(result.output.split())
+    assert result.exit_code == 2 and f"answers HTTP {status}" in said
+    assert "What was answered is kept." in said and "Run the same command" not in said
+
+
 def test_replies_of_another_server_are_not_taken_for_this_ones(tmp_path: Path) -> None:
     """Whether a run was finished there or not: a retrained checkpoint must not inherit scores."""
     options = ("--model", "m", "--benchmark", "demo", "--limit", 4, "--max", "64", "--out", tmp_path)
@@ -124,6 +135,9 @@ def test_replies_of_another_server_are_not_taken_for_this_ones(tmp_path: Path) -
             (tmp_path / "run.json").unlink(missing_ok=True)
         assert run("--url", f"{first.url}/", *options).exit_code == 0 and first.num_requests == 4
         assert run("--url", second.url, *options, "--moved").exit_code == 0 and second.num_requests == 0
+        # Once it is said and finished, it need not be said again.
+        assert run("--url", second.url, *options).exit_code == 0 and second.num_requests == 0
+        assert run("--url", first.url, *options).exit_code == 2
         # Another model is asked anew, wherever it is.
         other = [*options[2:-1], tmp_path / "other"]
         assert run("--url", first.url, "--model", "a", *other).exit_code == 0
@@ -221,6 +235,59 @@ def test_what_no_rule_decides_goes_to_the_grader_model(tmp_path: Path) -> None:
     judged = samples(tmp_path / "1")
     assert [(row.correct, row.graded_by) for row in judged] == [(True, "model:judge"), (False, "integers")]
     assert json.loads((tmp_path / "1/run.json").read_text())["undecided"] == 0
+
+
+@pytest.mark.parametrize("model", [("--model", "m"), ()])
+def test_what_is_no_url_is_one_line(tmp_path: Path, model: tuple[str, ...]) -> None:
+    result = run(
+        "--url", "http://host:port/v1", *model, "--benchmark", "demo", "--limit", 1, "--out", tmp_path
+    )
+    assert result.exit_code == 2 and "http://host:port/v1 is not a URL" in " ".join(result.output.split())
+
+
+def test_a_retrained_checkpoint_behind_the_same_url_is_noticed(tmp_path: Path) -> None:
+    """Where the server says which one it has loaded: whether the run before was finished or not."""
+    options = ("--model", "m", "--benchmark", "demo", "--limit", 2, "--max", "64", "--out", tmp_path)
+    with fake_models(demo_reply) as models:
+        command = ("--url", models.url, *options)
+        models.checkpoint = "e1"
+        assert run(*command).exit_code == 0
+        assert json.loads((tmp_path / "run.json").read_text())["checkpoint"] == "e1"
+        assert run(*command).exit_code == 0
+        models.checkpoint = "b2"
+        finished = tmp_path / "run.json"
+        kept = finished.read_text()
+        for _ in ("finished", "not finished"):
+            result = run(*command)
+            said = " ".join(result.output.split())
+            assert result.exit_code == 2 and "holds replies of m of checkpoint e1" in said, said
+            assert f"{models.url} serves checkpoint b2" in said and "or --moved" in said
+            finished.unlink(missing_ok=True)
+        assert models.num_requests == 2
+        # A server that says nothing is taken at its word, as is the user.
+        finished.write_text(kept)
+        models.checkpoint = None
+        assert run(*command).exit_code == 0
+        models.checkpoint = "b2"
+        assert run(*command, "--moved").exit_code == run(*command).exit_code == 0
+        assert models.num_requests == 2
+
+
+def test_a_grader_elsewhere_with_the_models_name_is_not_another_server_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "facts.jsonl"
+    file.write_text('{"question": "When does it hold?", "answer": "for no real number at all"}\n')
+    with (
+        fake_models(lambda _: openai_reply("Answer: never", tokens=5)) as models,
+        fake_models(lambda _: openai_reply("Yes")) as graders,
+    ):
+        options = ("--url", models.url, "--model", "m", "--benchmark", file, "--out", tmp_path / "1")
+        for _ in ("first", "again"):
+            result = run(*options, "--grader", f"m@{graders.url}")
+            assert result.exit_code == 0, result.output
+            (tmp_path / "1" / "run.json").unlink()
+        assert run("--url", graders.url, *options[2:]).exit_code == 2
+        assert models.num_requests == graders.num_requests == 1
+    assert [row.correct for row in samples(tmp_path / "1")] == [True]
 
 
 @pytest.mark.parametrize("tokens_are", ["completion", ""])

@@ -9,10 +9,12 @@ from typing import Any
 
 from training.curate.columns import ColumnMap, as_text, with_text
 from training.curate.schema import Question
-from training.evaluate.benchmarks import with_options
+from training.evaluate.benchmarks import with_options, without_own_labels
+from training.grading import forms
 from training.grading.choices import LETTERS
 
 OPTIONS_COLUMNS = ("options", "choices")
+_LABELLED = re.compile(r"\(?(?P<label>\w)(?:[).:]+\s*|\s+|\Z)(?P<text>.*)", re.DOTALL)
 _LINES = re.compile(r"\n\nA\) [^\n]*\nB\) [^\n]*(?:\n[C-J]\) [^\n]*)*\Z")
 
 
@@ -24,16 +26,17 @@ def with_choices(question: Question, row: Mapping[str, Any], columns: ColumnMap)
     """The question with a line `A) …` for each option, and the right one's letter as its answer.
 
     Options are a list, `{"A": text, …}`, or `{"text": [...], "label": [...]}`. An answer that is a number is
-    an option's place from 0 on; a text is a letter or label, or an option's text. Any other stays as it is.
+    an option's place from 0 on; a text is a letter or label, an option's text, or both (`(B)`, `B) Paris`).
 
     Raises:
-        OptionsError: the options have another form or repeat each other, or the answer could be two of them.
+        OptionsError: the options have another form or repeat each other, or the answer could be two of them,
+            or is none.
     """
     column = next((name for name in OPTIONS_COLUMNS if row.get(name)), None)
     if column is None or column in columns.columns.values():
         return question
     options, labels = _options(column, row[column])
-    texts = [as_text(option) or "" for option in options]
+    texts = without_own_labels([as_text(option) or "" for option in options])
     if not all(texts) or len(set(texts)) < len(texts):
         raise OptionsError(f"column {column!r} holds an empty option, or one twice")
     answer = question.answer
@@ -43,7 +46,9 @@ def with_choices(question: Question, row: Mapping[str, Any], columns: ColumnMap)
             place = _counted(int(answer), options, texts)
         else:
             place = _named(answer, texts, labels)
-        answer = answer if place is None else LETTERS[place]
+        if place is None:
+            raise OptionsError(f"the answer {answer!r} is none of the options")
+        answer = LETTERS[place]
     asked = with_text(question, with_options(question.question, texts))
     return dataclasses.replace(asked, id=question.id if "id" in columns.columns else asked.id, answer=answer)
 
@@ -77,9 +82,28 @@ def _counted(answer: int, options: Sequence[Any], texts: Sequence[str]) -> int |
 
 
 def _named(answer: str, texts: Sequence[str], labels: Sequence[str]) -> int | None:
-    label = answer.upper() if labels is LETTERS else answer
-    as_label = {at for at in range(len(texts)) if label in labels[at : at + 1]}
-    return _only_one(answer, as_label | {at for at, text in enumerate(texts) if text == answer})
+    by_label = {at for at in range(len(texts)) if _label(answer, labels) in labels[at : at + 1]}
+    by_text = {at for at, text in enumerate(texts) if text == answer} or {
+        at for at, text in enumerate(texts) if text.casefold() == answer.casefold()
+    }
+    return _only_one(answer, by_label | by_text | _labelled(answer, texts, labels))
+
+
+def _labelled(answer: str, texts: Sequence[str], labels: Sequence[str]) -> set[int]:
+    """The place of `(B)`, `B.` or `B) Paris`; none where another option's text follows the label."""
+    found = _LABELLED.fullmatch(forms.plain(answer))
+    if found is None:
+        return set()
+    label, said = _label(found["label"], labels), found["text"].casefold()
+    return {
+        at
+        for at, (own, text) in enumerate(zip(labels, texts, strict=False))
+        if own == label and said in ("", forms.plain(text).casefold())
+    }
+
+
+def _label(said: str, labels: Sequence[str]) -> str:
+    return said.upper() if labels is LETTERS else said
 
 
 def _only_one(answer: str, places: set[int]) -> int | None:

@@ -27,7 +27,17 @@ KNOWN_NAMES: Mapping[Role, tuple[str, ...]] = {
         "input",
     ),
     "solution": ("solution", "Solution", "rationale", "explanation", "Explanation", "output", "response"),
-    "answer": ("final_answer", "answer", "Answer", "gold", "expected_answer", "ground_truth", "target"),
+    "answer": (
+        "final_answer",
+        "answer",
+        "Answer",
+        "gold",
+        "expected_answer",
+        "ground_truth",
+        "target",
+        "answerKey",
+        "correct",
+    ),
     "domain": ("domain", "data_topic", "subfield", "subject", "Subdomain", "topic", "category", "type"),
     "context": ("context", "passage"),
     "id": (),
@@ -53,7 +63,7 @@ def find_columns(rows: Sequence[Mapping[str, Any]], given: Mapping[str, str], *,
     """
     filled: dict[str, None] = {}
     for row in rows:
-        filled.update(dict.fromkeys(name for name, value in row.items() if value not in (None, "", [])))
+        filled.update(dict.fromkeys(name for name, value in row.items() if _is_filled(name, value)))
     columns: dict[Role, str] = {}
     for role in ROLES:
         named = given.get(role)
@@ -71,6 +81,13 @@ def find_columns(rows: Sequence[Mapping[str, Any]], given: Mapping[str, str], *,
             f"Columns: {_names(filled)}; name one with --column question=NAME"
         )
     return ColumnMap(columns)
+
+
+def _is_filled(name: str, value: Any) -> bool:
+    # A letter in AQuA; elsewhere often a verdict, true or 1.
+    if name == "correct" and not isinstance(value, str):
+        return False
+    return value not in (None, "", [])
 
 
 def _names(filled: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from training.curate.errors import CurationError, StageStopped
 from training.curate.files import questions_file
 from training.curate.progress import Progress
 from training.curate.stage import Outcome, Stage
-from training.endpoints.errors import CacheError, EndpointError
+from training.endpoints.errors import CacheError, EndpointError, EndpointRefuses
 from training.terminal import fail
 
 _RESUME = "Run the same command to go on."
@@ -22,11 +22,13 @@ _RESUME = "Run the same command to go on."
 
 @contextlib.contextmanager
 def one_line_errors(progress: Progress, out: Path) -> Iterator[None]:
-    """Exit status 2: the input must change. 1 (130 if interrupted): the same command will go on."""
+    """Exit status 2: input or options must change. 1 (130 if interrupted): the same command will go on."""
     try:
         yield
     except (CurationError, CacheError) as error:
         fail(progress, str(error), 2)
+    except EndpointRefuses as error:
+        fail(progress, f"{error}. What was answered is kept.", 2)
     except KeyboardInterrupt:
         fail(progress, f"interrupted. {_RESUME}", 130)
     except (EndpointError, StageStopped) as error:

@@ -8,6 +8,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,8 +22,19 @@ def request_key(api: str, path: str, body: Mapping[str, Any], attempt: int) -> s
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a reply came from and of which checkpoint, as far as its line says so."""
+
+    url: str | None = None
+    checkpoint: str | None = None
+
+
+NOWHERE = Origin()
+
+
 class CallCache:
-    """A file of JSON lines, `{"key", "model", "url", "reply"}`; one process at a time.
+    """A file of JSON lines, `{"key", "model", "url", "checkpoint", "reply"}`; one process at a time.
 
     A line that a killed process left half-written is cut off; anything else that is unreadable is an error.
     """
@@ -33,7 +45,7 @@ class CallCache:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Unbuffered: a line that did not fit on the disk must not be tried again on closing.
         self._file = path.open("ab", buffering=0)
-        self._urls: dict[str, set[str]] = defaultdict(set)
+        self._origins: dict[str, set[Origin]] = defaultdict(set)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -60,14 +72,14 @@ class CallCache:
         """The reply's JSON, or None."""
         return self._replies.get(key)
 
-    def urls(self, model: str) -> frozenset[str]:
-        """Where the model's replies came from, as far as their lines say so."""
-        return frozenset(self._urls[model])
+    def origins(self, model: str) -> frozenset[Origin]:
+        """Of the model's replies."""
+        return frozenset(self._origins[model])
 
-    def put(self, key: str, model: str, reply: Any, *, url: str | None = None) -> None:
+    def put(self, key: str, model: str, reply: Any, origin: Origin = NOWHERE) -> None:
         """Raises OSError: the disk is full; the line is taken back, so that the file stays whole."""
-        place = {} if url is None else {"url": url}
-        text = json.dumps({"key": key, "model": model, **place, "reply": reply}, ensure_ascii=False)
+        known = {name: said for name, said in asdict(origin).items() if said is not None}
+        text = json.dumps({"key": key, "model": model, **known, "reply": reply}, ensure_ascii=False)
         line = f"{text}\n".encode()
         end = self._file.seek(0, os.SEEK_END)
         try:
@@ -77,8 +89,7 @@ class CallCache:
             self._file.truncate(end)
             raise
         self._replies[key] = reply
-        if url is not None:
-            self._urls[model].add(url)
+        self._origins[model].add(origin)
 
     def _load(self) -> dict[str, Any]:
         replies: dict[str, Any] = {}
@@ -91,8 +102,8 @@ class CallCache:
                 try:
                     entry = json.loads(line)
                     replies[entry["key"]] = entry["reply"]
-                    if "url" in entry:
-                        self._urls[entry["model"]].add(entry["url"])
+                    origin = Origin(entry.get("url"), entry.get("checkpoint"))
+                    self._origins[entry.get("model", "")].add(origin)
                 except (ValueError, LookupError, TypeError) as error:
                     raise CacheError(
                         f"{self._path}, line {number} is not a call: {error!r}; remove it"

@@ -15,14 +15,14 @@ from typing import Any, TypeVar
 
 import httpx
 
-from training.endpoints.cache import CallCache, request_key
-from training.endpoints.errors import EndpointError, RequestRefused
+from training.endpoints.cache import NOWHERE, CallCache, Origin, request_key
+from training.endpoints.errors import EndpointError, EndpointRefuses, RequestRefused
 from training.endpoints.wire import WIRES, MalformedReply, Reply, Sampling
 from training.json_text import read_json_leniently
 
 T = TypeVar("T")
 
-_RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _UNUSABLE = frozenset({401, 403, 404, 405})
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 60.0
@@ -38,6 +38,8 @@ class Endpoint:
     url: str
     api: str = "openai"
     api_key: str | None = field(default=None, repr=False)
+    checkpoint: str | None = None
+    """Which weights it serves, as far as it says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class Caller:
     http: httpx.AsyncClient
     cache: CallCache
     patience: Patience
+    keeps_origin: bool = True
+    """Whether replies are kept with the URL and checkpoint that gave them."""
     num_sent: int = 0
     num_cached: int = 0
     _refusals: dict[Endpoint, int] = field(default_factory=dict)
@@ -70,7 +74,7 @@ class Caller:
 
         Raises:
             RequestRefused: this request has no answer.
-            EndpointError: no request will have one.
+            EndpointError: no request will have one; EndpointRefuses, if not for a server that may come back.
             OSError: the cache can't be written.
         """
         wire = WIRES[endpoint.api]
@@ -84,10 +88,11 @@ class Caller:
         try:
             reply = wire.reply(payload)
         except MalformedReply as error:
-            raise EndpointError(
+            raise EndpointRefuses(
                 f"{endpoint.url} answers, but not as the {endpoint.api} API does: {error}"
             ) from error
-        self.cache.put(key, endpoint.model, payload, url=endpoint.url)
+        origin = Origin(endpoint.url, endpoint.checkpoint) if self.keeps_origin else NOWHERE
+        self.cache.put(key, endpoint.model, payload, origin)
         self._answered.add(endpoint)
         return reply
 
@@ -100,15 +105,15 @@ class Caller:
             try:
                 self.num_sent += 1
                 response = await self.http.post(url, json=body, headers=headers)
-            except httpx.InvalidURL as error:
-                raise EndpointError(f"{endpoint.url} is not a URL: {error}") from error
+            except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+                raise EndpointRefuses(f"{endpoint.url} is not a URL: {error}") from error
             except httpx.TransportError as error:
                 problem = f"does not answer ({str(error) or type(error).__name__})"
             else:
                 if response.is_success:
                     return self._json(endpoint, response)
                 problem = f"answers HTTP {response.status_code} ({_excerpt(response)})"
-                if response.status_code not in _RETRIED:
+                if response.status_code not in RETRIED:
                     self._refuse(endpoint, response.status_code, problem)
                 pause_s = _retry_after_s(response, default_s=pause_s)
             now = time.monotonic()
@@ -122,27 +127,30 @@ class Caller:
         try:
             return read_json_leniently(response.content)
         except ValueError as error:
-            raise EndpointError(f"{endpoint.url} answers, but not JSON: {_excerpt(response)}") from error
+            raise EndpointRefuses(f"{endpoint.url} answers, but not JSON: {_excerpt(response)}") from error
 
     def _refuse(self, endpoint: Endpoint, status: int, problem: str) -> None:
         """A first run of nothing but refusals is no matter of single questions."""
         message = f"{endpoint.model} at {endpoint.url} {problem}"
         if status in _UNUSABLE or status < 400:
-            raise EndpointError(message)
+            raise EndpointRefuses(message)
         if endpoint not in self._answered:
             self._refusals[endpoint] = self._refusals.get(endpoint, 0) + 1
             if self._refusals[endpoint] >= _REFUSALS_BEFORE_GIVING_UP:
-                raise EndpointError(f"{message}; so it did for all of {self._refusals[endpoint]} questions")
+                kind = EndpointRefuses if status < 500 else EndpointError
+                raise kind(f"{message}; so it did for all of {self._refusals[endpoint]} questions")
         raise RequestRefused(problem)
 
 
 @asynccontextmanager
-async def calling(cache: CallCache, patience: Patience, *, concurrency: int) -> AsyncIterator[Caller]:
+async def calling(
+    cache: CallCache, patience: Patience, *, concurrency: int, keeps_origin: bool = True
+) -> AsyncIterator[Caller]:
     limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
     # pool=None: waiting for a free connection is no failure of the endpoint.
     timeout = httpx.Timeout(patience.reply_timeout_s, connect=_CONNECT_TIMEOUT_S, pool=None)
     async with httpx.AsyncClient(limits=limits, timeout=timeout) as http:
-        yield Caller(http, cache, patience)
+        yield Caller(http, cache, patience, keeps_origin)
 
 
 async def for_all(items: Iterable[T], work: Callable[[T], Awaitable[None]], *, concurrency: int) -> None:

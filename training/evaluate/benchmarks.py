@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ DEFAULT_MAX_TOKENS: Mapping[str, int] = {DEMO: 1024}
 MAX_TOKENS = 32768
 """Thinking and answer together, as s1 evaluates."""
 _OPTIONS_COLUMNS = ("options", "choices")
+_OWN_LABEL = re.compile(r"\(?(?P<label>[A-J])[).:]+\s*(?=\S)")
 _GPQA_ANSWERS = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
 
 
@@ -138,7 +140,7 @@ def _choice(question: str, answer: object, options: object, where: str) -> Item:
     """
     if not isinstance(options, list) or not 2 <= len(options) <= len(LETTERS):
         raise CurationError(f"{where}: options must be a list of 2 to {len(LETTERS)}. Given: {options!r}")
-    texts = tuple(str(option).strip() for option in options)
+    texts = tuple(without_own_labels([str(option).strip() for option in options]))
     for at, text in enumerate(texts):
         if text in texts[:at]:
             raise CurationError(
@@ -193,6 +195,14 @@ def _named(answer: str, texts: tuple[str, ...], where: str) -> int:
 def with_options(question: str, options: Sequence[str]) -> str:
     lines = [f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=False)]
     return f"{question}\n\n" + "\n".join(lines)
+
+
+def without_own_labels(texts: Sequence[str]) -> list[str]:
+    """Options without the letters that they begin with, `A)21`, where each has its own."""
+    found = [_OWN_LABEL.match(text) for text in texts]
+    if [match and match["label"] for match in found] != list(LETTERS[: len(texts)]):
+        return list(texts)
+    return [text[match.end() :] for text, match in zip(texts, found, strict=True) if match]
 
 
 def _gpqa_items(table: Sequence[Mapping[str, Any]]) -> tuple[Item, ...]:

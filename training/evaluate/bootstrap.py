@@ -49,6 +49,9 @@ class PerQuestion:
     """The questions, in that order."""
     judged: Kept | None = None
     """By Control; None: the tokens, by the two bounds."""
+    asked_at_most: float | None = None
+    maxima: Array | None = None
+    """As they were granted, question by question; NaN where no sample has an answer. None: no bound."""
 
     @property
     def run(self) -> Run:

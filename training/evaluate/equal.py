@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,8 +20,8 @@ _Named = tuple[SeriesSummary, RunSummary]
 class Compared:
     """One run that may think `allowed` tokens in all, as they were granted.
 
-    All numbers are of the questions that every run with this maximum was asked. `difference` is in percentage
-    points of accuracy, question by question; None for the run that others are compared with.
+    All numbers are of the questions that every run with this maximum was asked and had it for. `difference`
+    is in percentage points of accuracy, question by question; None for the run that others are compared with.
     """
 
     allowed: float
@@ -46,11 +46,19 @@ def at_equal_tokens(series: Sequence[SeriesSummary]) -> list[Compared]:
         sequential = _runs([one for one in series if _is_sequential(one)], allowed)
         parallel = _runs([one for one in series if one.is_parallel], allowed)
         every = [*sequential, *parallel]
-        asked = set.intersection(*(set(run.questions.names) for _, run in every))
+        asked = set.intersection(*(_granted(run, allowed) for _, run in every))
+        if not asked:
+            continue
         best = max(sequential, key=lambda named: _rank(_only(named[1].questions, asked)))
         rows.append(_compared(best, allowed, asked, None))
         rows += [_compared(named, allowed, asked, best[1]) for named in every if named is not best]
     return rows
+
+
+def left_out_at(series: Sequence[SeriesSummary]) -> list[float]:
+    """Maxima that budgets and branches both ask for and no question had in all their runs."""
+    compared = {row.allowed for row in at_equal_tokens(series)}
+    return sorted(_shared(series, _asked) - compared)
 
 
 def as_json(compared: Compared) -> dict[str, Any]:
@@ -67,8 +75,12 @@ def as_json(compared: Compared) -> dict[str, Any]:
 
 
 def _shared_maxima(series: Sequence[SeriesSummary]) -> set[float]:
+    return _shared(series, _allowed)
+
+
+def _shared(series: Sequence[SeriesSummary], maximum_of: Callable[[RunSummary], float | None]) -> set[float]:
     sequential, parallel = (
-        {allowed for one in chosen for run in one.runs if (allowed := _allowed(run)) is not None}
+        {maximum for one in chosen for run in one.runs if (maximum := maximum_of(run)) is not None}
         for chosen in (
             [one for one in series if _is_sequential(one)],
             [one for one in series if one.is_parallel],
@@ -91,8 +103,29 @@ def _is_sequential(series: SeriesSummary) -> bool:
     return series.method == "budget" and not series.is_parallel
 
 
+def _asked(run: RunSummary) -> float | None:
+    return run.questions.asked_at_most
+
+
 def _allowed(run: RunSummary) -> float | None:
-    return run.questions.at_most
+    """What was asked for if some question had it, else what all were lowered to; None if that differs."""
+    asked, known = _asked(run), _known_maxima(run)
+    if not known or asked in known:
+        return asked
+    return known.pop() if len(known) == 1 else None
+
+
+def _known_maxima(run: RunSummary) -> set[float]:
+    maxima = run.questions.maxima
+    return set() if maxima is None else {float(maximum) for maximum in maxima if not np.isnan(maximum)}
+
+
+def _granted(run: RunSummary, maximum: float) -> set[str]:
+    """Questions whose samples all had this maximum; also those without an answer, which count as wrong."""
+    names, maxima = run.questions.names, run.questions.maxima
+    if maxima is None:
+        return set(names)
+    return {name for name, had in zip(names, maxima, strict=True) if had == maximum or np.isnan(had)}
 
 
 def _rank(questions: PerQuestion) -> tuple[float, float]:
@@ -128,4 +161,5 @@ def _only(questions: PerQuestion, asked: set[str]) -> PerQuestion:
         thinking_tokens=questions.thinking_tokens[kept],
         names=tuple(name for name in questions.names if name in asked),
         judged=None,
+        maxima=None,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -37,21 +37,36 @@ def require_same_server(cache: CallCache, endpoint: Endpoint, out: Path, *, move
     """A reply is found by what was asked, not where: another checkpoint of the same name would inherit it.
 
     Raises:
-        CurationError: replies or results of this model come from another URL, and `moved` is not given.
+        CurationError: replies or results of this model come from another URL, or of another checkpoint as far
+            as the server says which it has, and `moved` is not given.
     """
     if moved:
         return
     finished = _finished(out)
-    from_urls = set(cache.urls(endpoint.model))
-    if finished.get("model") == endpoint.model:
-        from_urls.add(str(finished["url"]))
-    others = sorted(url for url in from_urls if url.rstrip("/") != endpoint.url.rstrip("/"))
-    if others:
+    if finished.get("model") != endpoint.model:
+        finished = {}
+    origins, model = cache.origins(endpoint.model), endpoint.model
+    urls = {origin.url.rstrip("/") for origin in origins if origin.url}
+    if others := _others(urls, finished.get("url", "").rstrip("/"), endpoint.url.rstrip("/")):
         raise CurationError(
-            f"{out} holds replies of {endpoint.model} from {', '.join(others)}, and --url is "
-            f"{endpoint.url}: pass another --out to measure another server, or --moved if the same model "
-            "answers there"
+            f"{out} holds replies of {model} from {others}, and --url is {endpoint.url}: pass another --out "
+            "to measure another server, or --moved if the same model answers there"
         )
+    checkpoints = {origin.checkpoint for origin in origins if origin.checkpoint}
+    now = endpoint.checkpoint
+    if now and (others := _others(checkpoints, finished.get("checkpoint"), now)):
+        raise CurationError(
+            f"{out} holds replies of {model} of checkpoint {others}, and {endpoint.url} serves checkpoint "
+            f"{now}: pass another --out to measure it, or --moved if it is a copy of the same model"
+        )
+
+
+def _others(kept: Set[str], finished: str | None, now: str) -> str:
+    """What replies and results are of but for `now`; nothing where a run was finished with `now`, since all
+    that came before was then said to be of the same model."""
+    if finished == now:
+        return ""
+    return ", ".join(sorted({*kept, *([finished] if finished else [])} - {now}))
 
 
 def remove_other_report(settings: Mapping[str, Any], out: Path) -> None:

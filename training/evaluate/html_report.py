@@ -13,7 +13,7 @@ from typing import Any
 
 from training.evaluate import charts
 from training.evaluate.equal import as_json as equal_as_json
-from training.evaluate.equal import at_equal_tokens, yardsticks
+from training.evaluate.equal import at_equal_tokens, left_out_at, yardsticks
 from training.evaluate.folder import FIGURES, REPORT_FILE, SUMMARY_FILE
 from training.evaluate.summary import Measured, Results, RunSummary, SeriesSummary, as_json
 from training.files import write_json, write_text
@@ -58,7 +58,8 @@ that differ in no amount of thinking, as those of several wait texts, have no sl
 _EQUAL = (
     "<p>One line of thought that may think so many tokens, and parallel methods whose branches may think as "
     "many together; question by question on the same ones. Where several budgets have the same maximum, the "
-    "best is what all others are compared with; it is partly lucky. Tokens are what they used.</p>"
+    "best is what all others are compared with; it is partly lucky. Questions whose maximum was lowered in "
+    "one of the runs are left out of all. Tokens are what they used.</p>"
 )
 
 
@@ -75,6 +76,7 @@ def write_report(results: Results, folder: Path) -> Path:
     """Writes report.html, summary.json and figures/*.svg, *.png; returns the report's path."""
     sections: list[str] = []
     equal: list[dict[str, Any]] = []
+    left_out: list[dict[str, Any]] = []
     names = dict.fromkeys(series.benchmark for series in results.series)
     for benchmark in names:
         series = [one for one in results.series if one.benchmark == benchmark]
@@ -83,9 +85,11 @@ def write_report(results: Results, folder: Path) -> Path:
             _save(drawn, folder / FIGURES)
         sections.append(_section(benchmark, series, figures))
         equal += [{"benchmark": benchmark, **equal_as_json(row)} for row in at_equal_tokens(series)]
+        left_out += [{"benchmark": benchmark, "allowed_thinking_tokens": at} for at in left_out_at(series)]
     path = folder / REPORT_FILE
     write_text(path, _page(results, sections))
-    write_json(folder / SUMMARY_FILE, {**as_json(results), "equal_tokens": equal})
+    compared = {"equal_tokens": equal, "equal_tokens_left_out": left_out}
+    write_json(folder / SUMMARY_FILE, {**as_json(results), **compared})
     return path
 
 
@@ -198,10 +202,15 @@ def _section(benchmark: str, series: Sequence[SeriesSummary], figures: Sequence[
 
 
 def _equal_table(series: Sequence[SeriesSummary]) -> str:
-    """Nothing where no parallel run may think as much as a sequential one."""
-    compared = at_equal_tokens(series)
-    if not compared:
+    """Nothing where no parallel run was to think as much as a sequential one."""
+    compared, left_out = at_equal_tokens(series), left_out_at(series)
+    if not compared and not left_out:
         return ""
+    said = "".join(
+        f'<p class="warning">At {at:,.0f} nothing is compared: no question had them granted in full by every '
+        "run.</p>"
+        for at in left_out
+    )
     head = (
         "may think",
         "series",
@@ -223,7 +232,8 @@ def _equal_table(series: Sequence[SeriesSummary]) -> str:
         )
         for one in compared
     ]
-    return f"<h3>At equal thinking tokens</h3>{_EQUAL}{_table(head, rows)}"
+    table = _table(head, rows) if rows else ""
+    return f"<h3>At equal thinking tokens</h3>{_EQUAL}{said}{table}"
 
 
 def _metrics_table(series: Sequence[SeriesSummary]) -> str:

@@ -32,16 +32,16 @@ def per_question(
     """
     # In one order for every run: resampling and flips compare the same question with itself.
     names = tuple(sorted({sample.question for sample in samples}))
-    at_least, at_most = bounds
+    at_least, asked = bounds
     accuracy = _means(samples, names, lambda sample: 100.0 * sample.correct)
     tokens = _means(samples, names, _thinking_tokens)
-    maxima = None
-    if at_most is not None:
-        maxima = _means(samples, names, partial(_maximum, asked=at_most))
-        at_most = at_most if np.isnan(maxima).all() else mean_of_known(maxima)
+    at_most, maxima = asked, None
+    if asked is not None:
+        maxima = _means(samples, names, partial(_maximum, asked=asked))
+        at_most = asked if np.isnan(maxima).all() else mean_of_known(maxima)
     minima = None if at_least is None else np.full(len(names), float(at_least))
     kept = _kept_by_method(samples, names, tokens, unprompted or {}) or Kept(tokens, minima, maxima)
-    return PerQuestion(accuracy, tokens, at_least, at_most, names, kept)
+    return PerQuestion(accuracy, tokens, at_least, at_most, names, kept, asked, maxima)
 
 
 def tokens_by_question(samples: Iterable[Sample]) -> dict[str, float]:

@@ -128,8 +128,10 @@ async def _ask(plan: Plan, todo: Sequence[Any], cache: CallCache, console: Conso
 
 async def _judge(plan: Plan, verdicts: Any, asked: Any, cache: CallCache, console: Console) -> int:
     assert plan.grader is not None  # noqa: S101 -- the caller asked
-    async with calling(cache, plan.patience, concurrency=plan.model.concurrency) as caller:
-        await judge_undecided(verdicts, asked, plan.grader, caller, plan.model.concurrency, console)
+    concurrency = plan.model.concurrency
+    # A grader may have the model's name; where it is says nothing of where the model was.
+    async with calling(cache, plan.patience, concurrency=concurrency, keeps_origin=False) as caller:
+        await judge_undecided(verdicts, asked, plan.grader, caller, concurrency, console)
     return caller.num_sent
 
 
@@ -137,6 +139,7 @@ def _facts(plan: Plan, settings: Mapping[str, Any], parts: Sequence[Mapping[str,
     return {
         "command": plan.command,
         "url": plan.model.endpoint.url,
+        "checkpoint": plan.model.endpoint.checkpoint,
         "model": settings["model"],
         "grader": None if plan.grader is None else plan.grader.endpoint.model,
         "started_at": parts[0]["started_at"],

@@ -238,16 +238,33 @@ def _hub(hub_dir: Path | None) -> Any:
 
 
 def endpoint(url: str, model: str | None, api_key: str | None) -> Endpoint:
-    from training.endpoints.client import Endpoint
-    from training.endpoints.errors import EndpointError
-    from training.evaluate.demo_curve.client import ServerError, open_client, served_model
+    """With the checkpoint that is served now.
 
-    async def first_listed() -> str:
+    Raises EndpointError: no model is named, and the server names none; or `url` is none.
+    """
+    import httpx
+
+    from training.endpoints.client import Endpoint
+    from training.endpoints.errors import EndpointError, EndpointRefuses
+    from training.evaluate.demo_curve.client import (
+        ServerError,
+        ServerRefuses,
+        open_client,
+        served_checkpoint,
+        served_model,
+    )
+
+    async def served() -> Endpoint:
         async with open_client(url, api_key, concurrency=1) as http:
-            return await served_model(http)
+            name = model or await served_model(http)
+            return Endpoint(name, url, api_key=api_key, checkpoint=await served_checkpoint(http, name))
 
     try:
-        return Endpoint(model or asyncio.run(first_listed()), url, api_key=api_key)
+        return asyncio.run(served())
+    except httpx.InvalidURL as error:
+        raise EndpointRefuses(f"{url} is not a URL: {error}") from error
+    except ServerRefuses as error:
+        raise EndpointRefuses(str(error)) from error
     except ServerError as error:
         raise EndpointError(str(error)) from error
 

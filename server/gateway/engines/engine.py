@@ -57,6 +57,8 @@ class EngineDescription(BaseModel):
     """Fewest completion tokens in which a budgeted request has a non-empty answer."""
     processor: str | None = None
     max_model_len: int | None = None
+    checkpoint: str | None = None
+    """Which weights it has loaded."""
 
     @field_validator("enforces")
     @classmethod

@@ -47,6 +47,7 @@ def _card(request: Request, model: str, engines: list[Engine]) -> dict[str, Any]
             "family": description.family if description else None,
             "enforcement": best.status.enforcement,
             "fields": list(best.enforced_fields),
+            "checkpoint": _checkpoint(engines),
         },
     }
     return card | _anthropics(card) if "anthropic-version" in request.headers else card
@@ -61,3 +62,9 @@ def _anthropics(card: dict[str, Any]) -> dict[str, Any]:
         "lifecycle": "active",
         "max_input_tokens": card["max_model_len"],
     }
+
+
+def _checkpoint(engines: list[Engine]) -> str | None:
+    """What the engines have loaded, all of it where they differ; None where none says."""
+    said = {engine.status.description.checkpoint for engine in engines if engine.status.description}
+    return " ".join(sorted(filter(None, said))) or None

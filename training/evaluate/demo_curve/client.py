@@ -4,18 +4,25 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
+from training.endpoints.client import RETRIED
 from training.evaluate.demo_curve.results import MAX_COMPLETION_TOKENS, Outcome, Setting
 from training.grading.program import grade_exact
 from training.tiny.tasks import Question
 
 _TIMEOUT_S = 600.0
+_CARD_TIMEOUT_S = 30.0
 
 
 class ServerError(RuntimeError):
     """The server cannot be reached or does not say which model it serves."""
+
+
+class ServerRefuses(ServerError):
+    """The same request would be refused again: its URL or key must change."""
 
 
 class MalformedAnswer(ValueError):
@@ -70,16 +77,31 @@ async def served_model(http: httpx.AsyncClient) -> str:
     """The first model the server lists.
 
     Raises:
-        ServerError: it does not answer, or lists none.
+        ServerRefuses: it refuses to say (the key, the path), or lists none.
+        ServerError: it does not answer.
     """
     try:
         response = await http.get("models")
         response.raise_for_status()
         return str(response.json()["data"][0]["id"])
+    except httpx.HTTPStatusError as error:
+        status = error.response.status_code
+        kind = ServerError if status in RETRIED or status >= 500 else ServerRefuses
+        raise kind(f"{http.base_url}models answers HTTP {status}") from error
     except httpx.HTTPError as error:
         raise ServerError(f"{http.base_url} does not answer: {error}") from error
     except (ValueError, LookupError, TypeError) as error:
-        raise ServerError(f"{http.base_url}models lists no model; name one with --model") from error
+        raise ServerRefuses(f"{http.base_url}models lists no model; name one with --model") from error
+
+
+async def served_checkpoint(http: httpx.AsyncClient, model: str) -> str | None:
+    """Which weights the server has loaded, as ours says; None where it says nothing."""
+    try:
+        response = await http.get(f"models/{quote(model)}", timeout=_CARD_TIMEOUT_S)
+        checkpoint = response.json()["thinking"]["checkpoint"]
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError):
+        return None
+    return checkpoint if isinstance(checkpoint, str) else None
 
 
 def read_outcome(reply: Any, truth: str) -> Outcome:

@@ -42,7 +42,8 @@ class Ask(Protocol):
 
         Raises:
             RequestRefused: this request has no answer; it is recorded with the sample.
-            EndpointError: no request will have one; the run stops, and goes on with the same command.
+            EndpointError: no request will have one; the run stops, and goes on with the same command, or for
+                EndpointRefuses once a key, URL or model is another.
         """
 
 
