@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from server.gateway.chat.chat_call import engine_calls, parse_chat
+from server.gateway.errors import BodyTooLarge
 
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "x" * 100_000}], "temperature": 0.5}
 BUDGET = {"max_thinking_tokens": 9}
@@ -35,6 +36,12 @@ def test_choices_share_what_they_have_in_common(fields: dict[str, Any]) -> None:
             expected["vllm_xargs"].pop("receipt_id")
         assert sent == expected
     assert len({call.receipt_id for call in calls}) == (3 if "max_thinking_tokens" in fields else 1)
+
+
+@pytest.mark.parametrize("fields", [{"user": "x" * 2_000_000}, {"vllm_xargs": {"own": "x" * 2_000_000}}])
+def test_what_is_in_memory_for_each_choice_counts_too(fields: dict[str, Any]) -> None:
+    with pytest.raises(BodyTooLarge, match="`n` must be <= 6"):
+        engine_calls(parse_chat(ASK | fields | {"n": 100}), model="m", request_id="r")
 
 
 @pytest.mark.parametrize("fields", FIELDS)

@@ -249,8 +249,9 @@ def engine_calls(
         return [_engine_call(call, ids, 0, request_id, Burst(), body, b"")]
     own = {name: body.pop(name) for name in _OWN if name in body}
     shared = orjson.dumps(body)[:-1]
-    if len(shared) * count > _MOST_BODIES_BYTES:
-        raise _too_many(call, len(shared))
+    body_bytes = len(shared) + len(orjson.dumps(own))
+    if body_bytes * count > _MOST_BODIES_BYTES:
+        raise _too_many(call, body_bytes)
     burst = Burst()
     return [
         _engine_call(call, ids, index, f"{request_id}-{index}", burst, own, shared) for index in range(count)
